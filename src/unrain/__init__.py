@@ -1,0 +1,1 @@
+"""Take the rain out of pictures."""
