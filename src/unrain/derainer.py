@@ -1,0 +1,313 @@
+"""The one way a picture goes through a network: pad, tile, run, blend.
+
+A pass needs `halo` pixels of context and no more, so the passes are tiled one after the other: tile
+crops grow by one halo whatever the number of passes. Crops start at multiples of the network's own
+`multiple` and end where the padded picture ends, so that pooling and zero padding inside the network
+fall where they fall in the whole picture. A tiled result is thus the whole picture's, and the linear
+blending over `overlap` pixels only smooths what is left of the difference.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unrain import zoo
+from unrain.engines import Engine, OnnxEngine, Planes
+from unrain.errors import UnrainError
+
+Progress = Callable[[int, int], None]
+Picture = NDArray[Any]
+
+_WHOLE_UP_TO = 1_500_000
+_DEFAULT_TILE = 1024
+_HALF_PRECISION_FROM = 8_000_000
+
+
+@dataclass(frozen=True, eq=False)
+class Derained:
+    """A picture without its rain.
+
+    Attributes:
+        image: The result, with the shape and dtype of the input.
+        rainy: The input itself, not a copy.
+        recursions: How many passes were made.
+    """
+
+    image: Picture
+    rainy: Picture
+    recursions: int
+
+    @property
+    def rain_layer(self) -> Picture:
+        """The light that was taken away, max(input - result, 0), computed when asked for."""
+        layer: Picture = self.rainy - np.minimum(self.rainy, self.image)
+        return layer
+
+
+@dataclass(frozen=True)
+class _Span:
+    """One tile along one axis: what is fed to the network and what is kept of it.
+
+    Attributes:
+        crop: What is fed in, halo included.
+        start: First kept pixel.
+        stop: Behind the last kept pixel, which lies up to `overlap` inside the next tile.
+        blend: How many of the first kept pixels the tile before has given already.
+    """
+
+    crop: slice
+    start: int
+    stop: int
+    blend: int
+
+
+def _spans(extent: int, tile: int, *, halo: int, overlap: int, multiple: int) -> list[_Span]:
+    """Cut 0..extent into tiles which need at most `tile` pixels with their context.
+
+    `extent`, `tile` and `halo` are multiples of `multiple`; `tile` holds two halos, the overlap and one more.
+    """
+    if extent <= tile:
+        return [_Span(slice(0, extent), 0, extent, 0)]
+    margin = 2 * halo + _up(overlap, multiple)
+    # Tiles of even size: no sliver at the end which costs a whole halo.
+    core = _up(math.ceil(extent / math.ceil(extent / (tile - margin))), multiple)
+    overlap = min(overlap, core)
+    spans: list[_Span] = []
+    for start in range(0, extent, core):
+        stop = min(start + core + overlap, extent)
+        crop = slice(max(start - halo, 0), min(_up(stop + halo, multiple), extent))
+        spans.append(_Span(crop, start, stop, spans[-1].stop - start if spans else 0))
+    return spans
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """The tiles of a padded picture.
+
+    Attributes:
+        y: For each padded row the picture's row it mirrors: no padded copy is ever made.
+        x: The same for columns.
+        rows: Tiles from top to bottom.
+        columns: Tiles from left to right.
+    """
+
+    y: NDArray[np.intp]
+    x: NDArray[np.intp]
+    rows: list[_Span]
+    columns: list[_Span]
+
+    @property
+    def height(self) -> int:
+        return len(self.y)
+
+    @property
+    def width(self) -> int:
+        return len(self.x)
+
+
+def _up(size: int, multiple: int) -> int:
+    return -(-size // multiple) * multiple
+
+
+def _blend(before: Planes, after: Planes, axis: int) -> None:
+    """Replace the values of `after` by a linear passage from `before` to `after` along an axis."""
+    width = after.shape[axis]
+    share = np.arange(1, width + 1, dtype=np.float32) / np.float32(width + 1)
+    share = share.reshape([-1 if dimension == axis else 1 for dimension in range(after.ndim)])
+    after -= before
+    after *= share
+    after += before
+
+
+class Derainer:
+    """Takes the rain out of pictures given as arrays.
+
+    Example:
+        >>> derainer = Derainer()                      # doctest: +SKIP
+        >>> dry = derainer(rainy)                      # doctest: +SKIP
+        >>> layer = derainer.derain(rainy).rain_layer  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        model: str | Path | zoo.Model | Engine = zoo.DEFAULT,
+        *,
+        recursions: int | None = None,
+        tile: int | None = None,
+        overlap: int = 16,
+        threads: int = 0,
+    ) -> None:
+        """Open a model.
+
+        Args:
+            model: A name from the zoo, an .onnx file, or an engine of your own.
+            recursions: Passes over the picture; the model's own number when None.
+            tile: Side of the largest square fed to the network, in pixels. None takes pictures up to
+                1.5 megapixels whole and bigger ones in tiles of 1024.
+            overlap: Width of the linear passage between tiles, in pixels.
+            threads: CPU threads, 0 for one on every physical core.
+
+        Raises:
+            UnrainError: When the model cannot be opened or a number does not fit it.
+        """
+        if isinstance(model, str | Path):
+            model = zoo.find(model)
+        self.engine: Engine = OnnxEngine(model, threads) if isinstance(model, zoo.Model) else model
+        if recursions is not None and recursions < 1:
+            raise UnrainError(f"recursions is {recursions}: give 1 or more")
+        if recursions is not None and recursions > 1 and not self.engine.recursive:
+            raise UnrainError(f"recursions is {recursions}, but this model makes one pass only: leave it out")
+        if overlap < 0:
+            raise UnrainError(f"overlap is {overlap}: give 0 or more pixels")
+        self.recursions = (recursions or self.engine.recursions) if self.engine.recursive else 1
+        self._multiple = self.engine.multiple
+        self._halo = _up(self.engine.halo, self._multiple)
+        self._overlap = overlap
+        smallest = 2 * self._halo + _up(overlap, self._multiple) + self._multiple
+        if tile is not None and tile < smallest:
+            raise UnrainError(
+                f"tile is {tile}: this model needs {self._halo} pixels of context on every side, "
+                f"so give at least {smallest}"
+            )
+        self._chosen_tile = None if tile is None else tile // self._multiple * self._multiple
+        self._default_tile = max(_up(_DEFAULT_TILE, self._multiple), smallest)
+
+    def __call__(self, image: Picture) -> Picture:
+        """Take the rain out of a picture.
+
+        Args:
+            image: H x W x 3, or H x W when grey; uint8 or uint16 in full range, or float in [0, 1].
+
+        Returns:
+            The picture without rain, same shape and dtype.
+
+        Raises:
+            UnrainError: When the array is no such picture.
+        """
+        return self.derain(image).image
+
+    def derain(self, image: Picture, progress: Progress | None = None) -> Derained:
+        """Take the rain out of a picture and keep what the rain layer is computed from.
+
+        Args:
+            image: H x W x 3, or H x W when grey; uint8 or uint16 in full range, or float in [0, 1].
+            progress: Called with (tiles done, tiles in all) after every tile of every pass.
+
+        Returns:
+            Result, rain layer and number of passes.
+
+        Raises:
+            UnrainError: When the array is no such picture.
+        """
+        _check(image)
+        grid = self._grid(*image.shape[:2])
+        kept = np.float16 if grid.height * grid.width >= _HALF_PRECISION_FROM else np.float32
+        result = np.empty_like(image, order="C", subok=False)
+        total = self.recursions * len(grid.rows) * len(grid.columns)
+        done = 0
+
+        def count() -> None:
+            nonlocal done
+            done += 1
+            if progress is not None:
+                progress(done, total)
+
+        estimate: NDArray[Any] | None = None
+        spare: NDArray[Any] | None = None
+        for _ in range(self.recursions - 1):
+            target = np.empty((3, grid.height, grid.width), kept) if spare is None else spare
+            for start, planes in self._one_pass(image, estimate, grid, count):
+                target[:, start : start + planes.shape[1]] = planes
+            spare, estimate = estimate, target
+        for start, planes in self._one_pass(image, estimate, grid, count):
+            _write(result, planes, start)
+        return Derained(result, image, self.recursions)
+
+    def _grid(self, image_height: int, image_width: int) -> _Grid:
+        height, width = _up(image_height, self._multiple), _up(image_width, self._multiple)
+        tile = self._chosen_tile
+        if tile is None:
+            tile = max(height, width) if height * width <= _WHOLE_UP_TO else self._default_tile
+        shape = {"halo": self._halo, "overlap": self._overlap, "multiple": self._multiple}
+        return _Grid(
+            y=np.pad(np.arange(image_height), (0, height - image_height), mode="reflect"),
+            x=np.pad(np.arange(image_width), (0, width - image_width), mode="reflect"),
+            rows=_spans(height, tile, **shape),
+            columns=_spans(width, tile, **shape),
+        )
+
+    def _one_pass(
+        self, image: Picture, estimate: NDArray[Any] | None, grid: _Grid, count: Callable[[], None]
+    ) -> Iterator[tuple[int, Planes]]:
+        """Give the next estimate from top to bottom: first row and planes, 3 x rows x padded width."""
+        carried: Planes | None = None
+        for i, row in enumerate(grid.rows):
+            strip = np.empty((3, row.stop - row.start, grid.width), np.float32)
+            for column in grid.columns:
+                rainy = _planes(image, grid.y[row.crop], grid.x[column.crop])
+                before = rainy if estimate is None else estimate[:, row.crop, column.crop].astype(np.float32)
+                _place(strip, self.engine.step(rainy[None], before[None])[0], row, column)
+                count()
+            if carried is not None:
+                _blend(carried, strip[:, : row.blend], axis=1)
+            end = grid.rows[i + 1].start if i + 1 < len(grid.rows) else row.stop
+            carried = strip[:, end - row.start :].copy()
+            yield row.start, strip[:, : end - row.start]
+
+
+def _check(image: Picture) -> None:
+    if not isinstance(image, np.ndarray):
+        raise UnrainError(f"a picture is a NumPy array, not {type(image).__name__}: pass np.asarray(picture)")
+    if image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)):
+        raise UnrainError(f"the array has shape {image.shape}: give H x W x 3, or H x W when grey")
+    if image.size == 0:
+        raise UnrainError(f"the array has shape {image.shape}: there is no pixel in it")
+    if image.dtype.kind == "u" and image.dtype.itemsize <= 2:
+        return
+    if image.dtype.kind != "f":
+        raise UnrainError(f"the array holds {image.dtype}: convert it to uint8, uint16 or float in [0, 1]")
+    low, high = float(image.min()), float(image.max())
+    if not (low >= 0 and high <= 1):  # also true when a value is not a number
+        raise UnrainError(f"the array holds floats from {low} to {high}: scale them to [0, 1]")
+
+
+def _full_scale(dtype: np.dtype[Any]) -> int:
+    return 1 if dtype.kind == "f" else int(np.iinfo(dtype).max)
+
+
+def _planes(image: Picture, y: NDArray[np.intp], x: NDArray[np.intp]) -> Planes:
+    """Cut out the given rows and columns as 3 x h x w in [0, 1]; grey is repeated."""
+    crop = image[y[:, None], x]
+    planes = np.empty((3, *crop.shape[:2]), np.float32)
+    planes[:] = crop if crop.ndim == 2 else crop.transpose(2, 0, 1)
+    planes /= np.float32(_full_scale(image.dtype))
+    return planes
+
+
+def _place(strip: Planes, tile: Planes, row: _Span, column: _Span) -> None:
+    """Put the kept part of a tile into its strip, passing over from the tile before."""
+    top, left = row.start - row.crop.start, column.start - column.crop.start
+    kept = tile[:, top : top + row.stop - row.start, left : left + column.stop - column.start]
+    passage = slice(column.start, column.start + column.blend)
+    before = strip[:, :, passage].copy()
+    strip[:, :, column.start : column.stop] = kept
+    _blend(before, strip[:, :, passage], axis=2)
+
+
+def _write(result: Picture, planes: Planes, start: int) -> None:
+    """Round planes into the rows of the result from `start` on, leaving the padding out; uses `planes` up."""
+    height, width = result.shape[:2]
+    visible = planes[:, : height - start, :width]
+    rows = result[start : start + visible.shape[1]]
+    np.clip(visible, 0, 1, out=visible)
+    grey = result.ndim == 2
+    values = visible.mean(axis=0) if grey else visible.transpose(1, 2, 0)
+    if result.dtype.kind != "f":
+        values *= np.float32(_full_scale(result.dtype))
+        np.rint(values, out=values)
+    rows[...] = values

@@ -1,0 +1,321 @@
+"""The one way through: any array in, the same kind out, tiles without seams, memory bounded."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import pytest
+from conftest import CONTRACT, natural, tiny_network
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from unrain import zoo
+from unrain.derainer import Derainer
+from unrain.engines import OnnxEngine
+from unrain.errors import UnrainError
+
+
+class Fake:
+    """An engine which adds to the estimate, so that the number of passes shows in the result."""
+
+    multiple, halo, recursions, recursive = 8, 0, 3, True
+
+    def __init__(self, gain=0.0, **attributes):
+        self.gain = gain
+        self.shapes = []
+        for name, value in attributes.items():
+            setattr(self, name, value)
+
+    def step(self, rainy, estimate):
+        assert rainy.dtype == estimate.dtype == np.float32
+        assert rainy.shape == estimate.shape
+        assert rainy.flags.c_contiguous and estimate.flags.c_contiguous
+        self.shapes.append(rainy.shape)
+        return estimate + np.float32(self.gain)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, ">u2", np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(1, 1, 3), (7, 30, 3), (16, 24), (9, 1)])
+def test_what_goes_in_unchanged_comes_out_unchanged(dtype, shape):
+    random = np.random.default_rng(0)
+    if np.dtype(dtype).kind == "u":
+        image = random.integers(0, np.iinfo(dtype).max + 1, shape).astype(dtype)
+    else:
+        image = random.random(shape).astype(dtype)
+    before = image.copy()
+    result = Derainer(Fake())(image)
+    assert result.dtype == image.dtype and result.shape == shape and result is not image
+    np.testing.assert_array_equal(image, before)
+    np.testing.assert_allclose(result, image, rtol=1e-6)
+
+
+def test_results_are_rounded_and_clipped():
+    image = np.array([[[0, 100, 255]]], np.uint8)
+    assert Derainer(Fake(gain=0.6 / 255), recursions=1)(image).tolist() == [[[1, 101, 255]]]
+    assert Derainer(Fake(gain=0.4 / 255), recursions=1)(image).tolist() == [[[0, 100, 255]]]
+    assert Derainer(Fake(gain=-50 / 255), recursions=1)(image).tolist() == [[[0, 50, 205]]]
+    assert Derainer(Fake(gain=0.5), recursions=1)(image / 255).max() == 1
+
+
+def test_recursions_default_to_the_models_and_can_be_chosen():
+    image = np.zeros((8, 8, 3), np.uint8)
+    assert Derainer(Fake(gain=10 / 255))(image).max() == 30
+    derained = Derainer(Fake(gain=10 / 255), recursions=5).derain(image)
+    assert derained.image.max() == 50 and derained.recursions == 5
+
+
+def test_a_model_that_is_not_recursive_makes_one_pass():
+    fake = Fake(gain=10 / 255, recursive=False)
+    assert Derainer(fake).derain(np.zeros((8, 8, 3), np.uint8)).recursions == 1
+    assert len(fake.shapes) == 1
+    with pytest.raises(UnrainError, match="one pass only"):
+        Derainer(fake, recursions=2)
+
+
+def test_the_rain_layer_is_what_was_taken_away():
+    image = natural(40, 50)
+    derained = Derainer(Fake(gain=-5 / 255), recursions=1).derain(image)
+    assert derained.rain_layer.dtype == np.uint8
+    np.testing.assert_array_equal(derained.rain_layer, np.minimum(image, 5))
+    assert not Derainer(Fake(gain=5 / 255)).derain(image).rain_layer.any()
+
+
+def test_views_in_any_order_are_taken():
+    image = natural(31, 45)
+    upside_down = image[::-1, ::-1, ::-1]
+    np.testing.assert_array_equal(Derainer(Fake())(upside_down), upside_down)
+
+
+def test_grey_stays_grey_through_a_network_in_colour(tiny_model):
+    grey = natural(33, 47)[..., 0]
+    result = Derainer(tiny_model)(grey)
+    colour = Derainer(tiny_model)(np.repeat(grey[..., None], 3, axis=2) / 255)
+    assert result.shape == grey.shape
+    np.testing.assert_allclose(result / 255, colour.mean(axis=2), atol=0.51 / 255)
+
+
+def test_progress_counts_every_tile_of_every_pass():
+    calls = []
+    Derainer(Fake(), tile=32).derain(
+        natural(50, 70), progress=lambda done, total: calls.append((done, total))
+    )
+    total = calls[-1][1]
+    assert calls == [(done, total) for done in range(1, total + 1)]
+    assert total % 3 == 0 and total > 3
+
+
+def test_tiles_are_no_larger_than_asked_and_aligned():
+    fake = Fake(halo=13)
+    Derainer(fake, tile=99, overlap=10)(natural(301, 203))
+    assert max(max(shape[2:]) for shape in fake.shapes) <= 99
+    assert all(side % 8 == 0 for shape in fake.shapes for side in shape[2:])
+
+
+def test_the_recursion_is_carried_out_on_the_padded_picture(tiny_model):
+    image = natural(45, 61)
+    engine = OnnxEngine(zoo.find(tiny_model))
+    padded = np.pad(image, ((0, 3), (0, 3), (0, 0)), mode="reflect").transpose(2, 0, 1)[None] / np.float32(
+        255
+    )
+    estimate = padded
+    for passes in (1, 2, 3):
+        estimate = engine.step(padded, estimate)
+        expected = np.clip(estimate[0, :, :45, :61].transpose(1, 2, 0), 0, 1)
+        result = Derainer(tiny_model, recursions=passes)(image / np.float32(255))
+        np.testing.assert_allclose(result, expected, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def tiny_engine(tiny_model):
+    return OnnxEngine(zoo.find(tiny_model), threads=1)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    height=st.integers(1, 200),
+    width=st.integers(1, 200),
+    tile=st.integers(40, 160),
+    overlap=st.integers(0, 60),
+    recursions=st.integers(1, 4),
+    noise=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_tiles_equal_the_whole(tiny_engine, height, width, tile, overlap, recursions, noise, seed):
+    tile = max(tile, 40 + -(-overlap // 8) * 8)
+    if noise:
+        image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    else:
+        image = natural(height, width, seed)
+    whole = Derainer(tiny_engine, recursions=recursions, tile=1000)(image)
+    tiled = Derainer(tiny_engine, recursions=recursions, tile=tile, overlap=overlap)(image)
+    assert np.abs(whole.astype(int) - tiled).max() <= 1
+
+
+@settings(deadline=None, max_examples=20)
+@given(
+    height=st.integers(1, 300),
+    width=st.integers(1, 300),
+    tile=st.integers(48, 99),
+    overlap=st.integers(0, 16),
+)
+def test_tiles_equal_the_whole_to_rounding_in_float(tiny_engine, height, width, tile, overlap):
+    image = np.random.default_rng(0).random((height, width, 3), np.float32)
+    whole = Derainer(tiny_engine, tile=1000)(image)
+    tiled = Derainer(tiny_engine, tile=max(tile, 56), overlap=overlap)(image)
+    np.testing.assert_allclose(tiled, whole, atol=2e-6)
+
+
+def test_blending_passes_over_linearly():
+    class Numbered(Fake):
+        def step(self, rainy, estimate):
+            self.shapes.append(rainy.shape)
+            return np.full_like(rainy, (len(self.shapes) - 1) / 10)
+
+    fake = Numbered(recursions=1)
+    row = Derainer(fake, tile=24, overlap=7)(np.zeros((8, 32, 3), np.float32))[0, :, 0]
+    assert len(fake.shapes) == 2
+    np.testing.assert_allclose(row[:16], 0)
+    np.testing.assert_allclose(row[16:23], np.arange(1, 8) / 80, atol=1e-6)
+    np.testing.assert_allclose(row[23:], 0.1, atol=1e-6)
+
+
+@pytest.mark.parametrize("model", zoo.models(), ids=lambda model: model.name)
+@pytest.mark.parametrize("kind", ["noise", "natural"])
+def test_every_model_of_the_zoo_tiles_without_seams(model, kind):
+    engine = OnnxEngine(model, threads=1)
+    smallest = 2 * engine.halo + 16 + 2 * engine.multiple
+    side = smallest + 5 * engine.multiple + 3
+    if kind == "noise":
+        image = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
+    else:
+        image = natural(side, side)
+    whole = Derainer(engine, tile=side + engine.multiple)(image)
+    tiled = Derainer(engine, tile=smallest)(image)
+    assert np.abs(whole.astype(int) - tiled).max() <= 1
+
+
+@pytest.mark.parametrize(
+    "image, words",
+    [
+        ([[1, 2]], "not list"),
+        (np.zeros((4, 4, 4), np.uint8), "(4, 4, 4)"),
+        (np.zeros(4, np.uint8), "(4,)"),
+        (np.zeros((0, 4, 3), np.uint8), "no pixel"),
+        (np.zeros((4, 4), np.int32), "int32"),
+        (np.zeros((4, 4), bool), "bool"),
+        (np.full((4, 4), np.nan), "nan"),
+        (np.full((4, 4), 255.0), "255.0"),
+        (np.full((4, 4), -0.1), "-0.1"),
+    ],
+)
+def test_what_is_no_picture_is_refused(image, words):
+    with pytest.raises(UnrainError) as caught:
+        Derainer(Fake())(image)
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ({"tile": 71}, "at least 72"),
+        ({"tile": 0}, "at least 72"),
+        ({"tile": 100, "overlap": 70}, "at least 128"),
+        ({"overlap": -1}, "overlap"),
+        ({"recursions": 0}, "recursions"),
+    ],
+)
+def test_numbers_that_do_not_fit_are_refused(arguments, words):
+    with pytest.raises(UnrainError, match=words):
+        Derainer(Fake(halo=20), **arguments)
+
+
+def test_the_smallest_tile_that_the_message_names_works():
+    Derainer(Fake(halo=20), tile=72)(natural(200, 100))
+
+
+def test_negative_threads_are_refused(tiny_model):
+    with pytest.raises(UnrainError, match="threads"):
+        Derainer(tiny_model, threads=-1)
+
+
+def test_a_lone_file_carries_its_contract_inside(tmp_path, tiny_model):
+    lone = tmp_path / "lone.onnx"
+    lone.write_bytes(tiny_model.read_bytes())
+    engine = OnnxEngine(zoo.find(lone))
+    assert {name: getattr(engine, name) for name in CONTRACT} == CONTRACT
+    lone.with_suffix(".json").write_text(json.dumps({"halo": 32}))
+    assert OnnxEngine(zoo.find(lone)).halo == 32
+
+
+def broken(path, change):
+    network = tiny_network()
+    change(network)
+    onnx.save(network, path)
+
+
+def rename_output(network):
+    network.graph.node[-1].output[0] = network.graph.output[0].name = "else"
+
+
+def fix_width(network):
+    network.graph.input[0].type.tensor_type.shape.dim[3].dim_value = 64
+
+
+def drop_contract(network):
+    del network.metadata_props[:]
+
+
+def spoil_contract(network):
+    network.metadata_props[0].value = json.dumps({**CONTRACT, "multiple": 0})
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (rename_output, "outputs else"),
+        (fix_width, "free height and width"),
+        (drop_contract, "multiple"),
+        (spoil_contract, "multiple 0"),
+    ],
+)
+def test_a_model_of_another_kind_is_refused(tmp_path, change, words):
+    broken(tmp_path / "strange.onnx", change)
+    with pytest.raises(UnrainError, match=words) as caught:
+        Derainer(tmp_path / "strange.onnx")
+    assert "strange.onnx" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"this is text, not a network"])
+def test_a_file_that_is_no_model_is_refused(tmp_path, content):
+    (tmp_path / "text.onnx").write_bytes(content)
+    with pytest.raises(UnrainError, match=r"text\.onnx: not a model") as caught:
+        Derainer(tmp_path / "text.onnx")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_network_that_fails_says_where(tmp_path):
+    def change(network):
+        network.graph.initializer[0].dims[1] = 3
+        network.graph.initializer[0].dims[0] = 6
+
+    broken(tmp_path / "wrong.onnx", change)
+    with pytest.raises(UnrainError, match=r"wrong\.onnx") as caught:
+        Derainer(tmp_path / "wrong.onnx")(natural(32, 32))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_big_picture_stays_within_bounds(tiny_model):
+    """16 megapixels: 48 MB in, 48 MB out, 96 MB of estimate; the rest is tiles, Python and ONNX Runtime."""
+    pytest.importorskip("resource")
+    program = (
+        "import resource, sys, numpy as np; from unrain.derainer import Derainer\n"
+        "image = np.full((4000, 4000, 3), 100, np.uint8)\n"
+        "Derainer(sys.argv[1], threads=1)(image)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    command = [sys.executable, "-c", program, str(tiny_model)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    peak = int(done.stdout) / (1024 if sys.platform == "linux" else 1024**2)
+    assert peak < 700
