@@ -238,7 +238,7 @@ def _decode(data: bytes, name: str, max_pixels: int) -> Picture:
     else:
         source.load()
         image = _plain_mode(source, name, notes)
-        channels = np.array(image)
+        channels = np.asarray(image)
         if channels.dtype.itemsize == 2:
             channels = channels.astype(np.uint16)
             # Pillow heeds WhiteIsZero for 8 bits only.
@@ -288,11 +288,11 @@ def _deep_channels(data: bytes, layout: str, order: str) -> Array:
     """
     if layout == "LA":
         # Four bytes a pixel, handed out as they are.
-        raw: Array = np.array(_opened_as(data, "RGBA"))
+        raw: Array = np.asarray(_opened_as(data, "RGBA"))
         return raw.view(">u2").astype(np.uint16)
     order = {"little": "L", "big": "B"}[sys.byteorder] if order == "N" else order
     layout = "RGBA" if layout == "RGBa" else layout
-    high: Array = np.array(_opened_as(data, f"{layout};16{order}"))
+    high: Array = np.asarray(_opened_as(data, f"{layout};16{order}"))
     wide = high.astype(np.uint16) << 8
     del high
     # Read in the wrong byte order, the high byte is the low one.
@@ -783,9 +783,11 @@ def from_pil(image: Image.Image) -> Picture:
         UnrainError: It holds 32-bit or floating-point samples.
     """
     plain = _plain_mode(image, "image", [])
-    channels = np.array(plain)
+    channels = np.asarray(plain)
     channels = channels.astype(np.uint16) if channels.dtype.itemsize == 2 else channels
-    return _split(channels, _key_alpha(plain, plain.mode, channels))
+    info = plain.info
+    known = Metadata(icc=info.get("icc_profile"), exif=_exif(plain), xmp=info.get("xmp"), dpi=info.get("dpi"))
+    return replace(_split(channels, _key_alpha(plain, plain.mode, channels)), metadata=known)
 
 
 def to_pil(picture: Picture) -> Image.Image:

@@ -1,7 +1,7 @@
 """Which models exist, what their cards say, and where their weights are."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ class Model:
 
     name: str
     path: Path
-    card: dict[str, Any]
+    card: dict[str, Any] = field(hash=False)
 
 
 def models() -> list[Model]:

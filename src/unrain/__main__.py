@@ -1,0 +1,7 @@
+"""`python -m unrain`."""
+
+import sys
+
+from unrain.cli import main
+
+sys.exit(main())

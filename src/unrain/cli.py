@@ -1,0 +1,410 @@
+"""The commands. Each imports its room when it is called, so that `--help` answers at once."""
+
+import json as jsonlib
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import App, CycloptsError, Group, Parameter, validators
+
+from unrain.errors import UnrainError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from unrain.batch import Job, Outcome, Plan
+    from unrain.derainer import Derainer
+    from unrain.zoo import Model
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+EXIT_PIPE_CLOSED = 141
+
+# Stands for `-` while the command line is parsed: no file name can hold it, and no option looks like it.
+_STREAM = "\0"
+
+_USAGE = """Usage: unrain IN... [-o OUT] [OPTIONS]
+       unrain COMMAND [OPTIONS]
+"""
+_HELP = """Take the rain out of pictures: `unrain photo.jpg` writes `photo_derained.jpg` beside it.
+
+IN is a picture, a folder of pictures (with everything below it) or `-` for standard input.
+A picture called like a command is reached as `./NAME`.
+"""
+
+
+def _version() -> str:
+    """Say what a bug report needs."""
+    import platform
+    from importlib import metadata
+
+    from unrain import zoo
+    from unrain.version import __version__
+
+    def installed(package: str) -> str:
+        try:
+            return f"{package} {metadata.version(package)}"
+        except metadata.PackageNotFoundError:
+            return f"{package} missing"
+
+    lines = [
+        f"unrain {__version__}",
+        f"Python {platform.python_version()} ({platform.python_implementation()})",
+        f"{platform.platform()}, {os.cpu_count()} CPUs",
+        *(installed(package) for package in ("numpy", "pillow", "onnxruntime")),
+        f"models: {', '.join(model.name for model in zoo.models()) or 'none'}",
+    ]
+    return "\n".join(lines)
+
+
+app = App(
+    name="unrain",
+    usage=_USAGE,
+    help=_HELP,
+    help_flags=["--help", "-h"],
+    version=_version,
+    version_flags=["--version"],
+    version_format="plaintext",
+    default_parameter=Parameter(negative=(), show_default=False),
+)
+
+_MODEL = Group("Network", sort_key=1)
+_RESULT = Group("Results", sort_key=0)
+_RUN = Group("Run", sort_key=2)
+
+Count = Annotated[int | None, Parameter(validator=validators.Number(gte=1), group=_MODEL)]
+
+
+@app.default
+def derain(
+    *inputs: Annotated[str, Parameter(name="IN")],
+    output: Annotated[str | None, Parameter(alias="-o", group=_RESULT)] = None,
+    overwrite: Annotated[bool, Parameter(group=_RESULT)] = False,
+    rain_layer: Annotated[bool, Parameter(group=_RESULT)] = False,
+    compare: Annotated[bool, Parameter(group=_RESULT)] = False,
+    quality: Annotated[
+        int | None, Parameter(group=_RESULT, validator=validators.Number(gte=1, lte=100))
+    ] = None,
+    model: Annotated[str | None, Parameter(group=_MODEL)] = None,
+    recursions: Count = None,
+    tile: Count = None,
+    threads: Annotated[int, Parameter(validator=validators.Number(gte=0), group=_MODEL)] = 0,
+    max_pixels: Annotated[int | None, Parameter(validator=validators.Number(gte=1), group=_RUN)] = None,
+    dry_run: Annotated[bool, Parameter(group=_RUN)] = False,
+    quiet: Annotated[bool, Parameter(alias="-q", group=_RUN)] = False,
+    verbose: Annotated[bool, Parameter(alias="-v", group=_RUN)] = False,
+) -> int:
+    """Take the rain out of pictures.
+
+    Args:
+        inputs: Pictures, folders of pictures, or `-` for standard input.
+        output: A folder, where the structure of input folders is kept. For one picture also a file name,
+            whose extension decides the format, or `-` for standard output.
+        overwrite: Replace results that are already there. An input is never overwritten.
+        rain_layer: Also write what was taken away, as NAME_rain.png.
+        compare: Also write before and after side by side, as NAME_compare.EXT.
+        quality: 1 to 100 for JPEG, WebP and AVIF; otherwise a JPEG keeps its own.
+        model: A name that `unrain models` lists, or an ONNX file.
+        recursions: Passes of the network; more is slower and may be cleaner.
+        tile: Side of the tiles in which large pictures are worked on, in pixels; smaller takes less memory.
+        threads: Processor threads, 0 for all.
+        max_pixels: Refuse pictures with more pixels than this (400 million).
+        dry_run: Say what would be written, and stop.
+        quiet: Say nothing but errors.
+        verbose: Say what was done to each picture.
+    """
+    from unrain import batch, image, zoo
+
+    plan = batch.plan(
+        [batch.STREAM if text == _STREAM else text for text in inputs],
+        batch.STREAM if output == _STREAM else output,
+        rain_layer=rain_layer,
+        compare=compare,
+    )
+    chosen = zoo.find(zoo.DEFAULT if model is None else model)
+    if dry_run:
+        return _dry_run(plan, overwrite=overwrite)
+    if any(job.to_stdout for job in plan.jobs) and sys.stdout.isatty():
+        raise batch.PlanError("standard output is a terminal: redirect it, or give a file name after -o")
+
+    def load() -> "Derainer":
+        from unrain.derainer import Derainer
+
+        return Derainer(chosen, recursions=recursions, tile=tile, threads=threads)
+
+    with _Screen(len(plan.jobs) + len(plan.settled), quiet=quiet, verbose=verbose) as screen:
+        if verbose:
+            screen.say(f"model {chosen.name} ({chosen.path})")
+        try:
+            for outcome in batch.run(
+                plan,
+                load,
+                overwrite=overwrite,
+                quality=quality,
+                max_pixels=image.MAX_PIXELS if max_pixels is None else max_pixels,
+                progress=screen.tile_done,
+            ):
+                screen.settle(outcome)
+        except KeyboardInterrupt:
+            screen.interrupted = True
+    return screen.summary()
+
+
+def _dry_run(plan: "Plan", *, overwrite: bool) -> int:
+    for job in plan.jobs:
+        pending = job.pending(overwrite=overwrite)
+        if not pending and not job.to_stdout:
+            _error_line(f"unrain: {job.name}: skipped, its result exists")
+        for target in [*pending.values(), *(["standard output"] if job.to_stdout else [])]:
+            _print(f"{job.name} -> {target}")
+    for outcome in plan.settled:
+        word = "error: " if outcome.status == "failed" else f"{outcome.name}: skipped, "
+        _error_line(f"unrain: {word}{outcome.message}")
+    return EXIT_FAILED if any(outcome.status == "failed" for outcome in plan.settled) else 0
+
+
+class _Screen:
+    """Everything a run says, on standard error; the progress bar is there on a terminal only."""
+
+    def __init__(self, inputs: int, *, quiet: bool, verbose: bool) -> None:
+        self.interrupted = False
+        self._inputs = inputs
+        self._done = 0
+        self._counts: Counter[str] = Counter()
+        self._quiet = quiet
+        self._verbose = verbose
+        self._bar: Progress | None = None
+
+    def __enter__(self) -> "_Screen":
+        if not self._quiet and self._inputs and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+            self._bar = Progress(
+                TextColumn("{task.description}", markup=False),
+                BarColumn(),
+                TaskProgressColumn(),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+                transient=True,
+            )
+            self._task = self._bar.add_task("unrain", total=self._inputs)
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def say(self, line: str) -> None:
+        """Write a line, above the progress bar if there is one."""
+        if self._bar is None:
+            _error_line(line)
+        else:
+            self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def tile_done(self, job: "Job", done: int, total: int) -> None:
+        """Move the bar by one tile of a picture."""
+        if self._bar is not None:
+            name = Path(job.name).name
+            self._bar.update(self._task, description=name, completed=self._done + done / total)
+
+    def settle(self, outcome: "Outcome") -> None:
+        """Count an outcome and say what is to be said about it."""
+        self._counts[outcome.status] += 1
+        self._done += 1
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self._done)
+        if outcome.status == "failed":
+            self.say(f"unrain: error: {outcome.message}")
+        elif self._quiet:
+            return
+        elif outcome.status == "skipped":
+            self.say(f"unrain: {outcome.name}: skipped, {outcome.message}")
+        else:
+            where = ", ".join(str(path) for path in outcome.written) or "standard output"
+            self.say(f"{outcome.name} -> {where} ({outcome.seconds:.1f} s)")
+            for note in outcome.notes if self._verbose else ():
+                self.say(f"  {note}")
+
+    def summary(self) -> int:
+        """Say how it went, if there was more than one input, and return the exit code."""
+        left = self._inputs - self._done
+        if self.interrupted or (self._inputs > 1 and (not self._quiet or self._counts["failed"])):
+            counts = ", ".join(
+                f"{self._counts[status]} {status}" for status in ("derained", "skipped", "failed")
+            )
+            stopped = "interrupted: " if self.interrupted else ""
+            _error_line(f"unrain: {stopped}{counts}" + (f", {left} not started" if left else ""))
+        if self.interrupted:
+            return EXIT_INTERRUPTED
+        return EXIT_FAILED if self._counts["failed"] else 0
+
+
+@app.command
+def models(*, json: bool = False) -> int:
+    """List the models: what they are for, how large they are and how well they do.
+
+    Args:
+        json: Print the whole cards, for programs.
+    """
+    from unrain import zoo
+
+    found = zoo.models()
+    if json:
+        cards = [
+            {"name": m.name, "path": str(m.path), "bytes": m.path.stat().st_size, **m.card} for m in found
+        ]
+        _print(jsonlib.dumps(cards, indent=2, ensure_ascii=False))
+        return 0
+    if not found:
+        raise UnrainError("no models came with this installation, install unrain again")
+    for model in found:
+        _print(_described(model, default=model.name == zoo.DEFAULT))
+    return 0
+
+
+def _described(model: "Model", *, default: bool) -> str:
+    """Describe a model in a few lines."""
+    card = model.card
+    parameters = card.get("parameters")
+    facts = [
+        f"{parameters:,} parameters" if isinstance(parameters, int) else "",
+        f"{model.path.stat().st_size / 1e6:.1f} MB",
+        f"{card['recursions']} recursions" if "recursions" in card else "",
+        str(card.get("licence", "")),
+    ]
+    scores = card.get("scores")
+    lines = [
+        f"{model.name}{' (default)' if default else ''}: {card.get('summary', 'no card')}",
+        "  " + ", ".join(filter(None, facts)),
+    ]
+    for name, score in scores.items() if isinstance(scores, dict) else ():
+        values = (
+            ", ".join(f"{key} {value}" for key, value in score.items()) if isinstance(score, dict) else score
+        )
+        lines.append(f"  {name}: {values}")
+    return "\n".join(lines)
+
+
+@app.command
+def train(
+    recipe: Path,
+    *,
+    data: Path,
+    devices: Annotated[int, Parameter(validator=validators.Number(gte=1))] = 1,
+    out: Path | None = None,
+    resume: Annotated[bool, Parameter(negative="--no-resume")] = True,
+) -> int:
+    """Train a network by a recipe (needs the lab: pip install 'unrain[lab]').
+
+    Args:
+        recipe: The TOML file that says everything about the training.
+        data: Folder with the data sets.
+        devices: How many GPUs, or processes on the CPU.
+        out: Folder for checkpoints and logs.
+        resume: Go on from the last checkpoint, if there is one.
+    """
+
+    def run() -> None:
+        from unrain.lab.train import train as run_training
+
+        run_training(recipe, data, devices=devices, out=out, resume=resume)
+
+    return _in_lab("train", run)
+
+
+@app.command
+def export(checkpoint: Path, *, output: Annotated[Path, Parameter(alias="-o")]) -> int:
+    """Turn a checkpoint into an ONNX model (needs the lab: pip install 'unrain[lab]').
+
+    Args:
+        checkpoint: The trained weights.
+        output: The ONNX file to write.
+    """
+
+    def run() -> None:
+        from unrain.lab.export import export_checkpoint
+
+        export_checkpoint(checkpoint, output)
+
+    return _in_lab("export", run)
+
+
+def _in_lab(command: str, run: Callable[[], None]) -> int:
+    """Run a command of the lab, or say how to get the lab."""
+    try:
+        run()
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] == "unrain":
+            raise
+        raise UnrainError(
+            f"{command}: needs {error.name}, which is not here: pip install 'unrain[lab]'"
+        ) from error
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: Arguments without the program's name; None takes those of the process.
+
+    Returns:
+        The exit code: 0 all well (skipped results included), 1 something failed, 2 wrong usage,
+        130 interrupted, 141 the reader of standard output went away.
+    """
+    tokens = [_STREAM if token == "-" else token for token in (sys.argv[1:] if argv is None else argv)]
+    try:
+        result = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+        result = result if isinstance(result, int) else 0
+    except CycloptsError as error:
+        message = " ".join(str(error).replace(_STREAM, "-").split())
+        _error_line(f"unrain: error: {message.rstrip('.')} (unrain --help tells more)")
+        return EXIT_USAGE
+    except UnrainError as error:
+        _error_line(f"unrain: error: {error}")
+        # Told by name, because importing batch for its PlanError would import NumPy.
+        return EXIT_USAGE if type(error).__name__ == "PlanError" else EXIT_FAILED
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        _abandon_stdout()
+        return EXIT_PIPE_CLOSED
+    return _flush(result)
+
+
+def _flush(code: int) -> int:
+    """Bring out what standard output still holds, and return the exit code."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        code = code or EXIT_PIPE_CLOSED
+        _abandon_stdout()
+    except OSError as error:
+        if not code:
+            _error_line(f"unrain: error: standard output: {error.strerror}, send it elsewhere")
+        code = code or EXIT_FAILED
+        _abandon_stdout()
+    return code
+
+
+def _abandon_stdout() -> None:
+    """Keep Python from trying to flush once more at exit, and from complaining that it cannot."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _print(line: str) -> None:
+    # A file's name may hold what the terminal's encoding cannot.
+    encoding = sys.stdout.encoding
+    sys.stdout.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+
+
+def _error_line(line: str) -> None:
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
