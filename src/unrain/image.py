@@ -189,7 +189,7 @@ def decode(data: bytes, name: str, *, max_pixels: int = MAX_PIXELS) -> Picture:
         except UnrainError:
             raise
         except Image.DecompressionBombError as error:
-            raise UnrainError(_too_large(name, "the picture", max_pixels)) from error
+            raise UnrainError(_too_large(name, "far ", max_pixels)) from error
         except UnidentifiedImageError as error:
             if _SIGNATURES.match(data):
                 raise UnrainError(f"{name}: damaged or of a rare kind, {_AGAIN}") from error
@@ -220,7 +220,7 @@ def _pillow_limit(max_pixels: int) -> Iterator[None]:
 def _decode(data: bytes, name: str, max_pixels: int) -> Picture:
     source = _open(data)
     if source.width * source.height > max_pixels:
-        raise UnrainError(_too_large(name, f"{source.width} x {source.height} pixels", max_pixels))
+        raise UnrainError(_too_large(name, f"{source.width} x {source.height}, ", max_pixels))
     frames = _frames(source)
     if frames > 1:
         raise UnrainError(f"{name}: holds {frames} pictures, unrain takes one a file: split it first")
@@ -233,7 +233,7 @@ def _decode(data: bytes, name: str, max_pixels: int) -> Picture:
             raise UnrainError(
                 f"{name}: 16-bit channels in separate planes, save it with interleaved ones first"
             )
-        channels = _deep_channels(data, deep[1], deep[2])
+        channels, source = _deep_channels(data, deep[1], deep[2])
         channels = _straight_alpha(channels) if deep[1] == "RGBa" else channels
     else:
         source.load()
@@ -280,27 +280,27 @@ def _frames(image: ImageFile.ImageFile) -> int:
     return pages
 
 
-def _deep_channels(data: bytes, layout: str, order: str) -> Array:
+def _deep_channels(data: bytes, layout: str, order: str) -> tuple[Array, ImageFile.ImageFile]:
     """Decode 16-bit colour, which Pillow would cut to its high bytes.
 
     Returns:
-        HxWxC uint16.
+        HxWxC uint16, and the image with everything else that was read.
     """
     if layout == "LA":
         # Four bytes a pixel, handed out as they are.
-        raw: Array = np.asarray(_opened_as(data, "RGBA"))
-        return raw.view(">u2").astype(np.uint16)
+        image = _opened_as(data, "RGBA")
+        raw: Array = np.asarray(image)
+        return raw.view(">u2").astype(np.uint16), image
     order = {"little": "L", "big": "B"}[sys.byteorder] if order == "N" else order
     layout = "RGBA" if layout == "RGBa" else layout
-    high: Array = np.asarray(_opened_as(data, f"{layout};16{order}"))
-    wide = high.astype(np.uint16) << 8
-    del high
+    image = _opened_as(data, f"{layout};16{order}")
+    wide: Array = np.asarray(image).astype(np.uint16) << 8
     # Read in the wrong byte order, the high byte is the low one.
     wide |= np.asarray(_opened_as(data, f"{layout};16{'L' if order == 'B' else 'B'}"))
-    return wide
+    return wide, image
 
 
-def _opened_as(data: bytes, rawmode: str) -> Image.Image:
+def _opened_as(data: bytes, rawmode: str) -> ImageFile.ImageFile:
     image = _open(data)
     image.tile = [
         tile._replace(args=(rawmode, *tile.args[1:]) if isinstance(tile.args, tuple) else rawmode)
@@ -558,10 +558,27 @@ def _fit(picture: Picture, kind: str) -> tuple[Picture, tuple[str, ...]]:
     if picture.alpha is not None and kind == "JPEG":
         notes.append("JPEG holds no transparency: the picture is laid on white")
         picture = _on_white(picture)
+    if kind in {"TIFF", "AVIF"} and picture.metadata.exif and not _tags(picture.metadata.exif):
+        notes.append(f"EXIF is damaged: {kind} cannot take it over")
+        picture = replace(picture, metadata=replace(picture.metadata, exif=None))
     if picture.alpha is not None and kind != "PNG":
         # Grey with alpha is PNG's alone.
         picture = replace(picture, colour=True)
     return picture, tuple(notes)
+
+
+def _tags(exif: bytes) -> dict[int, Any]:
+    """The tags of an EXIF block, those of its inner directories as dictionaries; empty if it is damaged."""
+    tags = Image.Exif()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        # Pillow's parser raises anything on damaged blocks, and its writer on what the parser let pass.
+        try:
+            tags.load(exif)
+            tags.tobytes()
+            return {tag: tags.get_ifd(tag) if tag in (0x8769, 0x8825) else tags[tag] for tag in tags}
+        except Exception:
+            return {}
 
 
 def eight_bit(picture: Picture) -> Picture:
@@ -694,11 +711,9 @@ def _tiff(picture: Picture) -> bytes:
     if sum(sizes) >= 2**32 - 2**24:
         raise ValueError("larger than the 4 GB of a TIFF")
     directory = TiffImagePlugin.ImageFileDirectory_v2()
-    if known.exif:
-        tags = Image.Exif()
-        tags.load(known.exif)
-        for tag in set(tags) - _TIFF_LAYOUT:
-            directory[tag] = tags.get_ifd(tag) if tag in (0x8769, 0x8825) else tags[tag]
+    for tag, value in (_tags(known.exif) if known.exif else {}).items():
+        if tag not in _TIFF_LAYOUT:
+            directory[tag] = value
     layout: dict[int, Any] = {256: width, 257: height, 258: (channels.itemsize * 8,) * count}
     layout |= {259: 8 if known.compressed else 1, 262: 2 if count >= 3 else 1, 277: count, 278: rows, 284: 1}
     layout |= {317: 2} if known.compressed else {}
@@ -813,9 +828,9 @@ def _reading_problem(error: OSError) -> str:
     return f"cannot be read ({_one_line(error.strerror or error)}), check the file"
 
 
-def _too_large(name: str, what: str, max_pixels: int) -> str:
-    limit = f"{max_pixels / 1e6:g} megapixels"
-    return f"{name}: {what} exceed the limit of {limit}, raise it with --max-pixels if you trust the file"
+def _too_large(name: str, size: str, max_pixels: int) -> str:
+    limit = f"{max_pixels:,} pixels"
+    return f"{name}: {size}more than the limit of {limit}, raise it with --max-pixels if you trust the file"
 
 
 def _one_line(problem: object) -> str:
