@@ -110,3 +110,10 @@ def test_nets_are_built_by_name():
     assert "rdmc" in NETS
     with pytest.raises(ValueError, match="rdmc"):
         build("nothing")
+
+
+def test_other_dilations_make_other_encoders():
+    network = tiny(dilations=(1, 4), recursions=1)
+    assert len(network.encoders) == 2
+    with torch.no_grad():
+        assert network(torch.rand(1, 3, 16, 16))[-1].shape == (1, 3, 16, 16)

@@ -143,7 +143,7 @@ class RDMC(RecursiveNet):
         encoder_widths = (width, 2 * width, 4 * width, 8 * width, 8 * width)
         self.encoders = nn.ModuleList(_Encoder(encoder_widths, dilation) for dilation in dilations)
         e1, e2, e3, e4, e5 = (len(dilations) * channels for channels in encoder_widths)
-        d1, d2, d3, d4 = (3 * channels // 2 for channels in encoder_widths[:4])
+        d1, d2, d3, d4 = (channels // 2 for channels in (e1, e2, e3, e4))
         self.decoders = nn.ModuleList(
             [
                 _double_conv(e5 + e4, d4),

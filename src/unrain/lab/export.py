@@ -1,0 +1,283 @@
+"""Checkpoint to ONNX: one pass of a network with free batch, height and width, checked against PyTorch.
+
+The file holds one pass, inputs `rainy` and `estimate`, so that the number of passes T is chosen when it
+runs; or, where `recursions` is given, that many passes behind the one input `rainy`. BatchNorm is folded
+into the convolutions. What running it needs to know (multiple, halo, recursions, recursive) stands in the
+file's metadata entry `unrain` and in the JSON card beside it.
+"""
+
+import json
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from unrain.engines import OnnxEngine
+from unrain.errors import UnrainError
+from unrain.lab.nets import build
+from unrain.lab.nets.layers import RecursiveNet, pad_to_multiple
+from unrain.zoo import Model
+
+OPSET = 18
+PARITY = 1e-3
+HALO_LEVEL = 0.25 / 255
+
+_PROBE_SIDE = 512
+_PROBE_CUT = 192
+_PARITY_SIZES = ((2, 33, 47), (1, 101, 70), (1, 1, 5))
+
+
+class _OnePass(nn.Module):
+    """x_t = step(O, x_{t-1})."""
+
+    def __init__(self, net: RecursiveNet) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, rainy: Tensor, estimate: Tensor) -> Tensor:
+        return self.net.step(rainy, estimate)
+
+
+class _Unrolled(nn.Module):
+    """x_T from O: all passes one behind the other."""
+
+    def __init__(self, net: RecursiveNet, recursions: int) -> None:
+        super().__init__()
+        self.net = net
+        self.recursions = recursions
+
+    def forward(self, rainy: Tensor) -> Tensor:
+        estimate = rainy
+        for _ in range(self.recursions):
+            estimate = self.net.step(rainy, estimate)
+        return estimate
+
+
+def load_checkpoint(checkpoint: Path) -> tuple[RecursiveNet, str, dict[str, Any]]:
+    """Build the network that a checkpoint holds; nothing in the file is ever executed.
+
+    Args:
+        checkpoint: `weights.safetensors` with "network" and "arguments" (JSON) in its header, or a Lightning
+            .ckpt with both under the key "unrain". A .ckpt's averaged weights are taken: Lightning's
+            weight averaging stores them as the state_dict.
+
+    Returns:
+        The network in evaluation mode, its name for `build`, and its constructor arguments.
+
+    Raises:
+        UnrainError: When the file is missing, broken or from elsewhere.
+    """
+    if not checkpoint.is_file():
+        raise UnrainError(f"{checkpoint}: no such checkpoint")
+    try:
+        if checkpoint.suffix == ".safetensors":
+            with safe_open(checkpoint, framework="pt") as file:
+                header = file.metadata() or {}
+            name, arguments = header["network"], json.loads(header["arguments"])
+            state = load_file(checkpoint)
+        else:
+            content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+            name, arguments = content["unrain"]["network"], content["unrain"]["arguments"]
+            weights = content["state_dict"].items()
+            state = {key.removeprefix("net."): value for key, value in weights if key.startswith("net.")}
+        net = build(name, **arguments)
+        net.load_state_dict(state)
+    except KeyError as error:
+        raise UnrainError(f"{checkpoint}: lacks {error}; give a checkpoint of `unrain train`") from error
+    except (SafetensorError, OSError, ValueError, TypeError, RuntimeError, EOFError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UnrainError(f"{checkpoint}: not a checkpoint of this version ({reason})") from error
+    except Exception as error:  # the unpickler's own exceptions for files that are none
+        raise UnrainError(f"{checkpoint}: not a checkpoint; give one of `unrain train`") from error
+    return net.eval().requires_grad_(False), name, arguments
+
+
+def measure_halo(net: RecursiveNet, recursions: int | None = None) -> int:
+    """Measure how much context a tile needs.
+
+    The network sees three pictures (white noise, random blocks of many sizes, a smooth scene with streaks)
+    whole, and cut off at the top left or bottom right. The halo is the smallest distance from the cut, in
+    multiples of `net.multiple`, from which on no value differs by 0.25/255 or more in any of the net's
+    passes, and one multiple more for pictures that were not tried. A pass is measured on its own, with the
+    exact estimate of the pass before as its input, since passes are tiled one after the other.
+
+    Args:
+        net: The network in evaluation mode.
+        recursions: Measure that many passes unrolled instead, as one network.
+
+    Returns:
+        Context in pixels on every side, a multiple of `net.multiple`.
+
+    Raises:
+        UnrainError: When the network sees farther than the measurement reaches, 320 pixels.
+    """
+    multiple = net.multiple
+    side, cut = (size // multiple * multiple for size in (_PROBE_SIDE, _PROBE_CUT))
+    rainy = _probes(side)
+    single = _OnePass(net) if recursions is None else None
+    unrolled = _Unrolled(net, recursions or 1)
+    halo = 0
+    estimate = rainy
+    with torch.inference_mode():
+        for _ in range(net.recursions if single else 1):
+            whole = single(rainy, estimate) if single else unrolled(rainy)
+            for corner in (slice(cut, side), slice(0, side - cut)):
+                cropped = [image[..., corner, corner] for image in (rainy, estimate)]
+                part = single(*cropped) if single else unrolled(cropped[0])
+                off = (part - whole[..., corner, corner]).abs().amax(dim=(0, 1)) >= HALO_LEVEL
+                # Distance from the cut that made the difference, counted from the crop's own corner.
+                rows, columns = torch.nonzero(off if corner.start else off.flip(0, 1), as_tuple=True)
+                if len(rows):
+                    reach = int(torch.minimum(rows, columns).max()) + 1
+                    halo = max(halo, -(-reach // multiple) * multiple)
+            estimate = whole
+    if halo + multiple > side - cut:
+        raise UnrainError(f"the network sees farther than {side - cut} pixels: it cannot be tiled")
+    return halo + multiple
+
+
+def _probes(side: int) -> Tensor:
+    random = torch.Generator().manual_seed(0)
+    noise = torch.rand(3, side, side, generator=random)
+    blocks = torch.zeros(3, side, side)
+    for size in (1, 2, 4, 8, 16, 32, 64):
+        cells = -(-side // size)
+        coarse = torch.rand(3, cells, cells, generator=random).round()
+        fine = coarse.repeat_interleave(size, 1).repeat_interleave(size, 2)[:, :side, :side]
+        blocks = torch.where(torch.rand(side, side, generator=random) < 0.3, fine, blocks)
+    waves = torch.rand(1, 3, 9, 9, generator=random)
+    scene = nn.functional.interpolate(waves, (side, side), mode="bicubic", align_corners=False)[0] * 0.7
+    drops = (torch.rand(1, 1, side, side, generator=random) > 0.997).float()
+    streaks = nn.functional.conv2d(drops, torch.ones(1, 1, 21, 1), padding=(10, 0))[0]
+    return torch.stack([noise, blocks, (scene + 0.4 * streaks).clamp(0, 1)])
+
+
+def export_checkpoint(
+    checkpoint: Path, out: Path, *, recursions: int | None = None, card: dict[str, Any] | None = None
+) -> Path:
+    """Write a checkpoint as an ONNX file with its card beside it, both complete or not at all.
+
+    Args:
+        checkpoint: `weights.safetensors` or a Lightning .ckpt, see `load_checkpoint`.
+        out: Where the .onnx file goes; the card goes to the same name with .json.
+        recursions: Fix T and write all passes into the file; None writes one pass, T is chosen at run time.
+        card: What else the card says: recipe, training data, scores, licence and so on.
+
+    Returns:
+        The written file.
+
+    Raises:
+        UnrainError: When the checkpoint cannot be read, the file not be written, or ONNX Runtime's results
+            differ from PyTorch's by 1e-3 or more.
+    """
+    if out.suffix != ".onnx":
+        raise UnrainError(f"{out}: give a name that ends in .onnx")
+    if recursions is not None and recursions < 1:
+        raise UnrainError(f"recursions is {recursions}: give 1 or more")
+    net, name, arguments = load_checkpoint(checkpoint)
+    contract = {
+        "multiple": net.multiple,
+        "halo": measure_halo(net, recursions),
+        "recursions": net.recursions if recursions is None else 1,
+        "recursive": recursions is None,
+    }
+    network = _to_onnx(net, recursions)
+    onnx.helper.set_model_props(network, {"unrain": json.dumps(contract)})
+    own = {
+        "name": out.stem,
+        "network": name,
+        "arguments": arguments,
+        "parameters": sum(parameter.numel() for parameter in net.parameters()),
+        **({} if recursions is None else {"unrolled": recursions}),
+    }
+    written = {**own, **(card or {}), **contract}
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".export-", dir=out.parent) as folder:
+            draft = Path(folder) / out.name
+            draft.write_bytes(network.SerializeToString(deterministic=True))
+            _check_parity(net, draft, recursions)
+            draft_card = draft.with_suffix(".json")
+            draft_card.write_text(json.dumps(written, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            draft_card.replace(out.with_suffix(".json"))
+            draft.replace(out)
+    except OSError as error:
+        raise UnrainError(f"{out}: cannot be written ({error.strerror or error})") from error
+    return out
+
+
+def _to_onnx(net: RecursiveNet, recursions: int | None) -> onnx.ModelProto:
+    # Two tensors of their own: given the same one twice, the exporter would merge both inputs.
+    shape = (2, 3, 4 * net.multiple, 6 * net.multiple)
+    rainy, estimate = torch.rand(shape), torch.rand(shape)
+    batch, rows, columns = (torch.export.Dim(dim, min=1) for dim in ("batch", "rows", "columns"))
+    free = {0: batch, 2: net.multiple * rows, 3: net.multiple * columns}
+    one_pass = recursions is None
+    with _quiet():
+        program = torch.onnx.export(
+            _OnePass(net) if one_pass else _Unrolled(net, recursions or 1),
+            (rainy, estimate) if one_pass else (rainy,),
+            input_names=["rainy", "estimate"] if one_pass else ["rainy"],
+            output_names=["derained"],
+            dynamic_shapes=(free, free) if one_pass else (free,),
+            opset_version=OPSET,
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+    assert program is not None
+    network = program.model_proto
+    for part in (network.graph, *network.graph.node, *network.graph.input, *network.graph.output):
+        # The exporter notes where in whose folders each line of code was.
+        del part.metadata_props[:]
+        part.doc_string = ""
+    del network.graph.value_info[:]
+    left = {node.op_type for node in network.graph.node} & {"BatchNormalization"}
+    if left or network.functions:
+        raise UnrainError("the network still has BatchNorm after folding: put it right behind a convolution")
+    onnx.checker.check_model(network)
+    return network
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hide the exporter's remarks about torchvision and its own deprecations."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _check_parity(net: RecursiveNet, path: Path, recursions: int | None) -> None:
+    engine = OnnxEngine(Model(path.stem, path, {}), threads=torch.get_num_threads())
+    random = torch.Generator().manual_seed(1)
+    for batch, height, width in _PARITY_SIZES:
+        rainy = torch.rand(batch, 3, height, width, generator=random)
+        passes = recursions or net.recursions
+        with torch.inference_mode():
+            expected = net(rainy, passes)[-1].numpy()
+        padded = pad_to_multiple(rainy, net.multiple).numpy()
+        estimate = padded
+        for _ in range(passes if engine.recursive else 1):
+            estimate = engine.step(padded, estimate)
+        off = float(np.abs(estimate[..., :height, :width] - expected).max())
+        if not off < PARITY:
+            raise UnrainError(
+                f"{path.name}: differs from PyTorch by {off:.2g} on {width} x {height} pixels, "
+                f"{PARITY} is allowed; nothing was written"
+            )
