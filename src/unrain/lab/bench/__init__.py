@@ -1,0 +1,1 @@
+"""Measuring: the field's metrics and protocol."""

@@ -1,0 +1,305 @@
+"""Pictures for training and measuring: pairs, photographs, rain layers, and random patches of them.
+
+Everything is held in memory as uint8, so that a patch costs microseconds; a picture above `MAX_PIXELS` is
+reduced. A patch is a pure function of (seed, step, index): a run that was killed goes on with the very
+patches it would have seen.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import IterableDataset, get_worker_info
+
+from unrain.errors import UnrainError
+from unrain.lab.rain import Picture, RainMaker
+
+MAX_PIXELS = 1_500_000
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+RAIN_FOLDERS = ("rain", "rainy", "input", "rainy_image", "X2")
+CLEAN_FOLDERS = ("clean", "norain", "target", "ground_truth", "gt", "GT")
+_TURNS = {"id": 0, "rot90": 1, "rot180": 2, "rot270": 3}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One rainy picture and its clean twin, H x W x 3 uint8 each."""
+
+    name: str
+    rainy: Picture
+    clean: Picture
+
+
+def read(path: Path) -> Picture:
+    """Read a picture as H x W x 3 uint8 RGB.
+
+    Raises:
+        UnrainError: The file is no readable picture.
+    """
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except OSError as error:
+        raise UnrainError(f"{path}: not a readable picture ({error}); remove or replace it") from error
+
+
+def pictures(folder: Path) -> list[Path]:
+    """List the picture files of a folder and its sub-folders, sorted.
+
+    Raises:
+        UnrainError: There is no such folder or it has no pictures.
+    """
+    if not folder.is_dir():
+        raise UnrainError(f"{folder}: no such folder; give the folder that holds it with --data")
+    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+    if not found:
+        raise UnrainError(f"{folder}: no pictures in it")
+    return found
+
+
+def pairs(root: Path, name: str, *, without_twins_in: str | None = None) -> list[Pair]:
+    """Read a set of pairs: a packed set listed in `root/pairs.jsonl`, or the folder `root/name`.
+
+    In a folder, the two sides are sub-folders (rain and clean, input and target, ...) and partners are
+    matched by name, not by sort order; the prefixes "rain-" and "norain-" of the official Rain100L files
+    are understood.
+
+    Args:
+        root: The data folder.
+        name: The set, for example "rain100l/train".
+        without_twins_in: Leave out pairs whose background also occurs in the test part of that set, for
+            example "Rain800" (packed sets only).
+
+    Raises:
+        UnrainError: A missing folder, a missing partner (named), or partners that differ in size.
+    """
+    manifest = root / "pairs.jsonl"
+    if manifest.is_file():
+        rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+        rows = [row for row in rows if row["set"] == name and without_twins_in not in row.get("twin_in", [])]
+        if rows:
+            return [_unpack(root, row) for row in rows]
+    if without_twins_in is not None:
+        raise UnrainError(f"{manifest}: needed to leave out pairs that occur in {without_twins_in}")
+    return paired_folder(root / name)
+
+
+def _unpack(root: Path, row: dict[str, Any]) -> Pair:
+    """Rebuild one packed pair: a clean photo and a rain layer, or both sides in one picture."""
+    if row["kind"] == "side":
+        both = read(root / row["rain"])
+        half = both.shape[1] // 2
+        return Pair(row["name"], both[:, half : 2 * half], both[:, :half])
+    clean = read(root / row["clean"])
+    turn = row["turn"]
+    if turn in _TURNS:
+        clean = np.rot90(clean, _TURNS[turn])
+    else:
+        clean = clean[:, ::-1] if turn == "fliplr" else clean[::-1]
+    rain = read(root / row["rain"])
+    if row["kind"] == "layer":
+        rain = np.minimum(clean.astype(np.uint16) + rain[..., :1], 255).astype(np.uint8)
+    return Pair(row["name"], rain, np.ascontiguousarray(clean))
+
+
+def paired_folder(folder: Path) -> list[Pair]:
+    """Read pairs from a folder with a rainy and a clean sub-folder, matched by name.
+
+    Raises:
+        UnrainError: See `pairs`.
+    """
+    if not folder.is_dir():
+        raise UnrainError(f"{folder}: no such folder; give the folder that holds it with --data")
+    here = {p.name: p for p in folder.iterdir() if p.is_dir()}
+    sides = []
+    for names in (RAIN_FOLDERS, CLEAN_FOLDERS):
+        side = next((here[n] for n in names if n in here), None)
+        if side is None:
+            raise UnrainError(f"{folder}: needs a sub-folder called one of {', '.join(names)}")
+        sides.append({_key(p): p for p in pictures(side)})
+    rain, clean = sides
+    for mine, other, what in ((rain, clean, "clean"), (clean, rain, "rainy")):
+        lonely = sorted(mine.keys() - other.keys())
+        if lonely:
+            raise UnrainError(
+                f"{mine[lonely[0]]}: no {what} partner of that name ({len(lonely)} without one)"
+            )
+    found = []
+    for key in sorted(rain):
+        pair = Pair(key, read(rain[key]), read(clean[key]))
+        if pair.rainy.shape != pair.clean.shape:
+            raise UnrainError(
+                f"{rain[key]}: {pair.rainy.shape[1]}x{pair.rainy.shape[0]}, its clean partner "
+                f"{pair.clean.shape[1]}x{pair.clean.shape[0]}; partners must have one size"
+            )
+        found.append(pair)
+    return found
+
+
+def _key(path: Path) -> str:
+    """Name a picture as its partner is named: without extension and Rain100L's prefixes."""
+    return re.sub(r"^(no)?rain-", "", path.stem)
+
+
+def photographs(root: Path, names: tuple[str, ...]) -> list[Picture]:
+    """Read clean photographs from folders below the root; those above MAX_PIXELS are reduced."""
+    return [_reduced(path) for name in names for path in pictures(root / name)]
+
+
+def _reduced(path: Path) -> Picture:
+    picture = read(path)
+    factor = int(np.ceil(np.sqrt(picture.shape[0] * picture.shape[1] / MAX_PIXELS)))
+    return np.asarray(Image.fromarray(picture).reduce(factor)) if factor > 1 else picture
+
+
+def rain_layers(root: Path, names: tuple[str, ...]) -> list[Picture]:
+    """Read grey rain layers (H x W uint8) from folders below the root."""
+    return [np.asarray(read(path)[..., 0]) for name in names for path in pictures(root / name)]
+
+
+class Source:
+    """Where patches come from: pairs, or photographs that a RainMaker rains on, or that stay dry.
+
+    Args:
+        pairs: Ready pairs; or
+        photos: Clean photographs, with
+        layers: Rain layers for the maker, and
+        maker: The RainMaker; None leaves the photograph dry (rainy = clean), which teaches a network to leave
+            a dry picture alone.
+        turns: Whether patches may also be turned by quarter turns (rain then falls sideways) and upside down;
+            without it they are only mirrored left to right.
+    """
+
+    def __init__(
+        self,
+        *,
+        pairs: list[Pair] | None = None,
+        photos: list[Picture] | None = None,
+        layers: list[Picture] | None = None,
+        maker: RainMaker | None = None,
+        turns: bool = False,
+    ) -> None:
+        if (pairs is None) == (photos is None):
+            raise ValueError("a source has either pairs or photos")
+        self.pairs, self.photos, self.layers = pairs, photos, layers or []
+        self.maker, self.turns = maker, turns
+
+    def __len__(self) -> int:
+        """Return how many pictures it draws from."""
+        return len(self.pairs if self.pairs is not None else self.photos or [])
+
+    def patch(self, size: int, rng: np.random.Generator) -> tuple[Picture, Picture]:
+        """Draw one random patch, rainy and clean, size x size x 3 uint8."""
+        index = int(rng.integers(len(self)))
+        if self.pairs is not None:
+            pair = self.pairs[index]
+            rainy, clean = _crop((pair.rainy, pair.clean), size, rng)
+        else:
+            assert self.photos is not None
+            (clean,) = _crop((self.photos[index],), size, rng)
+            rainy = self.maker(clean, self.layers, rng) if self.maker else clean
+        if rng.random() < 0.5:
+            rainy, clean = rainy[:, ::-1], clean[:, ::-1]
+        if self.turns:
+            quarter = int(rng.integers(4))
+            rainy, clean = np.rot90(rainy, quarter), np.rot90(clean, quarter)
+        return rainy, clean
+
+
+def _crop(sides: tuple[Picture, ...], size: int, rng: np.random.Generator) -> tuple[Picture, ...]:
+    """Cut the same random square out of each side; a side that is too small is mirrored outwards first."""
+    height, width = sides[0].shape[:2]
+    if height < size or width < size:
+        grow = ((0, max(0, size - height)), (0, max(0, size - width)), (0, 0))
+        sides = tuple(np.pad(side, grow, "symmetric") for side in sides)
+        height, width = sides[0].shape[:2]
+    y, x = rng.integers(height - size + 1), rng.integers(width - size + 1)
+    return tuple(side[y : y + size, x : x + size] for side in sides)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One part of a training run.
+
+    Attributes:
+        steps: How many optimiser steps it lasts.
+        patch: Side of the square patches.
+        batch: Patches in a step, over all devices.
+        recursions: Passes T in this stage.
+        lr: Peak learning rate; each stage has a cosine of its own, down to zero.
+        warmup: Steps of linear warm-up before the peak.
+    """
+
+    steps: int
+    patch: int = 64
+    batch: int = 8
+    recursions: int = 1
+    lr: float = 1e-3
+    warmup: int = 200
+
+
+class Batches(IterableDataset[tuple[Tensor, Tensor]]):
+    """Batches for every step of a run, from any step on: N x 3 x H x W uint8 tensors, rainy and clean.
+
+    Args:
+        sources: Where patches come from.
+        weights: How often each source is drawn, relative to the others.
+        stages: The parts of the run, in order.
+        seed: Seed of the run.
+        start: First step (not batch index) to produce.
+        rank: Number of this device, and
+        world: number of devices; each gets its share of every batch.
+    """
+
+    def __init__(
+        self,
+        sources: list[Source],
+        weights: list[float],
+        stages: tuple[Stage, ...],
+        *,
+        seed: int = 0,
+        start: int = 0,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self.sources, self.stages, self.seed = sources, stages, seed
+        self.share: NDArray[np.float64] = np.asarray(weights, np.float64) / np.sum(weights)
+        self.start, self.rank, self.world = start, rank, world
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield one batch for each step that is left."""
+        worker = get_worker_info()
+        number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
+        end = sum(stage.steps for stage in self.stages)
+        for step in range(self.start + number, end, workers):
+            yield self.batch(step)
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Return this device's share of the batch of one step."""
+        stage, _ = stage_at(self.stages, step)
+        drawn = [self._patch(step, i, stage.patch) for i in range(self.rank, stage.batch, self.world)]
+        rainy, clean = (np.stack(side).transpose(0, 3, 1, 2) for side in zip(*drawn, strict=True))
+        return torch.from_numpy(rainy), torch.from_numpy(clean)
+
+    def _patch(self, step: int, index: int, size: int) -> tuple[Picture, Picture]:
+        rng = np.random.default_rng((self.seed, step, index))
+        return self.sources[int(rng.choice(len(self.sources), p=self.share))].patch(size, rng)
+
+
+def stage_at(stages: tuple[Stage, ...], step: int) -> tuple[Stage, int]:
+    """Return the stage of a step, and the step within it; beyond the end, the end of the last stage."""
+    for stage in stages:
+        if step < stage.steps:
+            return stage, step
+        step -= stage.steps
+    return stages[-1], stages[-1].steps

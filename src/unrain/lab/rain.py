@@ -1,0 +1,213 @@
+"""Rain for clean photographs: the field's additive layer model, from given layers or drawn from scratch.
+
+A rain layer is a grey picture of light to be added: rainy = min(clean + layer, 255) in 8 bit, which is
+exactly how Rain100L and Rain100H were made (Yang et al., CVPR 2017). Layers come from pictures of rain
+(`LayerRain`) or are drawn (`StreakRain`: noise dots, motion blur, several depths). Veil and JPEG are what a
+camera adds besides.
+
+Everything takes a `numpy.random.Generator` and is reproducible from its seed; pictures are uint8 in and out.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.signal import fftconvolve
+
+Picture = NDArray[np.uint8]
+
+
+def add_layer(clean: Picture, layer: NDArray[np.uint8]) -> Picture:
+    """Add a grey rain layer: min(clean + layer, 255), the exact Rain100 model.
+
+    Shape:
+        clean: H x W x 3 uint8. layer: H x W uint8.
+    """
+    rainy: Picture = np.minimum(clean.astype(np.uint16) + layer[..., None], 255).astype(np.uint8)
+    return rainy
+
+
+@dataclass(frozen=True)
+class LayerRain:
+    """Rain from given layers: sums of flipped, turned, scaled and re-weighted crops.
+
+    Attributes:
+        count: Least and most layers in one picture.
+        angle: Largest turn in degrees, either way.
+        scale: Least and most magnification.
+        intensity: Least and most factor on the layer's light.
+        flip: Whether left and right may be exchanged.
+    """
+
+    count: tuple[int, int] = (1, 1)
+    angle: float = 10.0
+    scale: tuple[float, float] = (0.8, 1.25)
+    intensity: tuple[float, float] = (0.8, 1.2)
+    flip: bool = True
+
+    def layer(self, layers: list[Picture], size: tuple[int, int], rng: np.random.Generator) -> Picture:
+        """Compose one rain layer.
+
+        Args:
+            layers: Grey H x W uint8 pictures of rain on black.
+            size: Height and width wanted.
+            rng: The source of randomness.
+
+        Returns:
+            H x W uint8.
+        """
+        total = np.zeros(size, np.float32)
+        for _ in range(rng.integers(self.count[0], self.count[1] + 1)):
+            total += self._crop(layers[rng.integers(len(layers))], size, rng)
+        return np.asarray(np.minimum(total + 0.5, 255), np.uint8)
+
+    def _crop(self, layer: Picture, size: tuple[int, int], rng: np.random.Generator) -> NDArray[np.float32]:
+        """Cut one turned and scaled crop; only the pixels asked for are computed."""
+        height, width = size
+        turn = np.deg2rad(rng.uniform(-self.angle, self.angle))
+        zoom = np.exp(rng.uniform(*np.log(self.scale)))
+        mirror = -1.0 if self.flip and rng.random() < 0.5 else 1.0
+        cos, sin = np.cos(turn) / zoom, np.sin(turn) / zoom
+        # The crop's bounding box in the layer; where it does not fit, the layer is continued by mirroring.
+        half_w = (abs(cos) * width + abs(sin) * height) / 2 + 1
+        half_h = (abs(sin) * width + abs(cos) * height) / 2 + 1
+        layer = _mirror_to(layer, int(2 * half_h) + 2, int(2 * half_w) + 2)
+        x = rng.uniform(half_w, layer.shape[1] - half_w)
+        y = rng.uniform(half_h, layer.shape[0] - half_h)
+        a, b, d, e = mirror * cos, -sin, mirror * sin, cos
+        data = (a, b, x - a * width / 2 - b * height / 2, d, e, y - d * width / 2 - e * height / 2)
+        crop = Image.fromarray(layer).transform(
+            (width, height), Image.Transform.AFFINE, data, Image.Resampling.BILINEAR
+        )
+        return np.asarray(crop, np.float32) * np.float32(rng.uniform(*self.intensity))
+
+
+def _mirror_to(layer: Picture, height: int, width: int) -> Picture:
+    """Continue a layer by mirroring until it is at least height x width."""
+    grow_y, grow_x = max(0, height - layer.shape[0]), max(0, width - layer.shape[1])
+    return np.pad(layer, ((0, grow_y), (0, grow_x)), "symmetric") if grow_y or grow_x else layer
+
+
+@dataclass(frozen=True)
+class StreakRain:
+    """Rain drawn from scratch: dots, blurred along the fall, at several depths.
+
+    Near drops are few, long, wide and soft; far drops are many, short and thin. Each depth is a field of
+    random dots convolved with one motion-blur kernel (a tapered line with a Gaussian profile).
+
+    Attributes:
+        depths: Least and most depth layers.
+        direction: Least and most angle from the vertical in degrees, one for all depths up to a small spread.
+        length: Least and most streak length in pixels.
+        width: Least and most Gaussian width (standard deviation) of a streak in pixels.
+        density: Least and most share of pixels at which a streak starts.
+        intensity: Least and most peak light of a streak, 0..255.
+    """
+
+    depths: tuple[int, int] = (1, 3)
+    direction: tuple[float, float] = (-35.0, 35.0)
+    length: tuple[float, float] = (6.0, 60.0)
+    width: tuple[float, float] = (0.4, 1.6)
+    density: tuple[float, float] = (0.0005, 0.012)
+    intensity: tuple[float, float] = (25.0, 170.0)
+
+    def layer(self, size: tuple[int, int], rng: np.random.Generator) -> Picture:
+        """Draw one rain layer.
+
+        Args:
+            size: Height and width wanted.
+            rng: The source of randomness.
+
+        Returns:
+            H x W uint8.
+        """
+        total = np.zeros(size, np.float32)
+        direction = rng.uniform(*self.direction)
+        for _ in range(rng.integers(self.depths[0], self.depths[1] + 1)):
+            near = rng.random()
+            length = self.length[0] * (self.length[1] / self.length[0]) ** near
+            width = self.width[0] * (self.width[1] / self.width[0]) ** (near * rng.uniform(0.4, 1.0))
+            density = np.exp(rng.uniform(*np.log(self.density))) * (12.0 / (length * width + 4.0))
+            kernel = streak(length * rng.uniform(0.7, 1.3), width, direction + rng.normal(0, 3.0))
+            margin = (kernel.shape[0] // 2, kernel.shape[1] // 2)
+            field = (size[0] + 2 * margin[0], size[1] + 2 * margin[1])
+            dots = (rng.random(field, np.float32) < density) * rng.uniform(0.4, 1.0, field).astype(np.float32)
+            total += fftconvolve(dots, kernel, "valid") * np.float32(rng.uniform(*self.intensity))
+        return np.asarray(np.clip(total + 0.5, 0, 255), np.uint8)
+
+
+def streak(length: float, width: float, direction: float) -> NDArray[np.float32]:
+    """Return the image of one falling drop: a tapered line with a Gaussian profile, peak 1.
+
+    Args:
+        length: Along the fall, in pixels.
+        width: Standard deviation across, in pixels.
+        direction: Angle from the vertical, in degrees.
+
+    Returns:
+        A float32 array of odd sides.
+    """
+    angle = np.deg2rad(direction)
+    reach_y = int(np.ceil(abs(np.cos(angle)) * length / 2 + 3 * width)) + 1
+    reach_x = int(np.ceil(abs(np.sin(angle)) * length / 2 + 3 * width)) + 1
+    y, x = np.mgrid[-reach_y : reach_y + 1, -reach_x : reach_x + 1].astype(np.float32)
+    along = x * np.sin(angle) + y * np.cos(angle)
+    across = x * np.cos(angle) - y * np.sin(angle)
+    taper = np.clip((length / 2 - np.abs(along)) / (0.25 * length) + 0.5, 0, 1)
+    return np.asarray(taper * np.exp(-np.square(across) / (2 * width**2)), np.float32)
+
+
+def veil(picture: Picture, strength: float, airlight: float = 200.0) -> Picture:
+    """Lay the grey veil of far rain over a picture: (1 - strength) picture + strength airlight."""
+    return (picture * np.float32(1 - strength) + np.float32(strength * airlight + 0.5)).astype(np.uint8)
+
+
+def jpeg(picture: Picture, quality: int) -> Picture:
+    """Compress and decompress as JPEG of the given quality, 1..95."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "JPEG", quality=quality)
+    return np.asarray(Image.open(buffer))
+
+
+@dataclass(frozen=True)
+class RainMaker:
+    """Puts rain on clean photographs; one call, one seedable generator, uint8 in and out.
+
+    Attributes:
+        from_layers: Rain from given layers, used where layers are given.
+        from_scratch: Rain drawn from scratch.
+        scratch: Share of pictures whose rain is drawn from scratch (1 where no layers are given).
+        veil: Largest strength of a veil over the picture; 0 for none.
+        jpeg: Share of pictures that are compressed as JPEG of quality 60..95 after the rain.
+    """
+
+    from_layers: LayerRain = LayerRain()
+    from_scratch: StreakRain = StreakRain()
+    scratch: float = 0.0
+    veil: float = 0.0
+    jpeg: float = 0.0
+
+    def __call__(self, clean: Picture, layers: list[Picture], rng: np.random.Generator) -> Picture:
+        """Return the rainy version of a clean picture.
+
+        Args:
+            clean: H x W x 3 uint8.
+            layers: Grey rain layers, any size; may be empty.
+            rng: The source of randomness.
+        """
+        size = clean.shape[:2]
+        if not layers or rng.random() < self.scratch:
+            layer = self.from_scratch.layer(size, rng)
+        else:
+            layer = self.from_layers.layer(layers, size, rng)
+        rainy = clean
+        if self.veil:
+            rainy = veil(rainy, rng.uniform(0, self.veil))
+        rainy = add_layer(rainy, layer)
+        if self.jpeg and rng.random() < self.jpeg:
+            rainy = jpeg(rainy, int(rng.integers(60, 96)))
+        return rainy

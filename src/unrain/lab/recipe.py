@@ -1,0 +1,184 @@
+"""A recipe: everything that a training run depends on, as a TOML file that becomes a dataclass.
+
+Unknown keys and wrong types are refused by name. Paths in a recipe are relative to the data folder.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+import types
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+from unrain.errors import UnrainError
+from unrain.lab.data import Source, Stage, pairs, photographs, rain_layers
+from unrain.lab.rain import RainMaker
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class SourceSpec:
+    """Where some of the patches come from: a set of pairs, or photographs.
+
+    Attributes:
+        pairs: A set of pairs, for example "rain100l/train"; or
+        photos: folders of clean photographs.
+        layers: Folders of rain layers for the rain maker.
+        rain: How the photographs are rained on; without it they stay dry.
+        weight: How often this source is drawn, relative to the others.
+        turns: Whether patches may be turned by quarter turns.
+        without_twins_in: Leave out pairs whose background occurs in the test part of that set, for example
+            "Rain800".
+    """
+
+    pairs: str | None = None
+    photos: tuple[str, ...] = ()
+    layers: tuple[str, ...] = ()
+    rain: RainMaker | None = None
+    weight: float = 1.0
+    turns: bool = False
+    without_twins_in: str | None = None
+
+    def load(self, root: Path) -> Source:
+        """Read the pictures from below the data folder.
+
+        Raises:
+            UnrainError: A file or folder is missing or broken, or the source names neither pairs nor photos.
+        """
+        if (self.pairs is None) == (not self.photos):
+            raise UnrainError("recipe: a source needs either pairs or photos")
+        if self.pairs is not None:
+            found = pairs(root, self.pairs, without_twins_in=self.without_twins_in)
+            return Source(pairs=found, turns=self.turns)
+        return Source(
+            photos=photographs(root, self.photos),
+            layers=rain_layers(root, self.layers),
+            maker=self.rain,
+            turns=self.turns,
+        )
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Weights of the loss terms; a term of weight 0 is not computed.
+
+    Attributes:
+        l1: Charbonnier distance.
+        mse: Mean squared error.
+        ssim: 1 - SSIM over RGB.
+    """
+
+    l1: float = 0.0
+    mse: float = 0.0
+    ssim: float = 0.0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A training run.
+
+    Attributes:
+        network: Name in `unrain.lab.nets`.
+        sources: Where patches come from.
+        stages: Parts of the run: steps, patch, batch, recursions, learning rate.
+        loss: Weights of the loss terms.
+        arguments: Constructor arguments of the network.
+        initial: Weights (.safetensors) to start from, relative to the recipe file.
+        validation: Sets of pairs that are measured whole.
+        validate_every: Steps between validations; 0 for the end only.
+        checkpoint_every: Steps between checkpoints.
+        recursion_weights: Weights of the loss on x_1 .. x_T, aligned at the last; a missing one is 0.
+        betas: Moments of AdamW.
+        weight_decay: Its decay.
+        clip: Largest gradient norm.
+        ema: Decay of the exponential moving average of the weights.
+        precision: "bf16" (autocast) or "fp32".
+        compile: Whether torch.compile is used.
+        workers: Processes that make patches; 0 for the training process itself.
+        seed: Seed of weights and patches.
+    """
+
+    network: str
+    sources: tuple[SourceSpec, ...]
+    stages: tuple[Stage, ...]
+    loss: LossWeights
+    arguments: dict[str, Any] = field(default_factory=dict)
+    initial: str | None = None
+    validation: tuple[str, ...] = ()
+    validate_every: int = 0
+    checkpoint_every: int = 500
+    recursion_weights: tuple[float, ...] = (1.0,)
+    betas: tuple[float, ...] = (0.9, 0.9)
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    ema: float = 0.999
+    precision: str = "bf16"
+    compile: bool = False
+    workers: int = 0
+    seed: int = 0
+
+    @property
+    def steps(self) -> int:
+        """Return the optimiser steps of the whole run."""
+        return sum(stage.steps for stage in self.stages)
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read a recipe file.
+
+    Raises:
+        UnrainError: The file is missing, is no TOML, has an unknown or a missing key, or a value of a wrong
+            type.
+    """
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UnrainError(
+            f"{path}: cannot be read ({error.strerror}); give a recipe such as recipes/NAME.toml"
+        ) from error
+    except tomllib.TOMLDecodeError as error:
+        raise UnrainError(f"{path}: not a TOML file ({error})") from error
+    recipe = _build(Recipe, table, str(path))
+    if recipe.precision not in ("bf16", "fp32"):
+        raise UnrainError(f"{path}: precision is {recipe.precision!r}, choose bf16 or fp32")
+    if not recipe.sources or not recipe.stages:
+        raise UnrainError(f"{path}: needs at least one [[sources]] and one [[stages]]")
+    return recipe
+
+
+def _build(kind: type[T], table: dict[str, Any], where: str) -> T:
+    """Make a dataclass from a TOML table, refusing what it has no field for."""
+    hints = get_type_hints(kind)
+    fields = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    unknown = sorted(table.keys() - fields.keys())
+    if unknown:
+        raise UnrainError(f"{where}: unknown key {unknown[0]!r}; known here: {', '.join(fields)}")
+    for name, one in fields.items():
+        required = one.default is dataclasses.MISSING and one.default_factory is dataclasses.MISSING
+        if required and name not in table:
+            raise UnrainError(f"{where}: the key {name!r} is missing")
+    return kind(**{name: _value(hints[name], value, f"{where}: {name}") for name, value in table.items()})
+
+
+def _value(hint: Any, value: Any, where: str) -> Any:  # noqa: ANN401  (types are data here)
+    """Check one value against its annotation; tables become dataclasses and arrays tuples."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is types.UnionType:
+        return _value(next(one for one in inner if one is not type(None)), value, where)
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        if isinstance(value, dict):
+            return _build(hint, value, where)
+    elif origin is tuple and isinstance(value, list):
+        if inner[-1] is not Ellipsis and len(inner) != len(value):
+            raise UnrainError(f"{where}: needs {len(inner)} values, not {len(value)}")
+        return tuple(_value(inner[0], one, where) for one in value)
+    elif origin is dict and isinstance(value, dict):
+        return value
+    elif hint is float and type(value) in (int, float):
+        return float(value)
+    elif isinstance(hint, type) and type(value) is hint:
+        return value
+    raise UnrainError(f"{where}: {value!r} is no {getattr(hint, '__name__', hint)}")

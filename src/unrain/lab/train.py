@@ -1,0 +1,365 @@
+"""Training: `unrain train RECIPE --data FOLDER`, readable from top to bottom.
+
+A run lives in its folder (runs/NAME): last.ckpt to go on from, weights.safetensors (the averaged weights)
+with result.json when it ends, csv/ and tensorboard/ with the curves. A run that was killed goes on with the
+same patches.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import os
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from pytorch_lightning.callbacks import (
+    Callback,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    TQDMProgressBar,
+    WeightAveraging,
+)
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torch.utils.data import DataLoader
+
+from unrain.errors import UnrainError
+from unrain.lab import losses
+from unrain.lab.bench import metrics
+from unrain.lab.data import Batches, Stage, pairs, stage_at
+from unrain.lab.nets import build
+from unrain.lab.nets.layers import RecursiveNet
+from unrain.lab.rain import Picture
+from unrain.lab.recipe import LossWeights, Recipe, read_recipe
+
+
+def loss_of(restored: Tensor, clean: Tensor, weights: LossWeights) -> Tensor:
+    """Weigh and add the loss terms for one estimate.
+
+    Shape:
+        restored, clean: N x 3 x H x W in [0, 1].
+    """
+    total = restored.new_zeros((), dtype=torch.float32)
+    if weights.l1:
+        total = total + weights.l1 * losses.charbonnier(restored, clean)
+    if weights.mse:
+        total = total + weights.mse * F.mse_loss(restored.float(), clean.float())
+    if weights.ssim:
+        total = total + weights.ssim * (1 - losses.ssim(restored, clean))
+    return total
+
+
+def recursive_loss(estimates: list[Tensor], clean: Tensor, recipe: Recipe) -> Tensor:
+    """Add the losses on x_1 .. x_T, so that every number of passes is a good one."""
+    weights = recipe.recursion_weights[-len(estimates) :]
+    supervised = zip(reversed(estimates), reversed(weights), strict=False)
+    return torch.stack([w * loss_of(x, clean, recipe.loss) for x, w in supervised if w]).sum()
+
+
+class Deraining(pl.LightningModule):
+    """A network in training on a recipe."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__()
+        self.recipe = recipe
+        self.net = channels_last(build(recipe.network, **recipe.arguments))
+        if recipe.compile:
+            self.net.compile()
+        self.seconds = 0.0
+        self._resumed = time.monotonic()
+        self._errors: dict[str, list[float]] = {}
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Return the loss of one batch (N x 3 x H x W uint8, rainy and clean)."""
+        rainy, clean = (to_unit(side) for side in batch)
+        estimates = self.net(rainy, stage_at(self.recipe.stages, self.global_step)[0].recursions)
+        loss = recursive_loss(estimates, clean, self.recipe)
+        self.log("loss", loss.detach(), prog_bar=True)
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the last validation."""
+        self._errors = {}
+
+    def validation_step(self, batch: tuple[str, Picture, Picture], batch_idx: int) -> None:
+        """Measure Y-PSNR of every estimate of one whole picture (set, rainy, clean)."""
+        name, rainy_picture, clean = batch
+        rainy = torch.from_numpy(rainy_picture.copy()).permute(2, 0, 1)[None].to(self.device)
+        for t, estimate in enumerate(self.net(to_unit(rainy)), 1):
+            picture = (estimate[0].float().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+            self._errors.setdefault(f"{name}/T{t}", []).append(metrics.psnr(picture, clean))
+
+    def on_validation_epoch_end(self) -> None:
+        """Average over all pictures of all devices."""
+        for name, values in self._errors.items():
+            total = torch.tensor([sum(values), len(values)], dtype=torch.float64, device=self.device)
+            total = self.trainer.strategy.reduce(total, reduce_op="sum")
+            self.log(f"psnr/{name}", (total[0] / total[1]).float(), rank_zero_only=True)
+
+    def configure_optimizers(self) -> Any:  # noqa: ANN401  (Lightning's own union of eight types)
+        """Return AdamW with a linear warm-up and a cosine down to zero in every stage."""
+        recipe = self.recipe
+        optimiser = torch.optim.AdamW(
+            self.net.parameters(),
+            lr=1.0,  # the schedule below is absolute
+            betas=(recipe.betas[0], recipe.betas[1]),
+            weight_decay=recipe.weight_decay,
+            fused=True,
+        )
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimiser, lambda step: learning_rate(recipe.stages, step)
+        )
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Clip the gradient's norm; Lightning's own clipping refuses fused optimisers, needlessly in bf16."""
+        self.log("gradient", nn.utils.clip_grad_norm_(self.net.parameters(), self.recipe.clip))
+
+    def on_train_start(self) -> None:
+        """Start the clock of this part of the run."""
+        self._resumed = time.monotonic()
+
+    def elapsed(self) -> float:
+        """Return the training seconds of all parts of the run."""
+        return self.seconds + time.monotonic() - self._resumed
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Write what rebuilds the network, and the clock."""
+        recipe = self.recipe
+        checkpoint["unrain"] = {
+            "network": recipe.network,
+            "arguments": recipe.arguments,
+            "seconds": self.elapsed(),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Set the clock to what earlier parts of the run took."""
+        self.seconds = float(checkpoint["unrain"]["seconds"])
+
+
+def learning_rate(stages: tuple[Stage, ...], step: int) -> float:
+    """Return the learning rate of a step: linear warm-up, then a cosine down to zero, for each stage."""
+    stage, within = stage_at(stages, step)
+    cosine = 0.5 * (1 + math.cos(math.pi * within / stage.steps))
+    return stage.lr * min(1.0, (within + 1) / max(1, stage.warmup)) * cosine
+
+
+def channels_last(net: RecursiveNet) -> RecursiveNet:
+    """Lay the weights out with channels last, which convolutions are fastest with."""
+    return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def to_unit(picture: Tensor) -> Tensor:
+    """Turn uint8 into float32 in [0, 1], channels last."""
+    return picture.to(torch.float32, memory_format=torch.channels_last).div(255)
+
+
+class Pictures(pl.LightningDataModule):
+    """The recipe's data: endless seeded patches, and whole test sets."""
+
+    def __init__(self, recipe: Recipe, root: Path) -> None:
+        super().__init__()
+        self.recipe, self.root = recipe, root
+        self.sources = [spec.load(root) for spec in recipe.sources]
+        self.tests = [
+            (name.replace("/", "-"), pair.rainy, pair.clean)
+            for name in recipe.validation
+            for pair in pairs(root, name)
+        ]
+
+    def batches(self, start: int = 0, rank: int = 0, world: int = 1) -> Batches:
+        """Return the training batches from one step on."""
+        recipe = self.recipe
+        weights = [spec.weight for spec in recipe.sources]
+        return Batches(
+            self.sources, weights, recipe.stages, seed=recipe.seed, start=start, rank=rank, world=world
+        )
+
+    def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
+        """Return the batches that are left to train on."""
+        assert self.trainer is not None
+        start, rank, world = self.trainer.global_step, self.trainer.global_rank, self.trainer.world_size
+        return DataLoader(self.batches(start, rank, world), batch_size=None, num_workers=self.recipe.workers)
+
+    def val_dataloader(self) -> DataLoader[tuple[str, Picture, Picture]]:
+        """Return this device's share of the whole test sets."""
+        assert self.trainer is not None
+        mine = self.tests[self.trainer.global_rank :: self.trainer.world_size]
+        return DataLoader(mine, batch_size=None, collate_fn=lambda one: one)  # type: ignore[arg-type]
+
+
+def preflight(
+    net: nn.Module, batch: tuple[Tensor, Tensor], recipe: Recipe, *, tolerance: float = 0.1
+) -> dict[str, float]:
+    """Compare each parameter's gradient in the training precision with float32 on one batch.
+
+    Some kernels are wrong in bf16 (dilated convolutions with channels_last on the CPU, torch 2.13: 30 to 60
+    per cent off, or not a number; right ones differ by about 1 per cent); training then fails silently.
+    Parameters that start at zero are moved off zero in a copy first, since they would hide the gradient of
+    everything before them.
+
+    Args:
+        net: The network; it is not changed.
+        batch: Rainy and clean patches, N x 3 x H x W uint8.
+        recipe: Gives the precision and the loss.
+        tolerance: Largest allowed relative difference |g - g32| / |g32|.
+
+    Returns:
+        The relative difference for each parameter that was compared.
+
+    Raises:
+        UnrainError: Gradients are off; the message names the layers.
+    """
+    probe = copy.deepcopy(net).train()
+    generator = torch.Generator().manual_seed(0)
+    for parameter in probe.parameters():
+        if not parameter.detach().any():
+            noise = torch.randn(parameter.shape, generator=generator) * 0.05
+            parameter.data.copy_(noise)
+    rainy, clean = (to_unit(side) for side in batch)
+    gradients: list[dict[str, Tensor]] = []
+    for precise in (True, False):
+        one = copy.deepcopy(probe)
+        # The reference avoids the memory layout, too, in which those kernels are wrong.
+        layout = torch.contiguous_format if precise else torch.channels_last
+        one = one.to(memory_format=layout)  # type: ignore[call-overload]
+        bf16 = recipe.precision == "bf16" and not precise
+        with torch.autocast(rainy.device.type, torch.bfloat16, enabled=bf16):
+            estimates = one(rainy.contiguous(memory_format=layout), max(s.recursions for s in recipe.stages))
+        recursive_loss(estimates, clean, recipe).backward()  # type: ignore[no-untyped-call]
+        gradients.append({n: p.grad.float() for n, p in one.named_parameters() if p.grad is not None})
+    exact, trained = gradients
+    whole = math.sqrt(sum(float(g.square().sum()) for g in exact.values()))
+    off: dict[str, float] = {}
+    for name, reference in exact.items():
+        size = float(reference.norm())
+        difference = float((trained[name] - reference).norm())
+        # A gradient that hardly counts in the step is mostly rounding; a NaN counts whatever its size.
+        if size > 1e-3 * whole or not math.isfinite(difference):
+            off[name] = difference / max(size, 1e-12)
+    wrong = {name: error for name, error in off.items() if not error <= tolerance}
+    if wrong:
+        named = ", ".join(
+            f"{name} ({error:.0%})" if math.isfinite(error) else f"{name} (NaN)"
+            for name, error in wrong.items()
+        )
+        raise UnrainError(
+            f"recipe: gradients in {recipe.precision} differ from float32 in {named}; "
+            "compute these layers in float32 or change them (dilation, channels)"
+        )
+    return off
+
+
+class Finish(Callback):
+    """Writes the averaged weights and the result when the run ends."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save weights.safetensors and result.json."""
+        if not trainer.is_global_zero:
+            return
+        assert isinstance(pl_module, Deraining)
+        save_weights(self.out / "weights.safetensors", pl_module.net, pl_module.recipe)
+        scores = {k: round(float(v), 3) for k, v in trainer.callback_metrics.items() if k.startswith("psnr/")}
+        result = {
+            "steps": trainer.global_step,
+            "wall_time": round(pl_module.elapsed()),
+            "hardware": hardware(pl_module.device, trainer.world_size),
+            "torch": torch.__version__,
+            "validation": scores,
+        }
+        (self.out / "result.json").write_text(json.dumps(result, indent=1) + "\n")
+
+
+def save_weights(path: Path, net: nn.Module, recipe: Recipe) -> None:
+    """Write weights with what rebuilds the network in the header, atomically."""
+    header = {"network": recipe.network, "arguments": json.dumps(recipe.arguments)}
+    state = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
+    part = path.with_suffix(".part")
+    save_file(state, part, header)
+    part.replace(path)
+
+
+def hardware(device: torch.device, count: int = 1) -> str:
+    """Name the machine for a model's card."""
+    if device.type == "cuda":
+        return f"{count} x {torch.cuda.get_device_name(device)}"
+    cpu = Path("/proc/cpuinfo")
+    names = (
+        [line.split(":", 1)[1].strip() for line in cpu.read_text().splitlines() if "model name" in line]
+        if cpu.exists()
+        else []
+    )
+    return f"{os.cpu_count()} cores, {names[0] if names else platform.processor() or platform.machine()}"
+
+
+def train(
+    recipe: Path, data: Path, *, devices: int = 1, out: Path | None = None, resume: bool = True
+) -> None:
+    """Train a recipe, going on from the run's last checkpoint if it has one.
+
+    Args:
+        recipe: The TOML file.
+        data: The folder that the recipe's sets are in.
+        devices: How many GPUs (or CPU processes) to use.
+        out: Folder of the run; runs/RECIPE when None.
+        resume: Whether to go on from last.ckpt; if not, a run that has one is refused.
+
+    Raises:
+        UnrainError: Recipe, data or gradients are not right.
+    """
+    plan = read_recipe(recipe)
+    out = out or Path("runs") / recipe.stem
+    out.mkdir(parents=True, exist_ok=True)
+    last = out / "last.ckpt"
+    if last.exists() and not resume:
+        raise UnrainError(f"{last}: a run is there already; give another folder with --out or let it resume")
+    pl.seed_everything(plan.seed)
+    module = Deraining(plan)
+    if plan.initial:
+        module.net.load_state_dict(load_file(recipe.parent / plan.initial))
+    pictures = Pictures(plan, data)
+    if not last.exists():
+        preflight(module.net, pictures.batches().batch(0), plan)
+    trainer = pl.Trainer(
+        accelerator="auto",
+        devices=devices,
+        strategy="ddp" if devices > 1 else "auto",
+        precision="bf16-mixed" if plan.precision == "bf16" else "32-true",
+        max_steps=plan.steps,
+        max_epochs=-1,
+        val_check_interval=min(plan.validate_every or plan.steps, plan.steps),
+        check_val_every_n_epoch=None,
+        limit_val_batches=1.0 if plan.validation else 0,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        log_every_n_steps=50,
+        enable_model_summary=False,
+        logger=[TensorBoardLogger(out, name="", version="tensorboard"), CSVLogger(out, name="csv")],
+        callbacks=[
+            WeightAveraging(multi_avg_fn=get_ema_multi_avg_fn(plan.ema)),  # type: ignore[no-untyped-call]
+            ModelCheckpoint(
+                out,
+                "last",
+                every_n_train_steps=plan.checkpoint_every,
+                save_top_k=1,
+                enable_version_counter=False,
+            ),
+            LearningRateMonitor("step"),
+            TQDMProgressBar(refresh_rate=20),
+            Finish(out),
+        ],
+    )
+    trainer.fit(module, pictures, ckpt_path=last if last.exists() else None, weights_only=True)
