@@ -245,8 +245,10 @@ def _decode(data: bytes, name: str, max_pixels: int) -> Picture:
             channels = 65535 - channels if tags.get(262) == 0 else channels
     # Pillow turns a TIFF's pixels itself when it loads them.
     exif, orientation = _upright_exif(_tiff_exif(source) if tags else _exif(source))
-    picture = _turn(_split(channels, _key_alpha(image, rawmode, channels)), orientation)
-    metadata = _metadata(source, data, exif, tags)
+    xmp, other = _upright_xmp(tags.get(700) or source.info.get("xmp") or b"")
+    orientation = 1 if tags else orientation or other or 1
+    picture = _turn(_split(channels, _key_alpha(source, rawmode, channels)), orientation)
+    metadata = replace(_metadata(source, data, tags), exif=exif or None, xmp=xmp or None)
     if source.mode == "CMYK":
         metadata = replace(metadata, icc=image.info.get("icc_profile"))
     kind = "JPEG" if source.format == "MPO" else source.format or "PNG"
@@ -353,10 +355,10 @@ def _from_cmyk(image: Image.Image) -> Image.Image:
 def _key_alpha(image: Image.Image, rawmode: str, channels: Array) -> Array | None:
     """Alpha of a picture in which one colour stands for transparent (a PNG's tRNS), or None."""
     key = image.info.get("transparency")
-    if key is None or (channels.ndim == 3 and channels.shape[2] != 3) or isinstance(key, bytes):
+    if key is None or image.mode not in {"1", "L", "RGB", "I;16"}:
         return None
-    # The key of a 1, 2 or 4-bit grey picture counts in that picture's own steps.
-    key = np.array(key) * {"1": 255, "L;2": 85, "L;4": 17}.get(rawmode, 1)
+    # The key of a 2 or 4-bit grey picture counts in that picture's own steps.
+    key = np.array(key) * {"L;2": 85, "L;4": 17}.get(rawmode, 1)
     differs: Array = channels != key
     opaque = differs if channels.ndim == 2 else differs.any(axis=2)
     return np.where(opaque, np.iinfo(channels.dtype).max, 0).astype(channels.dtype)
@@ -420,13 +422,13 @@ def _upright_exif(exif: bytes) -> tuple[bytes, int]:
     Rewriting the block instead would break maker notes, which hold absolute offsets.
 
     Returns:
-        The block, empty if it cannot be read, and the orientation that it had.
+        The block, empty if it cannot be read, and the orientation that it had, 0 for none.
     """
     block = bytearray(exif)
     try:
         order = {b"II": "<", b"MM": ">"}[exif[:2]]
         entries, next_offset = _entries(block, order, struct.unpack_from(order + "I", block, 4)[0])
-        orientation = 1
+        orientation = 0
         if 0x0112 in entries:
             at = entries[0x0112]
             kind = order + ("I" if struct.unpack_from(order + "H", block, at + 2)[0] == 4 else "H")
@@ -440,8 +442,8 @@ def _upright_exif(exif: bytes) -> tuple[bytes, int]:
                 inner, _ = _entries(block, order, start)
                 _swap_sides(block, inner.get(0xA002), inner.get(0xA003))
     except (KeyError, struct.error):
-        return b"", 1
-    return bytes(block), orientation if 1 <= orientation <= 8 else 1
+        return b"", 0
+    return bytes(block), orientation if 1 <= orientation <= 8 else 0
 
 
 def _entries(block: bytearray, order: str, start: int) -> tuple[dict[int, int], int]:
@@ -457,19 +459,21 @@ def _swap_sides(block: bytearray, width: int | None, height: int | None) -> None
         block[width + 2 : width + 12], block[height + 2 : height + 12] = high, wide
 
 
-def _upright_xmp(xmp: bytes) -> bytes:
-    return re.sub(rb'(tiff:Orientation(?:="|>))[2-8](["<])', rb"\g<1>1\2", xmp)
+def _upright_xmp(xmp: bytes) -> tuple[bytes, int]:
+    """Set the orientation in an XMP packet to 1; return the packet and the one it had, 0 for none."""
+    found = re.search(rb'tiff:Orientation(?:="|>)([1-8])["<]', xmp)
+    if not found:
+        return xmp, 0
+    return xmp[: found.start(1)] + b"1" + xmp[found.end(1) :], int(found[1])
 
 
-def _metadata(image: Image.Image, data: bytes, exif: bytes, tags: dict[int, Any]) -> Metadata:
+def _metadata(image: Image.Image, data: bytes, tags: dict[int, Any]) -> Metadata:
+    """Everything but EXIF and XMP."""
     info = image.info
-    xmp = info.get("xmp") or tags.get(700) or b""
     comment = info.get("comment")
     dpi = info.get("dpi")
     metadata = Metadata(
         icc=info.get("icc_profile") or None,
-        exif=exif or None,
-        xmp=_upright_xmp(xmp) if isinstance(xmp, bytes) and xmp else None,
         dpi=(float(dpi[0]), float(dpi[1])) if dpi and min(dpi) > 0 else None,
         comment=comment if isinstance(comment, bytes) else None,
         compressed=tags.get(259, 1) != 1,
@@ -501,7 +505,7 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         body = data[at + 8 : at + 8 + size]
         # EXIF as text still has the old orientation; it is written as a proper chunk.
         if kind in _PNG_KEPT and not body.startswith((b"Raw profile type exif", b"Raw profile type APP1")):
-            yield kind, _upright_xmp(body)
+            yield kind, _upright_xmp(body)[0]
         at += size + 12
 
 
@@ -540,6 +544,8 @@ def encode(picture: Picture, kind: str, *, quality: int | None = None) -> tuple[
             return _tiff(picture), notes
         if kind == "PNG" and picture.pixels.dtype == np.uint16:
             return _deep_png(picture), notes
+        if kind == "BMP" and picture.alpha is not None:
+            return _bmp(picture), notes
         options, lost = _options(picture, kind, quality)
         buffer = io.BytesIO()
         Image.fromarray(picture.channels).save(buffer, kind, **options)
@@ -742,6 +748,18 @@ def _strip(channels: Array, *, deflate: bool) -> bytes:
     return zlib.compress(raw, 6) if deflate else raw
 
 
+def _bmp(picture: Picture) -> bytes:
+    """Write a BMP with alpha, which needs the fourth version of the header: Pillow writes the third."""
+    height, width = picture.alpha.shape if picture.alpha is not None else (0, 0)
+    rows = picture.channels[::-1, :, [2, 1, 0, 3]].tobytes()
+    across, down = (round(dots / 0.0254) for dots in picture.metadata.dpi or (0, 0))
+    size = struct.calcsize("<2sIHHI") + 108
+    file = struct.pack("<2sIHHI", b"BM", size + len(rows), 0, 0, size)
+    header = struct.pack("<IiiHHIIiiII", 108, width, height, 1, 32, 3, len(rows), across, down, 0, 0)
+    masks = struct.pack("<IIII", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    return file + header + masks + b"BGRs" + bytes(48) + rows
+
+
 def write(data: bytes, path: Path) -> None:
     """Put bytes into a file so that it is either whole or not there.
 
@@ -802,7 +820,7 @@ def from_pil(image: Image.Image) -> Picture:
     channels = channels.astype(np.uint16) if channels.dtype.itemsize == 2 else channels
     info = plain.info
     known = Metadata(icc=info.get("icc_profile"), exif=_exif(plain), xmp=info.get("xmp"), dpi=info.get("dpi"))
-    return replace(_split(channels, _key_alpha(plain, plain.mode, channels)), metadata=known)
+    return replace(_split(channels, _key_alpha(image, image.mode, channels)), metadata=known)
 
 
 def to_pil(picture: Picture) -> Image.Image:
