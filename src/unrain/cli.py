@@ -359,10 +359,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0 all well (skipped results included), 1 something failed, 2 wrong usage,
         130 interrupted, 141 the reader of standard output went away.
     """
-    tokens = [_STREAM if token == "-" else token for token in (sys.argv[1:] if argv is None else argv)]
+    return _flush(_dispatch(sys.argv[1:] if argv is None else argv))
+
+
+def _dispatch(argv: Sequence[str]) -> int:
+    """Run a command and turn every foreseen error into one line and an exit code."""
+    tokens = [_STREAM if token == "-" else token for token in argv]
     try:
         result = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
-        result = result if isinstance(result, int) else 0
     except CycloptsError as error:
         message = " ".join(str(error).replace(_STREAM, "-").split())
         _error_line(f"unrain: error: {message.rstrip('.')} (unrain --help tells more)")
@@ -374,9 +378,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        _abandon_stdout()
         return EXIT_PIPE_CLOSED
-    return _flush(result)
+    return result if isinstance(result, int) else 0
 
 
 def _flush(code: int) -> int:
@@ -388,7 +391,7 @@ def _flush(code: int) -> int:
         _abandon_stdout()
     except OSError as error:
         if not code:
-            _error_line(f"unrain: error: standard output: {error.strerror}, send it elsewhere")
+            _error_line(f"unrain: error: {_stdout_problem(error)}")
         code = code or EXIT_FAILED
         _abandon_stdout()
     return code
@@ -402,7 +405,16 @@ def _abandon_stdout() -> None:
 def _print(line: str) -> None:
     # A file's name may hold what the terminal's encoding cannot.
     encoding = sys.stdout.encoding
-    sys.stdout.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+    try:
+        sys.stdout.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise UnrainError(_stdout_problem(error)) from error
+
+
+def _stdout_problem(error: OSError) -> str:
+    return f"standard output: cannot be written ({error.strerror}), send it elsewhere"
 
 
 def _error_line(line: str) -> None:

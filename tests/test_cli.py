@@ -1,0 +1,463 @@
+"""The command line, as a person or a script meets it."""
+
+import errno
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_image import png_of
+
+import unrain
+from unrain import cli, zoo
+from unrain.derainer import Derainer
+from unrain.errors import UnrainError
+
+ROOT = Path(__file__).parent.parent
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, tiny_model):
+    """A current folder with photo.jpg, and a zoo that holds the hand-made network as its default."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    shutil.copy(tiny_model, weights / f"{zoo.DEFAULT}.onnx")
+    card = {
+        **json.loads(tiny_model.with_suffix(".json").read_text()),
+        "summary": "for tests",
+        "parameters": 1234,
+        "scores": {"Rain100L": {"psnr": 35.1, "ssim": 0.97}},
+        "licence": "Apache-2.0",
+    }
+    (weights / f"{zoo.DEFAULT}.json").write_text(json.dumps(card))
+    monkeypatch.setattr(zoo, "WEIGHTS", weights)
+    monkeypatch.chdir(folder)
+    picture("photo.jpg")
+    return folder
+
+
+def picture(name, seed=0):
+    pixels = np.random.default_rng(seed).integers(0, 256, (24, 40, 3), np.uint8)
+    Path(name).parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(name)
+
+
+def process(*arguments, **options):
+    """Run the real thing."""
+    return subprocess.run(
+        [sys.executable, "-m", "unrain", *map(str, arguments)],
+        env=ENVIRONMENT,
+        capture_output="stdout" not in options,
+        timeout=60,
+        check=False,
+        **options,
+    )
+
+
+# ------------------------------------------------------------------------------------------------ main job
+
+
+def test_the_main_job(here, capsys):
+    assert cli.main(["photo.jpg"]) == 0
+    assert capsys.readouterr().err.startswith("photo.jpg -> photo_derained.jpg (")
+    with Image.open("photo_derained.jpg") as result, Image.open("photo.jpg") as source:
+        assert result.size == source.size
+        assert result.quantization == source.quantization
+    assert cli.main(["photo.jpg"]) == 0
+    assert "photo.jpg: skipped, photo_derained.jpg exists, --overwrite replaces it" in capsys.readouterr().err
+    assert cli.main(["photo.jpg", "--overwrite", "-q"]) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_all_the_options(here, capsys):
+    arguments = "--model MODEL --recursions 1 --tile 128 --threads 1 --quality 50 --max-pixels 1000 -v"
+    arguments = arguments.replace("MODEL", str(zoo.find(zoo.DEFAULT).path)).split()
+    assert cli.main(["photo.jpg", "-o", "new/", "--rain-layer", "--compare", *arguments]) == 0
+    assert sorted(path.name for path in Path("new").iterdir()) == [
+        "photo_compare.jpg",
+        "photo_derained.jpg",
+        "photo_rain.png",
+    ]
+    assert "model rdmc-lite" in capsys.readouterr().err
+
+
+def test_options_reach_the_network(here, monkeypatch):
+    seen = {}
+
+    def remember(self, model, **options):
+        seen.update(options, model=model.name)
+        raise UnrainError("enough")
+
+    monkeypatch.setattr(Derainer, "__init__", remember)
+    assert cli.main(["photo.jpg", "--recursions", "2", "--tile", "256", "--threads", "3"]) == 1
+    assert seen == {"model": zoo.DEFAULT, "recursions": 2, "tile": 256, "threads": 3}
+
+
+def test_a_folder_is_summed_up(here, capsys):
+    picture("in/a.png")
+    picture("in/sub/b.png")
+    Path("in/bad.png").write_bytes(b"")
+    assert cli.main(["in", "-o", "out"]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert "unrain: error: in/bad.png: the file is empty, get it again from its source" in lines
+    assert lines[-1] == "unrain: 2 derained, 0 skipped, 1 failed"
+    assert Path("out/sub/b_derained.png").exists()
+    Path("in/bad.png").unlink()
+    assert cli.main(["in", "-o", "out"]) == 0
+    assert capsys.readouterr().err.splitlines()[-1] == "unrain: 0 derained, 2 skipped, 0 failed"
+
+
+def test_dry_run(here, capsys):
+    picture("in/a.png")
+    picture("in/b.png")
+    picture("out/b_derained.png")
+    assert cli.main(["in", "-o", "out", "--compare", "--dry-run"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.splitlines() == [
+        "in/a.png -> out/a_derained.png",
+        "in/a.png -> out/a_compare.png",
+        "in/b.png -> out/b_compare.png",
+    ]
+    assert not Path("out/a_derained.png").exists()
+    assert cli.main(["in", "-o", "out", "--dry-run"]) == 0
+    assert "unrain: in/b.png: skipped, its result exists" in capsys.readouterr().err
+    Path("empty").mkdir()
+    assert cli.main(["empty", "--dry-run"]) == 1
+    assert cli.main(["in", "--model", "nope", "--dry-run"]) == 1
+
+
+def test_a_picture_called_like_a_command(here, capsys):
+    shutil.copy("photo.jpg", "models")
+    assert cli.main(["./models"]) == 0
+    with Image.open("models_derained") as result:
+        assert result.format == "JPEG"
+    assert cli.main(["--", "photo.jpg"]) == 0
+
+
+def test_a_picture_called_like_an_option(here):
+    shutil.copy("photo.jpg", "-q.jpg")
+    assert cli.main(["--", "-q.jpg"]) == 0
+    assert Path("-q_derained.jpg").exists()
+
+
+# ------------------------------------------------------------------------------------------------- streams
+
+
+def test_standard_input_to_standard_output(here):
+    for kind in ("PNG", "JPEG", "WEBP"):
+        content = io.BytesIO()
+        Image.open("photo.jpg").save(content, kind)
+        done = process("-", "-q", "--model", zoo.find(zoo.DEFAULT).path, input=content.getvalue())
+        assert (done.returncode, done.stderr) == (0, b"")
+        with Image.open(io.BytesIO(done.stdout)) as result:
+            assert (result.format, result.size) == (kind, (40, 24))
+
+
+def test_a_file_to_standard_output_and_back(here):
+    model = zoo.find(zoo.DEFAULT).path
+    assert process("photo.jpg", "-o", "-", "--model", model).stdout[:2] == b"\xff\xd8"
+    done = process(
+        "-", "-o", "new.png", "--rain-layer", "--model", model, input=Path("photo.jpg").read_bytes()
+    )
+    assert done.returncode == 0
+    assert Path("new.png").exists()
+    assert Path("new_rain.png").exists()
+
+
+def test_bad_standard_input(here):
+    done = process("-", "--model", zoo.find(zoo.DEFAULT).path, input=b"")
+    assert done.returncode == 1
+    assert done.stderr.decode().splitlines() == [
+        "unrain: error: standard input: the file is empty, get it again from its source"
+    ]
+    assert done.stdout == b""
+
+
+def test_no_picture_is_thrown_at_a_terminal(here, monkeypatch, capsys):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    assert cli.main(["photo.jpg", "-o", "-"]) == 2
+    assert "standard output is a terminal" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX pipes")
+def test_a_reader_that_goes_away(here):
+    model = zoo.find(zoo.DEFAULT).path
+    # Nobody reads from the start: the first write already fails.
+    reader, writer = os.pipe()
+    os.close(reader)
+    for arguments in (
+        ["photo.jpg", "-o", "-", "-q", "--model", model],
+        ["photo.jpg", "--dry-run", "--model", model],
+    ):
+        done = process(*arguments, stdout=writer, stderr=subprocess.PIPE)
+        assert (done.returncode, done.stderr) == (141, b"")
+    os.close(writer)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_standard_output(here):
+    with Path("/dev/full").open("wb") as full:
+        for arguments in (["photo.jpg", "-o", "-", "-q"], ["photo.jpg", "--dry-run"]):
+            arguments += ["--model", zoo.find(zoo.DEFAULT).path]
+            done = process(*arguments, stdout=full, stderr=subprocess.PIPE)
+            assert done.returncode == 1
+            assert done.stderr.count(b"\n") == 1
+            assert done.stderr.startswith(b"unrain: error: standard output: ")
+
+
+# ----------------------------------------------------------------------------------------------- bad input
+
+
+def bomb():
+    Path("bomb.png").write_bytes(png_of(30_000, 20_000))
+
+
+def truncated():
+    Path("half.jpg").write_bytes(Path("photo.jpg").read_bytes()[:600])
+
+
+BAD = {
+    "missing file": (["gone.jpg"], None, 1, "gone.jpg: no such file, check the name"),
+    "empty file": (["empty.jpg"], lambda: Path("empty.jpg").touch(), 1, "empty.jpg: the file is empty"),
+    "truncated JPEG": (["half.jpg"], truncated, 1, "half.jpg: damaged"),
+    "text named .png": (
+        ["text.png"],
+        lambda: Path("text.png").write_text("hello " * 99),
+        1,
+        "text.png: no picture in",
+    ),
+    "decompression bomb": (
+        ["bomb.png"],
+        bomb,
+        1,
+        "bomb.png: 30000 x 20000, more than the limit of 400,000,000",
+    ),
+    "folder without pictures": (["none"], lambda: Path("none").mkdir(), 1, "none: no picture in this folder"),
+    "output below a file": (["photo.jpg", "-o", "photo.jpg/x/"], None, 1, "photo.jpg/x: cannot be written"),
+    "unknown model": (
+        ["photo.jpg", "--model", "nope"],
+        None,
+        1,
+        "nope: unknown model, known ones: rdmc-lite",
+    ),
+    "missing model": (["photo.jpg", "--model", "x.onnx"], None, 1, "x.onnx: no such model file"),
+    "no ONNX model": (["photo.jpg", "--model", "photo.jpg"], None, 1, "photo.jpg: not a model"),
+    "input as output": (
+        ["photo.jpg", "-o", "photo.jpg", "--overwrite"],
+        None,
+        2,
+        "photo.jpg: is the input photo.jpg",
+    ),
+    "no input": ([], None, 2, "no input"),
+    "unknown option": (["photo.jpg", "--bogus"], None, 2, "Unknown option"),
+    "bad number": (
+        ["photo.jpg", "--tile", "big"],
+        None,
+        2,
+        'Invalid value for --tile: unable to convert "big"',
+    ),
+    "number out of range": (["photo.jpg", "--quality", "101"], None, 2, "Invalid value"),
+    "option without value": (["photo.jpg", "-o"], None, 2, "Parameter -o requires an argument"),
+    "unknown output format": (["photo.jpg", "-o", "x.gif"], None, 2, "x.gif: extension .gif"),
+    "too small a tile": (["photo.jpg", "--tile", "9"], None, 1, "tile is 9"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_gets_one_line(here, capsys, case):
+    arguments, prepare, code, message = BAD[case]
+    if prepare:
+        prepare()
+    before = {path: path.stat().st_size for path in Path().rglob("*")}
+    assert cli.main(arguments) == code
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith(f"unrain: error: {message}")
+    assert printed.err.count("\n") == 1
+    assert {path: path.stat().st_size for path in Path().rglob("*")} == before
+
+
+def test_a_full_disk_ends_the_run_and_is_summed_up(here, capsys, monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    picture("in/a.png")
+    picture("in/b.png")
+    assert cli.main(["in", "-o", "out"]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert "no space left on the disk" in lines[0]
+    assert lines[-1] == "unrain: 0 derained, 0 skipped, 1 failed, 1 not started"
+    assert list(Path("out").iterdir()) == []
+
+
+def test_interrupted(here, capsys, monkeypatch):
+    real = Derainer.derain
+    calls = []
+
+    def second_is_interrupted(self, *arguments, **options):
+        calls.append(1)
+        if len(calls) > 1:
+            raise KeyboardInterrupt
+        return real(self, *arguments, **options)
+
+    for name in "abc":
+        picture(f"in/{name}.png")
+    monkeypatch.setattr(Derainer, "derain", second_is_interrupted)
+    assert cli.main(["in"]) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "unrain: interrupted: 1 derained, 0 skipped, 0 failed, 2 not started"
+    )
+    assert sorted(path.name for path in Path("in").iterdir()) == ["a.png", "a_derained.png", "b.png", "c.png"]
+
+
+def test_progress_on_a_terminal(here, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    for quiet, drawn in ((["-q"], False), ([], True)):
+        monkeypatch.setattr(sys, "stderr", Terminal())
+        assert cli.main(["photo.jpg", "--overwrite", *quiet]) == 0
+        assert ("\x1b[" in sys.stderr.getvalue()) == drawn
+        assert ("photo.jpg -> photo_derained.jpg" in sys.stderr.getvalue()) == drawn
+
+
+# ---------------------------------------------------------------------------------------------- the others
+
+
+def test_models(here, capsys):
+    assert cli.main(["models"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.splitlines() == [
+        "rdmc-lite (default): for tests",
+        "  1,234 parameters, 0.0 MB, 2 recursions, Apache-2.0",
+        "  Rain100L: psnr 35.1, ssim 0.97",
+    ]
+    assert cli.main(["models", "--json"]) == 0
+    (card,) = json.loads(capsys.readouterr().out)
+    assert (card["parameters"], card["multiple"]) == (1234, 8)
+
+
+def test_models_of_an_empty_zoo(here, capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(zoo, "WEIGHTS", tmp_path / "none")
+    assert cli.main(["models"]) == 1
+    assert "install unrain again" in capsys.readouterr().err
+
+
+def test_version(here, capsys):
+    assert cli.main(["--version"]) == 0
+    printed = capsys.readouterr().out
+    for wanted in (
+        f"unrain {unrain.__version__}",
+        "Python 3",
+        "numpy 2",
+        "pillow 1",
+        "onnxruntime 1",
+        "CPUs",
+        zoo.DEFAULT,
+    ):
+        assert wanted in printed
+
+
+HEAVY = "'numpy', 'PIL', 'onnxruntime', 'torch', 'unrain.image', 'unrain.derainer', 'unrain.lab'"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from unrain.cli import main; assert main(['--help']) == 0",
+        "from unrain.cli import main; assert main(['--version']) == 0",
+        "from unrain.cli import main; main(['models'])",
+        "import unrain; unrain.models",
+    ],
+)
+def test_what_must_be_quick_imports_nothing_heavy(code):
+    code += f"; import sys; assert not {{{HEAVY}}} & set(sys.modules), sys.modules.keys()"
+    done = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_help_names_every_option(capsys):
+    assert cli.main(["--help"]) == 0
+    printed = capsys.readouterr().out
+    options = (
+        "output overwrite rain-layer compare quality model recursions tile threads max-pixels dry-run quiet"
+    )
+    words = [f"--{name}" for name in options.split()] + ["-o", "-q", "-v", "--version", "models", "train"]
+    for word in [*words, "export"]:
+        assert word in printed
+    for command in ("models", "train", "export"):
+        assert cli.main([command, "--help"]) == 0
+
+
+def lab_call(monkeypatch, module, function):
+    """Put a recorder in place of a command of the lab."""
+    calls = []
+    fake = type(sys)(module)
+    setattr(fake, function, lambda *arguments, **options: calls.append((arguments, options)))
+    monkeypatch.setitem(sys.modules, module, fake)
+    return calls
+
+
+def test_train_and_export_call_the_lab(monkeypatch):
+    calls = lab_call(monkeypatch, "unrain.lab.train", "train")
+    assert cli.main(["train", "r.toml", "--data", "d"]) == 0
+    assert cli.main(["train", "r.toml", "--data", "d", "--devices", "2", "--out", "o", "--no-resume"]) == 0
+    assert calls == [
+        ((Path("r.toml"), Path("d")), {"devices": 1, "out": None, "resume": True}),
+        ((Path("r.toml"), Path("d")), {"devices": 2, "out": Path("o"), "resume": False}),
+    ]
+    calls = lab_call(monkeypatch, "unrain.lab.export", "export_checkpoint")
+    assert cli.main(["export", "last.ckpt", "-o", "new.onnx"]) == 0
+    assert calls == [((Path("last.ckpt"), Path("new.onnx")), {})]
+
+
+@pytest.mark.parametrize("arguments", [["train", "r.toml", "--data", "d"], ["export", "c", "-o", "o.onnx"]])
+def test_without_the_lab_there_is_a_hint(capsys, monkeypatch, arguments):
+    for name in list(sys.modules):
+        if name.startswith("unrain.lab"):
+            monkeypatch.delitem(sys.modules, name)
+    for name in ("torch", "pytorch_lightning", "onnx"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert cli.main(arguments) == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"unrain: error: {arguments[0]}: needs ")
+    assert "pip install 'unrain[lab]'" in printed
+    assert printed.count("\n") == 1
+
+
+# ------------------------------------------------------------------------------------------------- library
+
+
+def test_derain_from_python(here):
+    from_file = unrain.derain("photo.jpg")
+    with Image.open("photo.jpg") as photo:
+        from_pillow = unrain.derain(photo)
+        from_array = unrain.derain(np.asarray(photo))
+    assert isinstance(from_file, Image.Image)
+    assert isinstance(from_array, np.ndarray)
+    np.testing.assert_array_equal(np.asarray(from_file), from_array)
+    np.testing.assert_array_equal(np.asarray(from_pillow), from_array)
+    np.testing.assert_array_equal(np.asarray(unrain.derain(Path("photo.jpg"), model=zoo.DEFAULT)), from_array)
+    assert not np.array_equal(
+        unrain.derain(from_array, recursions=1), unrain.derain(from_array, recursions=2)
+    )
+
+
+def test_the_names_of_the_package(here):
+    assert unrain.Derainer is Derainer
+    assert [model.name for model in unrain.models()] == [zoo.DEFAULT]
+    with pytest.raises(AttributeError, match="no attribute 'nope'"):
+        unrain.nope  # noqa: B018
+    with pytest.raises(unrain.UnrainError, match=r"gone\.jpg: no such file"):
+        unrain.derain("gone.jpg")

@@ -1,0 +1,72 @@
+"""Models are found by name or by file, and their cards are read."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from unrain import zoo
+from unrain.errors import UnrainError
+
+
+@pytest.fixture
+def shelf(tmp_path, monkeypatch, tiny_model):
+    """A zoo of two models, one of them the default."""
+    for name in ("aaa", zoo.DEFAULT):
+        shutil.copy(tiny_model, tmp_path / f"{name}.onnx")
+        (tmp_path / f"{name}.json").write_text(json.dumps({"name": name, "multiple": 8}))
+    monkeypatch.setattr(zoo, "WEIGHTS", tmp_path)
+    return tmp_path
+
+
+def test_the_default_comes_first(shelf):
+    assert [model.name for model in zoo.models()] == [zoo.DEFAULT, "aaa"]
+    assert zoo.models()[1].card == {"name": "aaa", "multiple": 8}
+
+
+def test_by_name(shelf):
+    model = zoo.find("aaa")
+    assert (model.name, model.path) == ("aaa", shelf / "aaa.onnx")
+
+
+def test_by_file(shelf, tiny_model):
+    assert zoo.find(tiny_model).card["name"] == "tiny"
+    lone = shutil.copy(tiny_model, shelf / "Lone.onnx")
+    (shelf / "Lone.onnx").rename(shelf / "lone.bin")
+    assert zoo.find(str(shelf / "lone.bin")) == zoo.Model("lone", shelf / "lone.bin", {})
+    with pytest.raises(UnrainError, match=r"Lone\.onnx: no such model file"):
+        zoo.find(lone)
+
+
+def test_unknown_names_list_the_known_ones(shelf):
+    with pytest.raises(UnrainError, match=rf"nope: unknown model, known ones: {zoo.DEFAULT}, aaa"):
+        zoo.find("nope")
+
+
+@pytest.mark.parametrize("name", ["../aaa", "aa*", "", ".."])
+def test_a_name_is_no_path_and_no_pattern(shelf, name):
+    with pytest.raises(UnrainError, match="unknown model"):
+        zoo.find(name)
+
+
+def test_an_empty_zoo_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setattr(zoo, "WEIGHTS", tmp_path)
+    assert zoo.models() == []
+    with pytest.raises(UnrainError, match="known ones: none, so install unrain again"):
+        zoo.find(zoo.DEFAULT)
+
+
+@pytest.mark.parametrize("card", ["{", "[1]"])
+def test_a_broken_card(shelf, card):
+    (shelf / "aaa.json").write_text(card)
+    with pytest.raises(UnrainError, match=r"aaa\.json: the model's card"):
+        zoo.find("aaa")
+
+
+def test_models_can_be_told_apart_in_a_cache(shelf):
+    assert len({zoo.find("aaa"), zoo.find("aaa"), zoo.find(zoo.DEFAULT)}) == 2
+
+
+def test_the_package_has_its_own_folder_of_weights():
+    assert Path(zoo.__file__).parent / "weights" == zoo.WEIGHTS
