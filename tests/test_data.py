@@ -1,0 +1,145 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+torch = pytest.importorskip("torch")
+from unrain.errors import UnrainError  # noqa: E402
+from unrain.lab.data import Batches, Source, Stage, pairs, photographs, stage_at  # noqa: E402
+from unrain.lab.rain import RainMaker  # noqa: E402
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+
+def save(path, value=0, size=(20, 16)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(value)
+    Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)).save(path)
+
+
+def test_partners_are_matched_by_name_and_not_by_order(tmp_path):
+    for i, name in enumerate(("10", "9", "100")):
+        save(tmp_path / "set" / "rain" / f"rain-{name}.png", i)
+        save(tmp_path / "set" / "norain" / f"norain-{name}.png", i)
+    found = pairs(tmp_path, "set")
+    assert [pair.name for pair in found] == ["10", "100", "9"]
+    assert all((pair.rainy == pair.clean).all() for pair in found)
+
+
+def test_a_missing_partner_is_named(tmp_path):
+    for name in ("a", "b"):
+        save(tmp_path / "set" / "input" / f"{name}.png")
+    save(tmp_path / "set" / "target" / "a.png")
+    with pytest.raises(UnrainError, match=r"b\.png: no clean partner"):
+        pairs(tmp_path, "set")
+
+
+def test_partners_of_unequal_size_are_named(tmp_path):
+    save(tmp_path / "set" / "rain" / "a.png")
+    save(tmp_path / "set" / "clean" / "a.png", size=(21, 16))
+    with pytest.raises(UnrainError, match=r"a\.png: 20x16, its clean partner 21x16"):
+        pairs(tmp_path, "set")
+
+
+def test_missing_folders_and_broken_files_are_named(tmp_path):
+    with pytest.raises(UnrainError, match="nowhere: no such folder"):
+        pairs(tmp_path, "nowhere")
+    save(tmp_path / "set" / "rain" / "a.png")
+    with pytest.raises(UnrainError, match="needs a sub-folder called one of clean"):
+        pairs(tmp_path, "set")
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(UnrainError, match="photos: no pictures"):
+        photographs(tmp_path, ("photos",))
+    (tmp_path / "photos" / "x.jpg").write_text("no picture")
+    with pytest.raises(UnrainError, match=r"x\.jpg: not a readable picture"):
+        photographs(tmp_path, ("photos",))
+
+
+def test_packed_pairs_follow_the_manifest(tmp_path):
+    save(tmp_path / "clean.png", 1)
+    save(tmp_path / "rain.png", 2)
+    rows = [
+        {
+            "set": "s/train",
+            "name": "1",
+            "kind": "layer",
+            "clean": "clean.png",
+            "rain": "rain.png",
+            "turn": "rot90",
+        },
+        {"set": "s/train", "name": "2", "kind": "side", "rain": "rain.png", "twin_in": ["Other"]},
+    ]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    rows[0]["rain"] = "turned.png"
+    turned = Image.open(tmp_path / "rain.png").rotate(90, expand=True)
+    turned.save(tmp_path / "turned.png")
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    layer, side = pairs(tmp_path, "s/train")
+    clean = np.rot90(np.asarray(Image.open(tmp_path / "clean.png")))
+    assert (layer.clean == clean).all()
+    expected = np.minimum(clean.astype(int) + np.asarray(turned)[..., :1], 255)
+    assert (layer.rainy == expected).all()
+    assert side.rainy.shape == side.clean.shape == (16, 10, 3)
+    assert len(pairs(tmp_path, "s/train", without_twins_in="Other")) == 1
+
+
+def batches(start=0, **place):
+    photo = np.random.default_rng(0).integers(0, 256, (30, 20, 3), dtype=np.uint8)
+    sources = [Source(photos=[photo], maker=RainMaker()), Source(photos=[photo, photo], turns=True)]
+    stages = (Stage(3, patch=16, batch=4), Stage(2, patch=24, batch=2))
+    return Batches(sources, [1, 3], stages, seed=5, start=start, **place)
+
+
+def test_a_run_that_goes_on_sees_the_same_patches():
+    whole, rest = list(batches()), list(batches(start=2))
+    assert len(whole) == 5
+    assert len(rest) == 3
+    for (a, b), (c, d) in zip(whole[2:], rest, strict=True):
+        assert torch.equal(a, c)
+        assert torch.equal(b, d)
+    assert whole[0][0].shape == (4, 3, 16, 16)
+    assert whole[4][0].shape == (2, 3, 24, 24)
+    assert whole[0][0].dtype == torch.uint8
+
+
+def test_devices_share_a_batch():
+    whole = batches().batch(1)[0]
+    shares = [batches(rank=rank, world=2).batch(1)[0] for rank in (0, 1)]
+    assert torch.equal(torch.stack(shares, 1).flatten(0, 1), whole)
+
+
+def test_dry_patches_stay_dry():
+    rainy, clean = Source(photos=[np.zeros((9, 9, 3), np.uint8)]).patch(16, np.random.default_rng(0))
+    assert (rainy == clean).all()
+    assert rainy.shape == (16, 16, 3)
+
+
+def test_stages_follow_each_other():
+    stages = (Stage(3), Stage(2))
+    assert [stage_at(stages, step)[1] for step in range(7)] == [0, 1, 2, 0, 1, 2, 2]
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the research data are not here")
+def test_packed_research_data_are_bit_exact():
+    import hashlib
+
+    found = {pair.name: pair for pair in pairs(SHARED, "rain100h/test")}
+    assert len(found) == 100
+    for line in (SHARED / "pairs.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        if row["set"] == "rain100h/test":
+            pair = found[row["name"]]
+            assert hashlib.md5(np.ascontiguousarray(pair.rainy).tobytes()).hexdigest() == row["md5_rain"]
+            assert hashlib.md5(pair.clean.tobytes()).hexdigest() == row["md5_clean"]
+    assert len(pairs(SHARED, "rain100l/train", without_twins_in="Rain800")) == 164
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the research data are not here")
+def test_rainy_inputs_have_the_published_scores():
+    from unrain.lab.bench import metrics
+
+    for name, expected in (("rain100l/test", 26.90), ("rain100h/test", 13.56)):
+        found = pairs(SHARED, name)
+        assert np.mean([metrics.psnr(p.rainy, p.clean) for p in found]) == pytest.approx(expected, abs=0.005)

@@ -1,0 +1,54 @@
+import numpy as np
+import pytest
+
+pytest.importorskip("skimage")
+from skimage.color import rgb2ycbcr  # noqa: E402
+from skimage.metrics import peak_signal_noise_ratio  # noqa: E402
+
+from unrain.lab.bench import metrics  # noqa: E402
+
+
+def pair(seed=0, shape=(40, 30, 3)):
+    rng = np.random.default_rng(seed)
+    a = rng.integers(0, 256, shape, dtype=np.uint8)
+    return a, np.clip(a + rng.integers(-20, 21, shape), 0, 255).astype(np.uint8)
+
+
+def test_luma_equals_scikit_image():
+    a, _ = pair()
+    assert np.allclose(metrics.luma(a), rgb2ycbcr(a)[..., 0])
+
+
+def test_psnr_equals_scikit_image_on_y():
+    a, b = pair()
+    expected = peak_signal_noise_ratio(rgb2ycbcr(a)[..., 0], rgb2ycbcr(b)[..., 0], data_range=255)
+    assert metrics.psnr(b, a) == pytest.approx(expected)
+
+
+def test_psnr_by_hand():
+    black, white = np.zeros((16, 16, 3), np.uint8), np.full((16, 16, 3), 255, np.uint8)
+    # Studio luma of black and white is 16 and 235.
+    assert metrics.psnr(black, white) == pytest.approx(20 * np.log10(255 / 219))
+    assert metrics.psnr(black, black) == float("inf")
+
+
+def test_ssim_equals_its_definition():
+    from test_losses import ssim_in_double
+
+    a, b = pair()
+    expected = ssim_in_double(*(metrics.luma(x)[None, None] / 255 for x in (a, b)))
+    # The definition there has its constants for a peak of 1.
+    assert metrics.ssim(a, b) == pytest.approx(expected, abs=2e-4)
+
+
+def test_ssim_of_equal_pictures_is_one():
+    a, _ = pair()
+    assert metrics.ssim(a, a) == pytest.approx(1)
+
+
+def test_unequal_pictures_are_refused():
+    a, b = pair()
+    with pytest.raises(ValueError, match="differ in size"):
+        metrics.psnr(a, b[1:])
+    with pytest.raises(ValueError, match="8-bit"):
+        metrics.ssim(a.astype(float), b.astype(float))

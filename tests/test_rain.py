@@ -1,0 +1,95 @@
+import numpy as np
+import pytest
+
+pytest.importorskip("scipy")
+from hypothesis import given, settings  # noqa: E402
+from hypothesis import strategies as st  # noqa: E402
+
+from unrain.lab.rain import LayerRain, RainMaker, StreakRain, add_layer, jpeg, streak, veil  # noqa: E402
+
+
+def photo(height=40, width=50):
+    return np.random.default_rng(1).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def layers():
+    rng = np.random.default_rng(2)
+    return [rng.integers(0, 256, (60, 45), dtype=np.uint8), rng.integers(0, 90, (30, 80), dtype=np.uint8)]
+
+
+def test_the_rain100_model_is_exact():
+    clean, layer = photo(), layers()[0][:40, :45]
+    rainy = add_layer(clean[:, :45], layer)
+    for y, x, c in ((0, 0, 0), (11, 30, 2), (39, 44, 1)):
+        assert rainy[y, x, c] == min(int(clean[y, x, c]) + int(layer[y, x]), 255)
+
+
+def test_an_unchanged_layer_is_a_crop_of_the_given_one():
+    plain = LayerRain(angle=0, scale=(1, 1), intensity=(1, 1), flip=False)
+    source = np.arange(60 * 45, dtype=np.uint32).reshape(60, 45) % 251
+    source = source.astype(np.uint8)
+    made = plain.layer([source], (12, 9), np.random.default_rng(0)).astype(int)
+    # Bilinear sampling between pixels: every value lies between those of some 2 x 2 pixels of the source.
+    best = min(
+        np.abs(made - source[y : y + 12, x : x + 9].astype(int)).mean() for y in range(48) for x in range(36)
+    )
+    assert best < 30
+    flat = np.full((60, 45), 77, np.uint8)
+    assert (plain.layer([flat], (12, 9), np.random.default_rng(0)) == 77).all()
+
+
+def test_layers_add_up():
+    flat = [np.full((60, 45), 50, np.uint8)]
+    three = LayerRain(count=(3, 3), intensity=(1, 1))
+    assert (three.layer(flat, (20, 20), np.random.default_rng(0)) == 150).all()
+    many = LayerRain(count=(5, 5), intensity=(2, 2))
+    assert (many.layer(flat, (20, 20), np.random.default_rng(0)) == 255).all()
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    height=st.integers(1, 90),
+    width=st.integers(1, 90),
+    seed=st.integers(0, 2**32),
+    scratch=st.sampled_from([0.0, 0.5, 1.0]),
+)
+def test_rain_is_reproducible_and_only_brightens(height, width, seed, scratch):
+    clean = photo(height, width)
+    maker = RainMaker(from_layers=LayerRain(count=(2, 5), angle=40), scratch=scratch)
+    first, second = (maker(clean, layers(), np.random.default_rng(seed)) for _ in range(2))
+    assert first.dtype == np.uint8
+    assert first.shape == clean.shape
+    assert (first == second).all()
+    assert (first >= clean).all()
+
+
+def test_another_seed_gives_other_rain():
+    maker = RainMaker(scratch=1.0)
+    a, b = (maker(photo(), [], np.random.default_rng(seed)) for seed in (1, 2))
+    assert (a != b).any()
+
+
+def test_a_streak_points_the_way_it_is_told():
+    upright, slanted = streak(31, 1.0, 0), streak(31, 1.0, 45)
+    assert upright.max() == pytest.approx(1)
+    assert upright.sum(1).astype(bool).sum() > 25 > upright.shape[1]
+    y, x = np.nonzero(slanted > 0.3)
+    assert np.corrcoef(x, y)[0, 1] > 0.9
+
+
+def test_longer_streaks_and_denser_rain_give_more_light():
+    def light(**changes):
+        rain = StreakRain(**{"depths": (1, 1), "density": (0.002, 0.002), "intensity": (100, 100), **changes})
+        return np.mean([rain.layer((96, 96), np.random.default_rng(s)).mean() for s in range(12)])
+
+    assert light(density=(0.01, 0.01)) > 2 * light()
+    assert light(depths=(3, 3)) > 1.5 * light()
+
+
+def test_veil_and_jpeg():
+    clean = np.full((16, 16, 3), 100, np.uint8)
+    assert (veil(clean, 0.5, 200) == 150).all()
+    squeezed = jpeg(photo(), 60)
+    assert squeezed.shape == photo().shape
+    assert (squeezed != photo()).any()
+    assert (jpeg(clean, 90) == 100).all()

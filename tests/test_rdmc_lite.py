@@ -1,0 +1,55 @@
+import pytest
+
+torch = pytest.importorskip("torch")
+from unrain.lab.nets import build  # noqa: E402
+
+
+def small(**changes):
+    torch.manual_seed(0)
+    return build("rdmc_lite", **{"width": 24, "encoder": (1, 1, 1), "decoder": (1, 1), **changes}).eval()
+
+
+def test_an_untrained_network_leaves_the_picture_alone():
+    rainy = torch.rand(2, 3, 19, 33)
+    with torch.inference_mode():
+        estimates = small()(rainy, 3)
+    assert len(estimates) == 3
+    assert all(torch.equal(estimate, rainy) for estimate in estimates)
+
+
+def stirred(**changes):
+    net = small(**changes)
+    for parameter in net.parameters():
+        parameter.data.add_(torch.randn_like(parameter) * 0.05)
+    return net
+
+
+def test_every_parameter_learns():
+    net = stirred()
+    net(torch.rand(1, 3, 16, 24))[-1].square().mean().backward()
+    assert [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+def test_the_passes_are_the_recursion_of_one_step():
+    net, rainy = stirred(), torch.rand(1, 3, 16, 24)
+    with torch.inference_mode():
+        first, second = net(rainy, 2)
+        assert torch.allclose(first, net.step(rainy, rainy))
+        assert torch.allclose(second, net.step(rainy, first), atol=1e-6)
+    assert not torch.allclose(first, second)
+
+
+def test_a_far_change_does_not_reach_a_pixel():
+    """No global pooling anywhere: tiles can be exact."""
+    net, rainy = stirred(), torch.rand(1, 3, 32, 384)
+    changed = rainy.clone()
+    changed[..., -64:] = 0
+    with torch.inference_mode():
+        assert torch.equal(net(rainy, 1)[0][..., :64], net(changed, 1)[0][..., :64])
+
+
+def test_wrong_shapes_are_refused():
+    with pytest.raises(ValueError, match="3 encoder levels need 2 decoder levels"):
+        small(decoder=(1,))
+    with pytest.raises(ValueError, match="does not divide"):
+        small(width=32)
