@@ -117,3 +117,12 @@ def test_other_dilations_make_other_encoders():
     assert len(network.encoders) == 2
     with torch.no_grad():
         assert network(torch.rand(1, 3, 16, 16))[-1].shape == (1, 3, 16, 16)
+
+
+@pytest.mark.parametrize("kind, mode", [(0, "bilinear"), (1, "bicubic")])
+def test_doubling_is_pytorchs_interpolation(kind, mode):
+    mixture = torch.full((2,), -50.0)
+    mixture[kind] = 50
+    features = torch.rand(2, 5, 3, 7)
+    expected = torch.nn.functional.interpolate(features, scale_factor=2.0, mode=mode, align_corners=False)
+    torch.testing.assert_close(tiny().doubling(features, mixture), expected)

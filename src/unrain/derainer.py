@@ -24,7 +24,7 @@ Progress = Callable[[int, int], None]
 Picture = NDArray[Any]
 
 _WHOLE_UP_TO = 1_500_000
-_DEFAULT_TILE = 1024
+_DEFAULT_TILE = 1152
 _HALF_PRECISION_FROM = 8_000_000
 
 
@@ -56,7 +56,7 @@ class _Span:
     Attributes:
         crop: What is fed in, halo included.
         start: First kept pixel.
-        stop: Behind the last kept pixel, which lies up to `overlap` inside the next tile.
+        stop: Behind the last kept pixel, `overlap` pixels inside what the next tile keeps.
         blend: How many of the first kept pixels the tile before has given already.
     """
 
@@ -73,16 +73,16 @@ def _spans(extent: int, tile: int, *, halo: int, overlap: int, multiple: int) ->
     """
     if extent <= tile:
         return [_Span(slice(0, extent), 0, extent, 0)]
-    margin = 2 * halo + _up(overlap, multiple)
-    # Tiles of even size: no sliver at the end which costs a whole halo.
-    core = _up(math.ceil(extent / math.ceil(extent / (tile - margin))), multiple)
-    overlap = min(overlap, core)
-    spans: list[_Span] = []
-    for start in range(0, extent, core):
-        stop = min(start + core + overlap, extent)
-        crop = slice(max(start - halo, 0), min(_up(stop + halo, multiple), extent))
-        spans.append(_Span(crop, start, stop, spans[-1].stop - start if spans else 0))
-    return spans
+    shared = 2 * halo + _up(overlap, multiple)
+    # Crops of one size: no sliver at the end which costs a whole halo.
+    stride = _up(math.ceil((extent - shared) / math.ceil((extent - shared) / (tile - shared))), multiple)
+    crops = [
+        slice(start, min(start + stride + shared, extent)) for start in range(0, extent - shared, stride)
+    ]
+    starts = [0, *(crop.start + halo for crop in crops[1:])]
+    stops = [*(start + overlap for start in starts[1:]), extent]
+    blends = [0] + [overlap] * (len(crops) - 1)
+    return [_Span(*span) for span in zip(crops, starts, stops, blends, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ class Derainer:
             model: A name from the zoo, an .onnx file, or an engine of your own.
             recursions: Passes over the picture; the model's own number when None.
             tile: Side of the largest square fed to the network, in pixels. None takes pictures up to
-                1.5 megapixels whole and bigger ones in tiles of 1024.
+                1.5 megapixels whole and bigger ones in tiles of 1152.
             overlap: Width of the linear passage between tiles, in pixels.
             threads: CPU threads, 0 for one on every physical core.
 

@@ -71,9 +71,8 @@ class OnnxEngine:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
-        # Tiles differ in size: a memory plan or arena made for one is kept beside the next one's.
+        # Tiles differ in size: a memory plan for one is of no use to the next.
         options.enable_mem_pattern = False
-        options.enable_cpu_mem_arena = False
         try:
             self._session = ort.InferenceSession(
                 str(model.path), sess_options=options, providers=["CPUExecutionProvider"]

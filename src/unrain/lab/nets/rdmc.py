@@ -14,7 +14,6 @@ tile comes out as it does within the whole picture; gates start at 0.1, so that 
 """
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -100,8 +99,33 @@ def _up_skip(channels_in: int, channels: int) -> nn.Sequential:
     )
 
 
-def _twice(features: Tensor, mode: Literal["bilinear", "bicubic"]) -> Tensor:
-    return F.interpolate(features, scale_factor=2.0, mode=mode, align_corners=False)
+class _Doubling(nn.Module):
+    """Twice the size by p_1 bilinear + p_2 bicubic interpolation, p the softmax of two scalars.
+
+    Both are one 5x5 filter for each of the four output phases, as `F.interpolate` gives them for
+    align_corners=False; as a convolution they take a fraction of the time of ONNX Runtime's bicubic Resize.
+    """
+
+    filters: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        bilinear = torch.tensor([0, 0.25, 0.75, 0, 0])
+        # Keys' kernel with a = -0.75 at the distances 1.75, 0.75, 0.25 and 1.25.
+        bicubic = torch.tensor([-9, 67, 225, -27, 0]) / 256
+        both = []
+        for even in (bilinear, bicubic):
+            phases = torch.stack([even, even.flip(0)])
+            both.append(torch.einsum("ai,bj->abij", phases, phases).flatten(0, 1))
+        self.register_buffer("filters", torch.stack(both), persistent=False)
+
+    def forward(self, features: Tensor, mixture: Tensor) -> Tensor:
+        channels = features.shape[1]
+        bilinear, bicubic = mixture.softmax(0).unbind()
+        filters = bilinear * self.filters[0] + bicubic * self.filters[1]
+        padded = F.pad(features, (2, 2, 2, 2), mode="replicate")
+        phases = [F.conv2d(padded, one.expand(channels, 1, 5, 5), groups=channels) for one in filters]
+        return F.pixel_shuffle(torch.stack(phases, 2).flatten(1, 2), 2)
 
 
 class RDMC(RecursiveNet):
@@ -154,6 +178,7 @@ class RDMC(RecursiveNet):
         )
         self.output = nn.Conv2d(d1, 3, 1)
         self.upsampling = nn.Parameter(torch.zeros(2))
+        self.doubling = _Doubling()
         skips = {
             "down0": lambda: _down_skip(e3),
             "down1": lambda: _down_skip(e2),
@@ -169,8 +194,8 @@ class RDMC(RecursiveNet):
         self.gates = nn.ParameterDict({name: torch.tensor(_GATE_START) for name in chosen})
 
     def _up(self, features: Tensor) -> Tensor:
-        mixture = self.upsampling.softmax(0)
-        return mixture[0] * _twice(features, "bilinear") + mixture[1] * _twice(features, "bicubic")
+        doubled: Tensor = self.doubling(features, self.upsampling)
+        return doubled
 
     def _recruit(self, target: Tensor, **sources: Tensor) -> Tensor:
         for name, source in sources.items():
