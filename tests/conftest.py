@@ -8,11 +8,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-CONTRACT = {"multiple": 8, "halo": 16, "recursions": 2, "recursive": True}
+CONTRACT = {"multiple": 8, "halo": 8, "recursions": 2, "recursive": True}
 
 
 def tiny_network(seed: int = 0) -> onnx.ModelProto:
-    """derained = rainy - 0.3 (conv7x7(both) + up8(conv3x3(mean8(both)))): sees 15 pixels far."""
+    """derained = rainy - 0.3 (conv7x7(both) + up8(conv3x3(mean8(both)))): sees the next 8x8 cell."""
     random = np.random.default_rng(seed)
 
     def weights(name: str, *shape: int) -> TensorProto:
