@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 
 pytest.importorskip("skimage")
-from skimage.color import rgb2ycbcr  # noqa: E402
-from skimage.metrics import peak_signal_noise_ratio  # noqa: E402
+from skimage.color import rgb2ycbcr
+from skimage.metrics import peak_signal_noise_ratio
 
-from unrain.lab.bench import metrics  # noqa: E402
+from unrain.lab.bench import metrics
 
 
 def pair(seed=0, shape=(40, 30, 3)):

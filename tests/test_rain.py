@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 
 pytest.importorskip("scipy")
-from hypothesis import given, settings  # noqa: E402
-from hypothesis import strategies as st  # noqa: E402
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from unrain.lab.rain import LayerRain, RainMaker, StreakRain, add_layer, jpeg, streak, veil  # noqa: E402
+from unrain.lab.rain import LayerRain, RainMaker, StreakRain, add_layer, jpeg, streak, veil
 
 
 def photo(height=40, width=50):

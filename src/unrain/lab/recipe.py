@@ -42,6 +42,15 @@ class SourceSpec:
     turns: bool = False
     without_twins_in: str | None = None
 
+    @property
+    def described(self) -> str:
+        """Return a line for the model's card."""
+        if self.pairs is not None:
+            without = f" without its twins in {self.without_twins_in}" if self.without_twins_in else ""
+            return f"{self.pairs}{without}"
+        rain = f"with rain made from {', '.join(self.layers) or 'scratch'}" if self.rain else "left dry"
+        return f"{', '.join(self.photos)}: {rain}"
+
     def load(self, root: Path) -> Source:
         """Read the pictures from below the data folder.
 
@@ -85,6 +94,8 @@ class Recipe:
         sources: Where patches come from.
         stages: Parts of the run: steps, patch, batch, recursions, learning rate.
         loss: Weights of the loss terms.
+        summary: What the model is for, in a line: it goes into its card.
+        licence: Under which its weights are given away.
         arguments: Constructor arguments of the network.
         initial: Weights (.safetensors) to start from, relative to the recipe file.
         validation: Sets of pairs that are measured whole.
@@ -105,6 +116,8 @@ class Recipe:
     sources: tuple[SourceSpec, ...]
     stages: tuple[Stage, ...]
     loss: LossWeights
+    summary: str = ""
+    licence: str = "Apache-2.0"
     arguments: dict[str, Any] = field(default_factory=dict)
     initial: str | None = None
     validation: tuple[str, ...] = ()

@@ -1,7 +1,7 @@
 """Training: `unrain train RECIPE --data FOLDER`, readable from top to bottom.
 
-A run lives in its folder (runs/NAME): last.ckpt to go on from, weights.safetensors (the averaged weights)
-with result.json when it ends, csv/ and tensorboard/ with the curves. A run that was killed goes on with the
+A run lives in its folder (runs/NAME): last.ckpt to go on from, weights.safetensors (the averaged weights and
+the model's card) when it ends, csv/ and tensorboard/ with the curves. A run that was killed goes on with the
 same patches.
 """
 
@@ -68,9 +68,10 @@ def recursive_loss(estimates: list[Tensor], clean: Tensor, recipe: Recipe) -> Te
 class Deraining(pl.LightningModule):
     """A network in training on a recipe."""
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, name: str = "recipe") -> None:
         super().__init__()
-        self.recipe = recipe
+        # Lightning has a `name` of its own.
+        self.recipe, self.recipe_name = recipe, name
         self.net = channels_last(build(recipe.network, **recipe.arguments))
         if recipe.compile:
             self.net.compile()
@@ -133,12 +134,29 @@ class Deraining(pl.LightningModule):
         """Return the training seconds of all parts of the run."""
         return self.seconds + time.monotonic() - self._resumed
 
+    def card(self) -> dict[str, Any]:
+        """Return what the model's card says of its training."""
+        recipe, trainer = self.recipe, self.trainer
+        scores = {k: round(float(v), 3) for k, v in trainer.callback_metrics.items() if k.startswith("psnr/")}
+        return {
+            "summary": recipe.summary,
+            "recipe": f"{self.recipe_name}.toml",
+            "training_data": [spec.described for spec in recipe.sources],
+            "steps": trainer.global_step,
+            "wall_time": round(self.elapsed()),
+            "hardware": hardware(self.device, trainer.world_size),
+            "torch": str(torch.__version__),
+            "licence": recipe.licence,
+            "validation": scores,
+        }
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Write what rebuilds the network, and the clock."""
+        """Write what rebuilds the network, its card so far, and the clock."""
         recipe = self.recipe
         checkpoint["unrain"] = {
             "network": recipe.network,
             "arguments": recipe.arguments,
+            "card": self.card(),
             "seconds": self.elapsed(),
         }
 
@@ -261,32 +279,26 @@ def preflight(
 
 
 class Finish(Callback):
-    """Writes the averaged weights and the result when the run ends."""
+    """Writes the averaged weights when the run ends."""
 
     def __init__(self, out: Path) -> None:
         self.out = out
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save weights.safetensors and result.json."""
-        if not trainer.is_global_zero:
-            return
-        assert isinstance(pl_module, Deraining)
-        save_weights(self.out / "weights.safetensors", pl_module.net, pl_module.recipe)
-        scores = {k: round(float(v), 3) for k, v in trainer.callback_metrics.items() if k.startswith("psnr/")}
-        result = {
-            "steps": trainer.global_step,
-            "wall_time": round(pl_module.elapsed()),
-            "hardware": hardware(pl_module.device, trainer.world_size),
-            "torch": torch.__version__,
-            "validation": scores,
-        }
-        (self.out / "result.json").write_text(json.dumps(result, indent=1) + "\n")
+        """Save weights.safetensors."""
+        if trainer.is_global_zero:
+            assert isinstance(pl_module, Deraining)
+            save_weights(self.out / "weights.safetensors", pl_module)
 
 
-def save_weights(path: Path, net: nn.Module, recipe: Recipe) -> None:
-    """Write weights with what rebuilds the network in the header, atomically."""
-    header = {"network": recipe.network, "arguments": json.dumps(recipe.arguments)}
-    state = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
+def save_weights(path: Path, module: Deraining) -> None:
+    """Write weights with what rebuilds the network, and its card, in the header, atomically."""
+    header = {
+        "network": module.recipe.network,
+        "arguments": json.dumps(module.recipe.arguments),
+        "card": json.dumps(module.card()),
+    }
+    state = {name: value.detach().cpu().contiguous() for name, value in module.net.state_dict().items()}
     part = path.with_suffix(".part")
     save_file(state, part, header)
     part.replace(path)
@@ -327,7 +339,7 @@ def train(
     if last.exists() and not resume:
         raise UnrainError(f"{last}: a run is there already; give another folder with --out or let it resume")
     pl.seed_everything(plan.seed)
-    module = Deraining(plan)
+    module = Deraining(plan, recipe.stem)
     if plan.initial:
         module.net.load_state_dict(load_file(recipe.parent / plan.initial))
     pictures = Pictures(plan, data)
