@@ -338,6 +338,64 @@ def export(checkpoint: Path, *, output: Annotated[Path, Parameter(alias="-o")]) 
     return _in_lab("export", run)
 
 
+@app.command
+def bench(
+    *names: Annotated[str, Parameter(name="MODEL")],
+    data: Path,
+    suite: Annotated[tuple[str, ...], Parameter(negative=())] = (),
+    recursions: Annotated[tuple[int, ...], Parameter(negative=())] = (),
+    threads: Annotated[int, Parameter(validator=validators.Number(gte=0))] = 0,
+    card: bool = False,
+    json: bool = False,
+) -> int:
+    """Measure models on whole test sets, the field's way (needs the lab: pip install 'unrain[lab]').
+
+    PSNR and SSIM on the Y channel after rounding to 8 bits, averaged over all pictures of a set.
+
+    Args:
+        names: Models of the zoo or ONNX files; the default model if none is named.
+        data: Folder with the data sets.
+        suite: Sets of pairs, or folders of clean photographs, which are measured against themselves. May be
+            given several times; by default the usual sets that are there.
+        recursions: Numbers of passes to measure, may be given several times; the model's own by default.
+        threads: Processor threads, 0 for all.
+        card: Write the scores into the models' cards.
+        json: Print the scores for programs.
+    """
+    from unrain import zoo
+
+    def run() -> None:
+        from dataclasses import asdict
+
+        from unrain.lab.bench.benchmark import bench as measure
+        from unrain.lab.bench.benchmark import find_suites
+
+        found = [zoo.find(name) for name in names or (zoo.DEFAULT,)]
+        rows = []
+        if not json:
+            _print(
+                f"{'model':20} {'suite':16} {'T':>2} {'pictures':>8} {'PSNR':>7} {'SSIM':>7} {'seconds':>7}"
+            )
+        for model, score in measure(
+            found,
+            data,
+            suites=find_suites(data, suite),
+            recursions=recursions,
+            threads=threads,
+            card=card,
+        ):
+            rows.append({"model": model.name, **asdict(score)})
+            if not json:
+                _print(
+                    f"{model.name:20} {score.suite:16} {score.recursions:2} {score.pictures:8} "
+                    f"{score.psnr:7.2f} {score.ssim:7.4f} {score.seconds:7.3f}"
+                )
+        if json:
+            _print(jsonlib.dumps(rows, indent=2))
+
+    return _in_lab("bench", run)
+
+
 def _in_lab(command: str, run: Callable[[], None]) -> int:
     """Run a command of the lab, or say how to get the lab."""
     try:
