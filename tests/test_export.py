@@ -50,7 +50,11 @@ def exported(request, tmp_path_factory):
     net = trained(request.param)
     checkpoint = write_checkpoint(folder / "weights.safetensors", request.param, net)
     card = {"licence": "Apache-2.0", "halo": -5}
-    return net, export_checkpoint(checkpoint, folder / "zoo" / "small.onnx", card=card)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export, "_PROBE_SIDE", 256)
+        patch.setattr(export, "_PROBE_CUT", 96)
+        path = export_checkpoint(checkpoint, folder / "zoo" / "small.onnx", card=card)
+    return net, path
 
 
 @pytest.mark.parametrize("height, width", [(1, 1), (33, 50), (97, 61)])
@@ -100,7 +104,9 @@ def test_the_file_holds_all_it_needs_and_no_batchnorm_or_paths(exported):
     assert {file.name for file in path.parent.iterdir()} == {"small.onnx", "small.json"}
 
 
-def test_fixed_recursions_are_unrolled_into_one_pass(tmp_path):
+def test_fixed_recursions_are_unrolled_into_one_pass(tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "measure_halo", lambda net, recursions: 64)
+    monkeypatch.setitem(SMALL, "rdmc_lite", {"width": 12, "encoder": [1, 1], "decoder": [1]})
     net = trained("rdmc_lite")
     checkpoint = write_checkpoint(tmp_path / "weights.safetensors", "rdmc_lite", net)
     path = export_checkpoint(checkpoint, tmp_path / "fixed.onnx", recursions=2)
@@ -145,6 +151,10 @@ def test_the_halo_of_a_known_network(distance, halo):
     assert measure_halo(Shift(distance).eval()) == halo
 
 
+def test_the_halo_of_unrolled_passes_is_that_of_all_together():
+    assert measure_halo(Shift(9).eval(), recursions=2) == 32
+
+
 def test_a_network_that_sees_too_far_is_refused():
     class Mean(RecursiveNet):
         def step(self, rainy, estimate):
@@ -154,13 +164,16 @@ def test_a_network_that_sees_too_far_is_refused():
         measure_halo(Mean(multiple=8, recursions=1).eval())
 
 
-def test_a_difference_from_pytorch_is_refused_and_nothing_written(tmp_path, monkeypatch):
-    monkeypatch.setattr(export, "PARITY", 0.0)
+def test_a_difference_from_pytorch_is_refused_and_nothing_written(exported, tmp_path, monkeypatch):
+    _, path = exported
+    monkeypatch.setattr(export, "_to_onnx", lambda net, recursions: onnx.load(path))
     monkeypatch.setattr(export, "measure_halo", lambda net, recursions: 32)
-    checkpoint = write_checkpoint(tmp_path / "weights.safetensors", "rdmc_lite", trained("rdmc_lite"))
+    checkpoint = path.parent.parent / "weights.safetensors"
+    assert export_checkpoint(checkpoint, tmp_path / "good" / "small.onnx").exists()
+    monkeypatch.setattr(export, "PARITY", 0.0)
     with pytest.raises(UnrainError, match="differs from PyTorch"):
-        export_checkpoint(checkpoint, tmp_path / "zoo" / "small.onnx")
-    assert not list((tmp_path / "zoo").iterdir())
+        export_checkpoint(checkpoint, tmp_path / "bad" / "small.onnx")
+    assert not list((tmp_path / "bad").iterdir())
 
 
 @pytest.mark.parametrize("name", ["last.ckpt", "weights.safetensors"])
