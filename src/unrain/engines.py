@@ -73,6 +73,8 @@ class OnnxEngine:
         options.log_severity_level = 3
         # Tiles differ in size: a memory plan for one is of no use to the next.
         options.enable_mem_pattern = False
+        # Threads that spin while they wait take the cores from everything else, and from each other.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self._session = ort.InferenceSession(
                 str(model.path), sess_options=options, providers=["CPUExecutionProvider"]
