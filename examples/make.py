@@ -1,7 +1,4 @@
-"""Make the pictures of this folder: free photographs that scikit-image carries, with rain that unrain drew.
-
-    python examples/make.py
-"""
+"""Make the pictures of this folder: free photographs from scikit-image, with rain drawn by unrain."""
 
 from pathlib import Path
 

@@ -278,6 +278,16 @@ def preflight(
     return off
 
 
+class Progress(TQDMProgressBar):
+    """Lightning's bar, which forgets the total when a run goes on from a checkpoint."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Count all steps of the run, those of its earlier parts included."""
+        super().on_train_start(trainer, pl_module)
+        self.train_progress_bar.reset(trainer.max_steps)
+        self.train_progress_bar.initial = trainer.global_step
+
+
 class Finish(Callback):
     """Writes the averaged weights when the run ends."""
 
@@ -370,7 +380,7 @@ def train(
                 enable_version_counter=False,
             ),
             LearningRateMonitor("step"),
-            TQDMProgressBar(refresh_rate=20),
+            Progress(refresh_rate=20),
             Finish(out),
         ],
     )
