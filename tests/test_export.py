@@ -38,7 +38,11 @@ def trained(name):
 
 
 def write_checkpoint(path, name, net):
-    header = {"network": name, "arguments": json.dumps(SMALL[name])}
+    header = {
+        "network": name,
+        "arguments": json.dumps(SMALL[name]),
+        "card": '{"steps": 7, "licence": "none"}',
+    }
     save_file(net.state_dict(), path, header)
     return path
 
@@ -124,13 +128,14 @@ def test_a_lightning_checkpoint_gives_the_same_network(tmp_path):
     net = trained("rdmc_lite")
     content = {
         "state_dict": {f"net.{name}": values for name, values in net.state_dict().items()},
-        "unrain": {"network": "rdmc_lite", "arguments": SMALL["rdmc_lite"]},
+        "unrain": {"network": "rdmc_lite", "arguments": SMALL["rdmc_lite"], "card": {"steps": 7}},
         "current_model_state": {},
     }
     torch.save(content, tmp_path / "last.ckpt")
-    loaded, name, arguments = load_checkpoint(tmp_path / "last.ckpt")
-    assert name == "rdmc_lite" and arguments == SMALL["rdmc_lite"]
-    for key, values in loaded.state_dict().items():
+    loaded = load_checkpoint(tmp_path / "last.ckpt")
+    assert loaded.network == "rdmc_lite" and loaded.arguments == SMALL["rdmc_lite"]
+    assert loaded.card == {"steps": 7}
+    for key, values in loaded.net.state_dict().items():
         assert torch.equal(values, net.state_dict()[key]), key
 
 

@@ -12,6 +12,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -63,16 +64,30 @@ class _Unrolled(nn.Module):
         return estimate
 
 
-def load_checkpoint(checkpoint: Path) -> tuple[RecursiveNet, str, dict[str, Any]]:
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint holds.
+
+    Attributes:
+        net: The network in evaluation mode.
+        network: Its name for `build`.
+        arguments: Its constructor arguments.
+        card: What training wrote for the model's card.
+    """
+
+    net: RecursiveNet
+    network: str
+    arguments: dict[str, Any]
+    card: dict[str, Any]
+
+
+def load_checkpoint(checkpoint: Path) -> Checkpoint:
     """Build the network that a checkpoint holds; nothing in the file is ever executed.
 
     Args:
-        checkpoint: `weights.safetensors` with "network" and "arguments" (JSON) in its header, or a Lightning
-            .ckpt with both under the key "unrain". A .ckpt's averaged weights are taken: Lightning's
-            weight averaging stores them as the state_dict.
-
-    Returns:
-        The network in evaluation mode, its name for `build`, and its constructor arguments.
+        checkpoint: `weights.safetensors` with "network", "arguments" and "card" (JSON) in its header, or a
+            Lightning .ckpt with them under the key "unrain"; the card may be missing. A .ckpt's
+            averaged weights are taken: Lightning's weight averaging stores them as the state_dict.
 
     Raises:
         UnrainError: When the file is missing, broken or from elsewhere.
@@ -84,10 +99,12 @@ def load_checkpoint(checkpoint: Path) -> tuple[RecursiveNet, str, dict[str, Any]
             with safe_open(checkpoint, framework="pt") as file:
                 header = file.metadata() or {}
             name, arguments = header["network"], json.loads(header["arguments"])
+            card = json.loads(header.get("card", "{}"))
             state = load_file(checkpoint)
         else:
             content = torch.load(checkpoint, map_location="cpu", weights_only=True)
             name, arguments = content["unrain"]["network"], content["unrain"]["arguments"]
+            card = content["unrain"].get("card", {})
             weights = content["state_dict"].items()
             state = {key.removeprefix("net."): value for key, value in weights if key.startswith("net.")}
         net = build(name, **arguments)
@@ -99,7 +116,7 @@ def load_checkpoint(checkpoint: Path) -> tuple[RecursiveNet, str, dict[str, Any]
         raise UnrainError(f"{checkpoint}: not a checkpoint of this version ({reason})") from error
     except Exception as error:  # the unpickler's own exceptions for files that are none
         raise UnrainError(f"{checkpoint}: not a checkpoint; give one of `unrain train`") from error
-    return net.eval().requires_grad_(False), name, arguments
+    return Checkpoint(net.eval().requires_grad_(False), name, arguments, card)
 
 
 def measure_halo(net: RecursiveNet, recursions: int | None = None) -> int:
@@ -171,7 +188,7 @@ def export_checkpoint(
         checkpoint: `weights.safetensors` or a Lightning .ckpt, see `load_checkpoint`.
         out: Where the .onnx file goes; the card goes to the same name with .json.
         recursions: Fix T and write all passes into the file; None writes one pass, T is chosen at run time.
-        card: What else the card says: recipe, training data, scores, licence and so on.
+        card: What the card says besides what training wrote into the checkpoint, or in its place.
 
     Returns:
         The written file.
@@ -184,7 +201,8 @@ def export_checkpoint(
         raise UnrainError(f"{out}: give a name that ends in .onnx")
     if recursions is not None and recursions < 1:
         raise UnrainError(f"recursions is {recursions}: give 1 or more")
-    net, name, arguments = load_checkpoint(checkpoint)
+    loaded = load_checkpoint(checkpoint)
+    net = loaded.net
     contract = {
         "multiple": net.multiple,
         "halo": measure_halo(net, recursions),
@@ -195,12 +213,12 @@ def export_checkpoint(
     onnx.helper.set_model_props(network, {"unrain": json.dumps(contract)})
     own = {
         "name": out.stem,
-        "network": name,
-        "arguments": arguments,
+        "network": loaded.network,
+        "arguments": loaded.arguments,
         "parameters": sum(parameter.numel() for parameter in net.parameters()),
         **({} if recursions is None else {"unrolled": recursions}),
     }
-    written = {**own, **(card or {}), **contract}
+    written = {**own, **loaded.card, **(card or {}), **contract}
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".export-", dir=out.parent) as folder:
