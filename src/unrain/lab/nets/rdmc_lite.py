@@ -127,7 +127,8 @@ class RDMCLite(RecursiveNet):
         # Cross-level recruitment: into decoder level k from encoder levels k - 1 (finer) and k + 1 (coarser).
         self.recruit_finer = nn.ModuleList(nn.Conv2d(w // 2, w, 2, stride=2) for w in widths[1:-1])
         self.recruit_coarser = nn.ModuleList(Up(2 * w, w) for w in widths[:-1])
-        self.gate_finer = nn.Parameter(torch.zeros(levels - 2))
+        # No parameter without elements: it would never get a gradient, which DDP takes for a mistake.
+        self.gate_finer = nn.Parameter(torch.zeros(levels - 2)) if levels > 2 else None
         self.gate_coarser = nn.Parameter(torch.zeros(levels - 1))
         self.decoders = nn.ModuleList(
             nn.Sequential(*(GatedBlock(w) for _ in range(blocks)))
@@ -155,7 +156,7 @@ class RDMCLite(RecursiveNet):
         for level in reversed(range(len(self.decoders))):
             features = self.ups[level](features) + encoded[level]
             features = features + self.gate_coarser[level] * self.recruit_coarser[level](encoded[level + 1])
-            if level:
+            if level and self.gate_finer is not None:
                 finer = self.recruit_finer[level - 1](encoded[level - 1])
                 features = features + self.gate_finer[level - 1] * finer
             features = self.decoders[level](features)
