@@ -6,6 +6,7 @@ from typing import Any
 from unrain.lab.nets.layers import RecursiveNet
 
 NETS: dict[str, str] = {
+    "prenet": "unrain.lab.nets.prenet:PReNet",
     "rdmc": "unrain.lab.nets.rdmc:RDMC",
     "rdmc_lite": "unrain.lab.nets.rdmc_lite:RDMCLite",
 }
