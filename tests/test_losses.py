@@ -4,6 +4,7 @@ from scipy.ndimage import gaussian_filter
 
 torch = pytest.importorskip("torch")
 from unrain.lab import losses  # noqa: E402
+from unrain.lab.nets.vgg import VGG19  # noqa: E402
 
 
 def pair(seed=0, shape=(2, 3, 24, 20)):
@@ -60,3 +61,106 @@ def test_losses_agree_with_finite_differences():
     assert torch.autograd.gradcheck(
         lambda x: losses.charbonnier(x.double(), a).double(), b, atol=1e-3, eps=1e-3
     )
+
+
+def layers(seed):
+    rng = np.random.default_rng(seed)
+    return [rng.normal(size=(2, 3, n, n)) for n in (9, 5, 3)]
+
+
+def in_torch(arrays):
+    return [torch.from_numpy(x).float() for x in arrays]
+
+
+@pytest.mark.parametrize("per_layer", [False, True])
+def test_contrastive_equals_its_definition_in_double_precision(per_layer):
+    x, b, o = layers(0), layers(1), layers(2)
+    w = (0.25, 0.5, 1.0)
+    near = [np.abs(p - q).mean() for p, q in zip(x, b, strict=True)]
+    far = [np.abs(p - q).mean() for p, q in zip(x, o, strict=True)]
+    if per_layer:
+        expected = sum(k * n / (f + 1e-7) for k, n, f in zip(w, near, far, strict=True))
+    else:
+        expected = np.dot(w, near) / (np.dot(w, far) + 1e-7)
+    ours = losses.contrastive(in_torch(x), in_torch(b), in_torch(o), w, per_layer=per_layer)
+    assert float(ours) == pytest.approx(expected, rel=1e-5)
+    at_clean = losses.contrastive(in_torch(b), in_torch(b), in_torch(o), w, per_layer=per_layer)
+    assert float(at_clean) == 0
+    at_rainy = losses.contrastive(in_torch(o), in_torch(b), in_torch(o), w, per_layer=per_layer)
+    assert float(at_rainy) > 1e6
+
+
+@pytest.mark.parametrize("per_layer", [False, True])
+def test_contrastive_gradient_equals_its_formula_and_reaches_the_anchor_only(per_layer):
+    arrays = layers(0), layers(1), layers(2)
+    w = (0.25, 0.5, 1.0)
+    x, b, o = ([t.requires_grad_() for t in in_torch(a)] for a in arrays)
+    losses.contrastive(x, b, o, w, per_layer=per_layer).backward()
+    near = [k * np.abs(p - q).mean() for k, p, q in zip(w, arrays[0], arrays[1], strict=True)]
+    far = [k * np.abs(p - q).mean() for k, p, q in zip(w, arrays[0], arrays[2], strict=True)]
+    for i, k in enumerate(w):
+        top, below = (near[i], far[i]) if per_layer else (sum(near), sum(far))
+        scale = k if per_layer else 1
+        to_clean, to_rainy = (np.sign(arrays[0][i] - other[i]) * k / x[i].numel() for other in arrays[1:])
+        expected = scale * (to_clean / below - to_rainy * top / below**2)
+        assert np.allclose(x[i].grad, expected, rtol=1e-4, atol=1e-9)
+    assert all(t.grad is None for t in (*b, *o))
+
+
+@pytest.fixture(scope="module")
+def vgg():
+    """A narrow VGG-19 with random weights; the prior's mechanics do not depend on what it has learnt."""
+    torch.manual_seed(0)
+    net = VGG19((4,) * 16)
+    for conv in net.convs.values():
+        torch.nn.init.kaiming_normal_(conv.weight)
+    return net
+
+
+def triple():
+    return tuple(torch.from_numpy(x).float() for x in (pair()[1], *pair(1)))
+
+
+@pytest.mark.parametrize("choice", losses.CONTRAST_LAYERS)
+def test_the_prior_is_live_through_the_restored_picture_only(vgg, choice):
+    x, b, o = (t.requires_grad_() for t in triple())
+    prior = losses.ContrastivePrior(vgg, choice)
+    loss = prior.between(b, o)(x)
+    names = losses.CONTRAST_LAYERS[choice]
+    features = [vgg(t, names) for t in (x, b, o)]
+    expected = losses.contrastive(*features, list(names.values()))
+    assert torch.allclose(loss, expected, rtol=1e-5)
+    loss.backward()
+    assert float(x.grad.abs().sum()) > 0
+    assert b.grad is None
+    assert o.grad is None
+    assert all(parameter.grad is None for parameter in vgg.parameters())
+    closer = x.detach() - 1e-3 * x.grad / x.grad.abs().max()
+    assert float(prior.between(b, o)(closer)) < float(loss)
+
+
+def test_the_inert_prior_has_the_same_value_and_no_gradient(vgg):
+    x, b, o = triple()
+    x.requires_grad_()
+    live, inert = (losses.ContrastivePrior(vgg, inert=i).between(b, o)(x) for i in (False, True))
+    assert float(live) == float(inert)
+    (inert + 0 * x.sum()).backward()
+    assert not x.grad.any()
+
+
+def test_the_prior_computes_features_in_bf16_and_distances_in_float32(vgg):
+    x, b, o = triple()
+    prior = losses.ContrastivePrior(vgg)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert vgg(x, ("relu1_1",))[0].dtype == torch.bfloat16
+        inside = prior.between(b, o)(x.requires_grad_())
+    assert inside.dtype == torch.float32
+    assert float(inside) == pytest.approx(float(prior.between(b, o)(x)), rel=0.02)
+    inside.backward()
+    assert x.grad.isfinite().all()
+    assert x.grad.any()
+
+
+def test_the_weights_double_from_layer_to_layer_as_published():
+    for choice in ("paper", "released"):
+        assert list(losses.CONTRAST_LAYERS[choice].values()) == [1 / 32, 1 / 16, 1 / 8, 1 / 4, 1]

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from unrain.lab.nets.vgg import VGG19
+
 _WINDOW = 11
 _SIGMA = 1.5
+_CONTRAST_EPSILON = 1e-7
+
+# Which outputs of VGG-19 the contrastive prior compares, and their weights w_i.
+CONTRAST_LAYERS: dict[str, dict[str, float]] = {
+    # The paper's numbers read as ordinals of convolutions, as in AECR-Net.
+    "paper": {"relu1_1": 1 / 32, "relu2_1": 1 / 16, "relu3_1": 1 / 8, "relu4_1": 1 / 4, "relu5_1": 1.0},
+    # The same numbers read as indices of layers, as the released code does.
+    "released": {"relu1_1": 1 / 32, "relu1_2": 1 / 16, "pool1": 1 / 8, "relu2_2": 1 / 4, "conv3_2": 1.0},
+    # The paper's first three: a third of its arithmetic, for the CPU.
+    "cheap": {"relu1_1": 1 / 32, "relu2_1": 1 / 16, "relu3_1": 1 / 8},
+}
 
 
 def _gaussian(device: torch.device) -> Tensor:
@@ -48,3 +63,80 @@ def ssim(restored: Tensor, clean: Tensor) -> Tensor:
 def charbonnier(restored: Tensor, clean: Tensor, epsilon: float = 1e-3) -> Tensor:
     """Measure the smooth L1 distance sqrt(d^2 + epsilon^2), averaged (Charbonnier et al., 1994)."""
     return (restored.float() - clean.float()).square().add(epsilon**2).sqrt().mean()
+
+
+def contrastive(
+    restored: Sequence[Tensor],
+    clean: Sequence[Tensor],
+    rainy: Sequence[Tensor],
+    weights: Sequence[float],
+    *,
+    per_layer: bool = False,
+) -> Tensor:
+    """Draw the restored picture to the clean one and away from the rainy one, in feature space.
+
+    sum_i w_i |phi_i(x) - phi_i(B)| / (sum_i w_i |phi_i(x) - phi_i(O)| + 1e-7), where |.| is the mean absolute
+    difference over all elements of a layer, as in AECR-Net (Wu et al., 2021) and RDMC (2023), so that large
+    layers count no more than small ones. Only the anchor has a gradient. Distances are float32 whatever the
+    precision of the features.
+
+    Args:
+        restored: Features phi_i(x) of the anchor, one tensor for each layer.
+        clean: Those of the positive; detached here.
+        rainy: Those of the negative; detached here.
+        weights: w_i.
+        per_layer: Add the ratios of the layers, as AECR-Net does, instead of dividing the sums.
+
+    Returns:
+        A scalar: 0 for the clean picture; very large for the rainy picture itself.
+    """
+    near, far = (
+        torch.stack([F.l1_loss(x.float(), y.detach().float()) for x, y in zip(restored, others, strict=True)])
+        for others in (clean, rainy)
+    )
+    w = near.new_tensor(weights)
+    if per_layer:
+        return (w * near / (far + _CONTRAST_EPSILON)).sum()
+    return (w * near).sum() / ((w * far).sum() + _CONTRAST_EPSILON)
+
+
+class ContrastivePrior:
+    """The contrastive prior L_c on features of a frozen VGG-19.
+
+    It is no module, so that checkpoints and weight averaging pass VGG-19 by, and a copy shares it.
+
+    Args:
+        vgg: The features.
+        layers: A key of `CONTRAST_LAYERS`.
+        per_layer: See `contrastive`.
+        inert: Detach the restored picture, as the released code does: the loss is then a number without any
+            effect (for the ablation).
+    """
+
+    def __init__(
+        self, vgg: VGG19, layers: str = "paper", *, per_layer: bool = False, inert: bool = False
+    ) -> None:
+        self.vgg, self.per_layer, self.inert = vgg, per_layer, inert
+        self.weights = CONTRAST_LAYERS[layers]
+
+    def __deepcopy__(self, memo: dict[int, object]) -> ContrastivePrior:
+        return self
+
+    def between(self, clean: Tensor, rainy: Tensor) -> Callable[[Tensor], Tensor]:
+        """Return the loss of a restored picture, given its clean and its rainy twin.
+
+        Args:
+            clean: The positive, N x 3 x H x W in [0, 1].
+            rainy: The negative, the same shape.
+        """
+        vgg = self.vgg.to(clean.device)
+        with torch.no_grad():
+            targets = [layer.chunk(2) for layer in vgg(torch.cat([clean, rainy]), self.weights)]
+        positive, negative = zip(*targets, strict=True)
+
+        def loss(restored: Tensor) -> Tensor:
+            anchor = vgg(restored.detach() if self.inert else restored, self.weights)
+            weights = list(self.weights.values())
+            return contrastive(anchor, positive, negative, weights, per_layer=self.per_layer)
+
+        return loss
