@@ -322,18 +322,24 @@ def train(
 
 
 @app.command
-def export(checkpoint: Path, *, output: Annotated[Path, Parameter(alias="-o")]) -> int:
+def export(
+    checkpoint: Path,
+    *,
+    output: Annotated[Path, Parameter(alias="-o")],
+    recursions: Annotated[int | None, Parameter(validator=validators.Number(gte=1))] = None,
+) -> int:
     """Turn a checkpoint into an ONNX model (needs the lab: pip install 'unrain[lab]').
 
     Args:
-        checkpoint: The trained weights.
-        output: The ONNX file to write.
+        checkpoint: The trained weights: weights.safetensors, or last.ckpt of a run that still goes on.
+        output: The ONNX file to write; its card goes beside it.
+        recursions: Put that many passes into the file; otherwise their number is chosen when it runs.
     """
 
     def run() -> None:
         from unrain.lab.export import export_checkpoint
 
-        export_checkpoint(checkpoint, output)
+        export_checkpoint(checkpoint, output, recursions=recursions)
 
     return _in_lab("export", run)
 
@@ -342,9 +348,11 @@ def export(checkpoint: Path, *, output: Annotated[Path, Parameter(alias="-o")]) 
 def bench(
     *names: Annotated[str, Parameter(name="MODEL")],
     data: Path,
+    peer: Annotated[tuple[str, ...], Parameter(negative=())] = (),
     suite: Annotated[tuple[str, ...], Parameter(negative=())] = (),
     recursions: Annotated[tuple[int, ...], Parameter(negative=())] = (),
     threads: Annotated[int, Parameter(validator=validators.Number(gte=0))] = 0,
+    truncate: bool = False,
     card: bool = False,
     json: bool = False,
 ) -> int:
@@ -353,42 +361,51 @@ def bench(
     PSNR and SSIM on the Y channel after rounding to 8 bits, averaged over all pictures of a set.
 
     Args:
-        names: Models of the zoo or ONNX files; the default model if none is named.
+        names: Models of the zoo, ONNX files, checkpoints of unrain train, or folders of derained pictures,
+            which are matched by name (in a sub-folder called like the suite, if there is one). The default
+            model if nothing is named.
         data: Folder with the data sets.
+        peer: Somebody else's weights for one of our networks, as NETWORK:FILE, for example
+            prenet:weights.safetensors; may be given several times.
         suite: Sets of pairs, or folders of clean photographs, which are measured against themselves. May be
             given several times; by default the usual sets that are there.
         recursions: Numbers of passes to measure, may be given several times; the model's own by default.
         threads: Processor threads, 0 for all.
+        truncate: Also score the results truncated to 8 bits, as the script of PReNet's authors does.
         card: Write the scores into the models' cards.
         json: Print the scores for programs.
     """
-    from unrain import zoo
 
     def run() -> None:
         from dataclasses import asdict
 
+        from unrain import zoo
+        from unrain.lab.bench import entrants
         from unrain.lab.bench.benchmark import bench as measure
         from unrain.lab.bench.benchmark import find_suites
 
-        found = [zoo.find(name) for name in names or (zoo.DEFAULT,)]
+        chosen = names if names or peer else (zoo.DEFAULT,)
+        found = [*map(entrants.find, chosen), *map(entrants.find_peer, peer)]
         rows = []
         if not json:
             _print(
                 f"{'model':20} {'suite':16} {'T':>2} {'pictures':>8} {'PSNR':>7} {'SSIM':>7} {'seconds':>7}"
             )
-        for model, score in measure(
+        for entrant, score in measure(
             found,
             data,
             suites=find_suites(data, suite),
             recursions=recursions,
             threads=threads,
+            truncate=truncate,
             card=card,
         ):
-            rows.append({"model": model.name, **asdict(score)})
+            rows.append({"model": entrant.name, **asdict(score)})
             if not json:
                 _print(
-                    f"{model.name:20} {score.suite:16} {score.recursions:2} {score.pictures:8} "
+                    f"{entrant.name:20} {score.suite:16} {score.recursions or '-':>2} {score.pictures:8} "
                     f"{score.psnr:7.2f} {score.ssim:7.4f} {score.seconds:7.3f}"
+                    f"{' truncated' if score.truncated else ''}"
                 )
         if json:
             _print(jsonlib.dumps(rows, indent=2))
