@@ -19,30 +19,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unrain.lab.nets.layers import RecursiveNet
+from unrain.lab.nets.layers import DilatedConv, RecursiveNet
 
 DOWN_GATES = ("down0", "down1", "down2", "down3")
 UP_GATES = ("up0", "up1", "up2", "up3")
 GATES = DOWN_GATES + UP_GATES
 
 _GATE_START = 0.1
-
-
-class _DilatedConv(nn.Conv2d):
-    """A 3x3 convolution without bias which stays in fp32 where bf16 on the CPU gives wrong gradients.
-
-    Seen with torch 2.13 in channels_last: NaN weight gradients at 24 channels, right at 8, 16 and 32.
-    """
-
-    def __init__(self, channels: int, dilation: int) -> None:
-        super().__init__(channels, channels, 3, padding=dilation, dilation=dilation, bias=False)
-        self.exact = dilation > 1 and channels != 8 and channels % 16 != 0
-
-    def forward(self, input: Tensor) -> Tensor:
-        if self.exact and input.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
-            with torch.autocast("cpu", enabled=False):
-                return super().forward(input.float())
-        return super().forward(input)
 
 
 class _Encoder(nn.Module):
@@ -55,7 +38,7 @@ class _Encoder(nn.Module):
                 nn.Conv2d(channels_in, channels, 3, padding=1),
                 nn.BatchNorm2d(channels),
                 nn.ReLU(inplace=True),
-                _DilatedConv(channels, dilation),
+                DilatedConv(channels, dilation, bias=False),
                 nn.BatchNorm2d(channels),
                 nn.ReLU(inplace=True),
             )
