@@ -164,3 +164,10 @@ def test_the_prior_computes_features_in_bf16_and_distances_in_float32(vgg):
 def test_the_weights_double_from_layer_to_layer_as_published():
     for choice in ("paper", "released"):
         assert list(losses.CONTRAST_LAYERS[choice].values()) == [1 / 32, 1 / 16, 1 / 8, 1 / 4, 1]
+
+
+def test_some_patches_of_a_batch_can_stand_for_all(vgg):
+    x, b, o = triple()
+    one = losses.ContrastivePrior(vgg, patches=1).between(b, o)(x)
+    alone = losses.ContrastivePrior(vgg).between(b[:1], o[:1])(x[:1])
+    assert float(one) == pytest.approx(float(alone), rel=1e-6)

@@ -127,8 +127,8 @@ def test_every_recursion_is_supervised_from_the_last():
     recipe = Recipe("x", (), (), LossWeights(mse=1.0), recursion_weights=(0.25, 1.0))
     clean = torch.zeros(1, 3, 16, 16)
     estimates = [clean + 3, clean + 2, clean + 1]
-    assert float(trainer.recursive_loss(estimates, clean, recipe)) == pytest.approx(1 + 0.25 * 4)
-    assert float(trainer.recursive_loss(estimates[:1], clean, recipe)) == pytest.approx(9)
+    assert float(trainer.recursive_loss(estimates, clean, clean, recipe)) == pytest.approx(1 + 0.25 * 4)
+    assert float(trainer.recursive_loss(estimates[:1], clean, clean, recipe)) == pytest.approx(9)
 
 
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(toy, monkeypatch):

@@ -178,6 +178,8 @@ class Source:
             a dry picture alone.
         turns: Whether patches may also be turned by quarter turns (rain then falls sideways) and upside down;
             without it they are only mirrored left to right.
+        flip: Whether patches may be mirrored left to right.
+        stride: Patches are cut at multiples of this only.
     """
 
     def __init__(
@@ -188,11 +190,13 @@ class Source:
         layers: list[Picture] | None = None,
         maker: RainMaker | None = None,
         turns: bool = False,
+        flip: bool = True,
+        stride: int = 1,
     ) -> None:
         if (pairs is None) == (photos is None):
             raise ValueError("a source has either pairs or photos")
         self.pairs, self.photos, self.layers = pairs, photos, layers or []
-        self.maker, self.turns = maker, turns
+        self.maker, self.turns, self.flip, self.stride = maker, turns, flip, stride
 
     def __len__(self) -> int:
         """Return how many pictures it draws from."""
@@ -203,12 +207,12 @@ class Source:
         index = int(rng.integers(len(self)))
         if self.pairs is not None:
             pair = self.pairs[index]
-            rainy, clean = _crop((pair.rainy, pair.clean), size, rng)
+            rainy, clean = _crop((pair.rainy, pair.clean), size, self.stride, rng)
         else:
             assert self.photos is not None
-            (clean,) = _crop((self.photos[index],), size, rng)
+            (clean,) = _crop((self.photos[index],), size, self.stride, rng)
             rainy = self.maker(clean, self.layers, rng) if self.maker else clean
-        if rng.random() < 0.5:
+        if self.flip and rng.random() < 0.5:
             rainy, clean = rainy[:, ::-1], clean[:, ::-1]
         if self.turns:
             quarter = int(rng.integers(4))
@@ -216,14 +220,16 @@ class Source:
         return rainy, clean
 
 
-def _crop(sides: tuple[Picture, ...], size: int, rng: np.random.Generator) -> tuple[Picture, ...]:
+def _crop(
+    sides: tuple[Picture, ...], size: int, stride: int, rng: np.random.Generator
+) -> tuple[Picture, ...]:
     """Cut the same random square out of each side; a side that is too small is mirrored outwards first."""
     height, width = sides[0].shape[:2]
     if height < size or width < size:
         grow = ((0, max(0, size - height)), (0, max(0, size - width)), (0, 0))
         sides = tuple(np.pad(side, grow, "symmetric") for side in sides)
         height, width = sides[0].shape[:2]
-    y, x = rng.integers(height - size + 1), rng.integers(width - size + 1)
+    y, x = (stride * rng.integers((side - size) // stride + 1) for side in (height, width))
     return tuple(side[y : y + size, x : x + size] for side in sides)
 
 
@@ -238,6 +244,8 @@ class Stage:
         recursions: Passes T in this stage.
         lr: Peak learning rate; each stage has a cosine of its own, down to zero.
         warmup: Steps of linear warm-up before the peak.
+        milestones: Steps within the stage at which the learning rate falls, in place of the cosine, and
+        factor: what it is multiplied by there.
     """
 
     steps: int
@@ -246,6 +254,8 @@ class Stage:
     recursions: int = 1
     lr: float = 1e-3
     warmup: int = 200
+    milestones: tuple[int, ...] = ()
+    factor: float = 0.2
 
 
 class Batches(IterableDataset[tuple[Tensor, Tensor]]):

@@ -1,11 +1,13 @@
 """A recipe: everything that a training run depends on, as a TOML file that becomes a dataclass.
 
-Unknown keys and wrong types are refused by name. Paths in a recipe are relative to the data folder.
+Unknown keys and wrong types are refused by name. Pictures are looked for below the data folder; other files
+that a recipe names are relative to the recipe.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import tomllib
 import types
 from dataclasses import dataclass, field
@@ -14,6 +16,8 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from unrain.errors import UnrainError
 from unrain.lab.data import Source, Stage, pairs, photographs, rain_layers
+from unrain.lab.losses import CONTRAST_LAYERS, ContrastivePrior
+from unrain.lab.nets.vgg import load_vgg19
 from unrain.lab.rain import RainMaker
 
 T = TypeVar("T")
@@ -30,6 +34,8 @@ class SourceSpec:
         rain: How the photographs are rained on; without it they stay dry.
         weight: How often this source is drawn, relative to the others.
         turns: Whether patches may be turned by quarter turns.
+        flip: Whether patches may be mirrored left to right.
+        stride: Patches are cut at multiples of this only: a grid of 80 is the literature's.
         without_twins_in: Leave out pairs whose background occurs in the test part of that set, for example
             "Rain800".
     """
@@ -40,6 +46,8 @@ class SourceSpec:
     rain: RainMaker | None = None
     weight: float = 1.0
     turns: bool = False
+    flip: bool = True
+    stride: int = 1
     without_twins_in: str | None = None
 
     @property
@@ -59,14 +67,18 @@ class SourceSpec:
         """
         if (self.pairs is None) == (not self.photos):
             raise UnrainError("recipe: a source needs either pairs or photos")
+        if self.stride < 1:
+            raise UnrainError(f"recipe: stride is {self.stride}, but starts at 1")
         if self.pairs is not None:
             found = pairs(root, self.pairs, without_twins_in=self.without_twins_in)
-            return Source(pairs=found, turns=self.turns)
+            return Source(pairs=found, turns=self.turns, flip=self.flip, stride=self.stride)
         return Source(
             photos=photographs(root, self.photos),
             layers=rain_layers(root, self.layers),
             maker=self.rain,
             turns=self.turns,
+            flip=self.flip,
+            stride=self.stride,
         )
 
 
@@ -78,11 +90,60 @@ class LossWeights:
         l1: Charbonnier distance.
         mse: Mean squared error.
         ssim: 1 - SSIM over RGB.
+        contrastive: The contrastive prior, which needs VGG-19.
     """
 
     l1: float = 0.0
     mse: float = 0.0
     ssim: float = 0.0
+    contrastive: float = 0.0
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """How the contrastive prior is computed.
+
+    Attributes:
+        layers: Which features: "paper", "released" or "cheap" (three shallow layers, for the CPU).
+        per_layer: Add the layers' ratios, as AECR-Net does, instead of dividing sums over the layers.
+        inert: Without gradient, as in the released code; for ablations.
+        patches: How many patches of a batch are compared, for less time; 0 for all.
+        vgg: The file of VGG-19; without it the environment variable UNRAIN_VGG19 names the file.
+    """
+
+    layers: str = "paper"
+    per_layer: bool = False
+    inert: bool = False
+    patches: int = 0
+    vgg: str | None = None
+
+    def load(self) -> ContrastivePrior:
+        """Read VGG-19.
+
+        Raises:
+            UnrainError: Its file is missing or broken.
+        """
+        vgg = load_vgg19(Path(self.vgg) if self.vgg else None)
+        return ContrastivePrior(
+            vgg, self.layers, per_layer=self.per_layer, inert=self.inert, patches=self.patches
+        )
+
+
+@dataclass(frozen=True)
+class Search(Stage):
+    """How `unrain search` goes: a stage of training, and what it learns besides.
+
+    Attributes:
+        architecture_lr: Learning rate of the architecture: the strengths of the skips and the upsampling.
+        architecture_betas: Moments of its Adam.
+        architecture_decay: Its weight decay.
+        keep: How many "down" and how many "up" skips are kept.
+    """
+
+    architecture_lr: float = 3e-4
+    architecture_betas: tuple[float, float] = (0.5, 0.999)
+    architecture_decay: float = 1e-3
+    keep: int = 2
 
 
 @dataclass(frozen=True)
@@ -94,18 +155,20 @@ class Recipe:
         sources: Where patches come from.
         stages: Parts of the run: steps, patch, batch, recursions, learning rate.
         loss: Weights of the loss terms.
+        contrastive: How its contrastive term is computed.
+        search: How `unrain search` goes; training does without it.
         summary: What the model is for, in a line: it goes into its card.
         licence: Under which its weights are given away.
         arguments: Constructor arguments of the network.
-        initial: Weights (.safetensors) to start from, relative to the recipe file.
+        initial: Weights (.safetensors) to start from.
         validation: Sets of pairs that are measured whole.
         validate_every: Steps between validations; 0 for the end only.
         checkpoint_every: Steps between checkpoints.
         recursion_weights: Weights of the loss on x_1 .. x_T, aligned at the last; a missing one is 0.
         betas: Moments of AdamW.
-        weight_decay: Its decay.
-        clip: Largest gradient norm.
-        ema: Decay of the exponential moving average of the weights.
+        weight_decay: Its decay; without any it is Adam.
+        clip: Largest gradient norm; inf for no limit.
+        ema: Decay of the exponential moving average of the weights; 0 for the last weights.
         precision: "bf16" (autocast) or "fp32".
         compile: Whether torch.compile is used.
         workers: Processes that make patches; 0 for the training process itself.
@@ -116,6 +179,8 @@ class Recipe:
     sources: tuple[SourceSpec, ...]
     stages: tuple[Stage, ...]
     loss: LossWeights
+    contrastive: Contrast = Contrast()
+    search: Search | None = None
     summary: str = ""
     licence: str = "Apache-2.0"
     arguments: dict[str, Any] = field(default_factory=dict)
@@ -155,11 +220,66 @@ def read_recipe(path: Path) -> Recipe:
     except tomllib.TOMLDecodeError as error:
         raise UnrainError(f"{path}: not a TOML file ({error})") from error
     recipe = _build(Recipe, table, str(path))
-    if recipe.precision not in ("bf16", "fp32"):
-        raise UnrainError(f"{path}: precision is {recipe.precision!r}, choose bf16 or fp32")
+    for key, value, known in (
+        ("precision", recipe.precision, ("bf16", "fp32")),
+        ("layers", recipe.contrastive.layers, tuple(CONTRAST_LAYERS)),
+    ):
+        if value not in known:
+            raise UnrainError(f"{path}: {key} is {value!r}, choose {', '.join(known[:-1])} or {known[-1]}")
     if not recipe.sources or not recipe.stages:
         raise UnrainError(f"{path}: needs at least one [[sources]] and one [[stages]]")
-    return recipe
+    vgg, initial = recipe.contrastive.vgg, recipe.initial
+    beside = path.parent.resolve()
+    return dataclasses.replace(
+        recipe,
+        contrastive=dataclasses.replace(recipe.contrastive, vgg=str(beside / vgg) if vgg else None),
+        initial=str(beside / initial) if initial else None,
+    )
+
+
+def write_recipe(recipe: Recipe, path: Path, comment: str) -> None:
+    """Write a recipe as a TOML file that `read_recipe` reads back as it was; defaults are left out.
+
+    Args:
+        recipe: What to write.
+        path: The file.
+        comment: Its first line.
+    """
+    path.write_text("\n".join([f"# {comment}", *_lines(_table(recipe), "")]) + "\n", encoding="utf-8")
+
+
+def _table(one: Any) -> dict[str, Any]:  # noqa: ANN401  (any of the dataclasses here)
+    """Return a dataclass as a table, without what is as by default."""
+    table = {}
+    for f in dataclasses.fields(one):
+        value = getattr(one, f.name)
+        default = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
+        if value != default:
+            table[f.name] = _table(value) if dataclasses.is_dataclass(value) else value
+    return table
+
+
+def _lines(table: dict[str, Any], name: str) -> list[str]:
+    """Spell a table: its values first, then the tables in it."""
+    lines, inner = [], []
+    for key, value in table.items():
+        path = f"{name}.{key}" if name else key
+        if isinstance(value, dict):
+            inner += ["", f"[{path}]", *_lines(value, path)]
+        elif isinstance(value, tuple) and value and dataclasses.is_dataclass(value[0]):
+            for one in value:
+                inner += ["", f"[[{path}]]", *_lines(_table(one), path)]
+        else:
+            lines.append(f"{key} = {_spelled(value)}")
+    return lines + inner
+
+
+def _spelled(value: Any) -> str:  # noqa: ANN401  (types are data here)
+    """Spell a single value as TOML does."""
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_spelled, value))}]"
+    # JSON's strings and booleans are TOML's, too; its infinity is not.
+    return repr(value) if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
 
 
 def _build(kind: type[T], table: dict[str, Any], where: str) -> T:

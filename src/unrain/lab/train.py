@@ -13,6 +13,7 @@ import math
 import os
 import platform
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +43,19 @@ from unrain.lab.rain import Picture
 from unrain.lab.recipe import LossWeights, Recipe, read_recipe
 
 
-def loss_of(restored: Tensor, clean: Tensor, weights: LossWeights) -> Tensor:
+def loss_of(
+    restored: Tensor,
+    clean: Tensor,
+    weights: LossWeights,
+    contrast: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
     """Weigh and add the loss terms for one estimate.
 
-    Shape:
-        restored, clean: N x 3 x H x W in [0, 1].
+    Args:
+        restored: The estimate, N x 3 x H x W in [0, 1].
+        clean: What it should be, the same shape.
+        weights: Of the terms.
+        contrast: The contrastive prior of this batch, where it has a weight.
     """
     total = restored.new_zeros((), dtype=torch.float32)
     if weights.l1:
@@ -55,23 +64,40 @@ def loss_of(restored: Tensor, clean: Tensor, weights: LossWeights) -> Tensor:
         total = total + weights.mse * F.mse_loss(restored.float(), clean.float())
     if weights.ssim:
         total = total + weights.ssim * (1 - losses.ssim(restored, clean))
+    if weights.contrastive and contrast is not None:
+        total = total + weights.contrastive * contrast(restored)
     return total
 
 
-def recursive_loss(estimates: list[Tensor], clean: Tensor, recipe: Recipe) -> Tensor:
+def recursive_loss(
+    estimates: list[Tensor],
+    rainy: Tensor,
+    clean: Tensor,
+    recipe: Recipe,
+    prior: losses.ContrastivePrior | None = None,
+) -> Tensor:
     """Add the losses on x_1 .. x_T, so that every number of passes is a good one."""
     weights = recipe.recursion_weights[-len(estimates) :]
     supervised = zip(reversed(estimates), reversed(weights), strict=False)
-    return torch.stack([w * loss_of(x, clean, recipe.loss) for x, w in supervised if w]).sum()
+    contrast = prior.between(clean, rainy) if prior is not None else None
+    return torch.stack([w * loss_of(x, clean, recipe.loss, contrast) for x, w in supervised if w]).sum()
 
 
 class Deraining(pl.LightningModule):
-    """A network in training on a recipe."""
+    """A network in training on a recipe.
 
-    def __init__(self, recipe: Recipe, name: str = "recipe") -> None:
+    Args:
+        recipe: How it is trained.
+        name: The recipe's name, for the card.
+        prior: The contrastive prior, if the recipe has one.
+    """
+
+    def __init__(
+        self, recipe: Recipe, name: str = "recipe", prior: losses.ContrastivePrior | None = None
+    ) -> None:
         super().__init__()
         # Lightning has a `name` of its own.
-        self.recipe, self.recipe_name = recipe, name
+        self.recipe, self.recipe_name, self.prior = recipe, name, prior
         self.net = channels_last(build(recipe.network, **recipe.arguments))
         if recipe.compile:
             self.net.compile()
@@ -81,11 +107,14 @@ class Deraining(pl.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Return the loss of one batch (N x 3 x H x W uint8, rainy and clean)."""
-        rainy, clean = (to_unit(side) for side in batch)
-        estimates = self.net(rainy, stage_at(self.recipe.stages, self.global_step)[0].recursions)
-        loss = recursive_loss(estimates, clean, self.recipe)
+        loss = self.loss(batch, stage_at(self.recipe.stages, self.global_step)[0].recursions)
         self.log("loss", loss.detach(), prog_bar=True)
         return loss
+
+    def loss(self, batch: tuple[Tensor, Tensor], recursions: int) -> Tensor:
+        """Run the network on a batch and compute the recipe's loss."""
+        rainy, clean = (to_unit(side) for side in batch)
+        return recursive_loss(self.net(rainy, recursions), rainy, clean, self.recipe, self.prior)
 
     def on_validation_epoch_start(self) -> None:
         """Forget the last validation."""
@@ -107,19 +136,8 @@ class Deraining(pl.LightningModule):
             self.log(f"psnr/{name}", (total[0] / total[1]).float(), rank_zero_only=True)
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401  (Lightning's own union of eight types)
-        """Return AdamW with a linear warm-up and a cosine down to zero in every stage."""
-        recipe = self.recipe
-        optimiser = torch.optim.AdamW(
-            self.net.parameters(),
-            lr=1.0,  # the schedule below is absolute
-            betas=(recipe.betas[0], recipe.betas[1]),
-            weight_decay=recipe.weight_decay,
-            fused=True,
-        )
-
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimiser, lambda step: learning_rate(recipe.stages, step)
-        )
+        """Return AdamW with the stages' learning rates."""
+        optimiser, schedule = adamw(list(self.net.parameters()), self.recipe)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -165,11 +183,32 @@ class Deraining(pl.LightningModule):
         self.seconds = float(checkpoint["unrain"]["seconds"])
 
 
+def adamw(
+    parameters: list[nn.Parameter], recipe: Recipe
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    """Return AdamW by a recipe, and the learning rate's course over its stages."""
+    optimiser = torch.optim.AdamW(
+        parameters,
+        lr=1.0,  # the schedule below is absolute
+        betas=(recipe.betas[0], recipe.betas[1]),
+        weight_decay=recipe.weight_decay,
+        fused=True,
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: learning_rate(recipe.stages, step))
+    return optimiser, schedule
+
+
 def learning_rate(stages: tuple[Stage, ...], step: int) -> float:
-    """Return the learning rate of a step: linear warm-up, then a cosine down to zero, for each stage."""
+    """Return the learning rate of a step.
+
+    In each stage a linear warm-up, then a cosine down to zero, or falls at the stage's milestones.
+    """
     stage, within = stage_at(stages, step)
-    cosine = 0.5 * (1 + math.cos(math.pi * within / stage.steps))
-    return stage.lr * min(1.0, (within + 1) / max(1, stage.warmup)) * cosine
+    if stage.milestones:
+        course = stage.factor ** sum(milestone <= within for milestone in stage.milestones)
+    else:
+        course = 0.5 * (1 + math.cos(math.pi * within / stage.steps))
+    return stage.lr * min(1.0, (within + 1) / max(1, stage.warmup)) * course
 
 
 def channels_last(net: RecursiveNet) -> RecursiveNet:
@@ -217,7 +256,12 @@ class Pictures(pl.LightningDataModule):
 
 
 def preflight(
-    net: nn.Module, batch: tuple[Tensor, Tensor], recipe: Recipe, *, tolerance: float = 0.1
+    net: nn.Module,
+    batch: tuple[Tensor, Tensor],
+    recipe: Recipe,
+    prior: losses.ContrastivePrior | None = None,
+    *,
+    tolerance: float = 0.1,
 ) -> dict[str, float]:
     """Compare each parameter's gradient in the training precision with float32 on one batch.
 
@@ -230,6 +274,7 @@ def preflight(
         net: The network; it is not changed.
         batch: Rainy and clean patches, N x 3 x H x W uint8.
         recipe: Gives the precision and the loss.
+        prior: The contrastive prior, if the recipe has one.
         tolerance: Largest allowed relative difference |g - g32| / |g32|.
 
     Returns:
@@ -254,7 +299,8 @@ def preflight(
         bf16 = recipe.precision == "bf16" and not precise
         with torch.autocast(rainy.device.type, torch.bfloat16, enabled=bf16):
             estimates = one(rainy.contiguous(memory_format=layout), max(s.recursions for s in recipe.stages))
-        recursive_loss(estimates, clean, recipe).backward()  # type: ignore[no-untyped-call]
+            loss = recursive_loss(estimates, rainy, clean, recipe, prior)
+        loss.backward()  # type: ignore[no-untyped-call]
         gradients.append({n: p.grad.float() for n, p in one.named_parameters() if p.grad is not None})
     exact, trained = gradients
     whole = math.sqrt(sum(float(g.square().sum()) for g in exact.values()))
@@ -349,12 +395,13 @@ def train(
     if last.exists() and not resume:
         raise UnrainError(f"{last}: a run is there already; give another folder with --out or let it resume")
     pl.seed_everything(plan.seed)
-    module = Deraining(plan, recipe.stem)
+    prior = plan.contrastive.load() if plan.loss.contrastive else None
+    module = Deraining(plan, recipe.stem, prior)
     if plan.initial:
-        module.net.load_state_dict(load_file(recipe.parent / plan.initial))
+        module.net.load_state_dict(load_file(plan.initial))
     pictures = Pictures(plan, data)
     if not last.exists():
-        preflight(module.net, pictures.batches().batch(0), plan)
+        preflight(module.net, pictures.batches().batch(0), plan, prior)
     trainer = pl.Trainer(
         accelerator="auto",
         devices=devices,
