@@ -98,8 +98,20 @@ def test_options_reach_the_network(here, monkeypatch):
         raise UnrainError("enough")
 
     monkeypatch.setattr(Derainer, "__init__", remember)
-    assert cli.main(["photo.jpg", "--recursions", "2", "--tile", "256", "--threads", "3"]) == 1
-    assert seen == {"model": zoo.DEFAULT, "recursions": 2, "tile": 256, "threads": 3}
+    options = ["--recursions", "2", "--until", "0.5", "--tile", "256", "--threads", "3"]
+    assert cli.main(["photo.jpg", *options]) == 1
+    assert seen == {"model": zoo.DEFAULT, "recursions": 2, "until": 0.5, "tile": 256, "threads": 3}
+
+
+def test_verbose_says_how_many_passes_were_run(here, capsys):
+    for options, words in (
+        (["--recursions", "3"], "3 passes)"),
+        (["--recursions", "3", "--until", "300"], "1 pass)"),
+    ):
+        assert cli.main(["photo.jpg", "-v", "--overwrite", *options]) == 0
+        assert words in capsys.readouterr().err
+    assert cli.main(["photo.jpg", "--overwrite"]) == 0
+    assert "pass" not in capsys.readouterr().err
 
 
 def test_a_folder_is_summed_up(here, capsys):
@@ -419,7 +431,8 @@ def test_train_and_export_call_the_lab(monkeypatch):
     ]
     calls = lab_call(monkeypatch, "unrain.lab.export", "export_checkpoint")
     assert cli.main(["export", "last.ckpt", "-o", "new.onnx"]) == 0
-    assert calls == [((Path("last.ckpt"), Path("new.onnx")), {})]
+    assert cli.main(["export", "last.ckpt", "-o", "new.onnx", "--recursions", "2"]) == 0
+    assert calls == [((Path("last.ckpt"), Path("new.onnx")), {"recursions": t}) for t in (None, 2)]
 
 
 @pytest.mark.parametrize("arguments", [["train", "r.toml", "--data", "d"], ["export", "c", "-o", "o.onnx"]])

@@ -66,6 +66,84 @@ def test_recursions_default_to_the_models_and_can_be_chosen():
     assert derained.image.max() == 50 and derained.recursions == 5
 
 
+class Settling(Fake):
+    """Adds 8, 4, 2, 1, ... steps of 8 bits, in the left half of the picture only."""
+
+    recursions = 6
+
+    def step(self, rainy, estimate):
+        super().step(rainy, estimate)
+        left = (rainy[:, 2:] > 0).astype(np.float32)  # the blue plane marks the left half
+        # What was added so far, 16 - 16 / 2^t, says what comes next.
+        return estimate + left * (16 / 255 - (estimate[:, :1] - rainy[:, :1])) / 2
+
+
+def half_marked(height, width):
+    image = np.full((height, width, 3), 100, np.uint8)
+    image[:, width // 2 :, 2] = 0
+    return image
+
+
+@pytest.mark.parametrize("tile", [None, 24])
+@pytest.mark.parametrize(
+    "until, passes", [(5, 1), (3.9, 2), (2.1, 2), (1.9, 3), (0.6, 4), (0.2, 6), (0.01, 6), (None, 6)]
+)
+def test_passes_end_when_the_mean_change_is_below_the_threshold(until, passes, tile):
+    # The mean change of pass t over the whole picture is 8 / 2^t.
+    image = half_marked(64, 72)
+    derained = Derainer(Settling(), until=until, tile=tile).derain(image)
+    assert derained.recursions == passes
+    np.testing.assert_array_equal(derained.image, Derainer(Settling(), recursions=passes)(image))
+    assert derained.image[0, 0, 0] == np.rint(100 + 16 - 16 / 2**passes)
+
+
+def test_padding_does_not_count_as_change():
+    image = half_marked(64, 72)
+    turned = np.ascontiguousarray(image[:, ::-1])
+    for cut in (image[:3, :41], turned[:3, :41]):
+        marked = (cut[..., 2] > 0).mean()
+        assert Derainer(Settling(), until=8 * marked * 1.01).derain(cut).recursions == 1
+        assert Derainer(Settling(), until=8 * marked * 0.99).derain(cut).recursions == 2
+
+
+def test_what_cannot_be_seen_does_not_count_as_change():
+    white = np.full((16, 16), 255, np.uint8)
+    assert Derainer(Fake(gain=0.1), until=0.01).derain(white).recursions == 1
+    assert Derainer(Fake(gain=-0.1), until=0.01).derain(white).recursions == 3
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_a_threshold_changes_nothing_but_the_number_of_passes(tiny_model, dtype):
+    scale = 1 if dtype == np.float32 else np.iinfo(dtype).max
+    image = (natural(90, 70) / 255 * scale).astype(dtype)
+    for recursions in (1, 2, 5):
+        never = Derainer(tiny_model, recursions=recursions, until=1e-9).derain(image)
+        assert never.recursions == recursions
+        np.testing.assert_array_equal(never.image, Derainer(tiny_model, recursions=recursions)(image))
+    first = Derainer(tiny_model, recursions=5, until=300).derain(image)
+    assert first.recursions == 1
+    np.testing.assert_array_equal(first.image, Derainer(tiny_model, recursions=1)(image))
+
+
+def test_tiles_decide_as_the_whole_does(tiny_model):
+    image = natural(150, 130)
+    seen = set()
+    for until in (20, 4, 1, 0.3, 0.1, 0.03, 0.01):
+        whole = Derainer(tiny_model, recursions=6, until=until).derain(image)
+        tiled = Derainer(tiny_model, recursions=6, until=until, tile=56).derain(image)
+        assert whole.recursions == tiled.recursions
+        seen.add(whole.recursions)
+    assert len(seen) > 2
+
+
+@pytest.mark.parametrize("until", [0, -1, float("nan")])
+def test_a_threshold_that_makes_no_sense_is_refused(until):
+    with pytest.raises(UnrainError, match="until"):
+        Derainer(Fake(), until=until)
+    with pytest.raises(UnrainError, match="one pass only"):
+        Derainer(Fake(recursive=False), until=1)
+
+
 def test_a_model_that_is_not_recursive_makes_one_pass():
     fake = Fake(gain=10 / 255, recursive=False)
     assert Derainer(fake).derain(np.zeros((8, 8, 3), np.uint8)).recursions == 1
@@ -306,16 +384,17 @@ def test_a_network_that_fails_says_where(tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_a_big_picture_stays_within_bounds(tiny_model):
+@pytest.mark.parametrize("until", ["None", "1e-9"])
+def test_a_big_picture_stays_within_bounds(tiny_model, until):
     """16 megapixels: 48 MB in, 48 MB out, 96 MB of estimate; the rest is tiles, Python and ONNX Runtime."""
     pytest.importorskip("resource")
     program = (
         "import resource, sys, numpy as np; from unrain.derainer import Derainer\n"
         "image = np.full((4000, 4000, 3), 100, np.uint8)\n"
-        "Derainer(sys.argv[1], threads=1)(image)\n"
+        "Derainer(sys.argv[1], threads=1, until=eval(sys.argv[2]))(image)\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )
-    command = [sys.executable, "-c", program, str(tiny_model)]
+    command = [sys.executable, "-c", program, str(tiny_model), until]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     peak = int(done.stdout) / (1024 if sys.platform == "linux" else 1024**2)
     assert peak < 700

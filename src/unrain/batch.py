@@ -79,6 +79,7 @@ class Outcome:
         written: The files that were written.
         notes: What was not kept as it was in the input.
         seconds: How long it took.
+        recursions: How many passes were made.
     """
 
     name: str
@@ -87,6 +88,7 @@ class Outcome:
     written: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
+    recursions: int = 0
 
 
 @dataclass(frozen=True)
@@ -350,7 +352,7 @@ def run(
         try:
             for target in pending.values():
                 _make_folder(target)
-            results, notes = _results(job, pending, derainer, max_pixels, progress)
+            results, notes, passes = _results(job, pending, derainer, max_pixels, progress)
             for kind, picture in results.items():
                 notes += _save(picture, pending.get(kind), quality)
         except image.DiskFullError as error:
@@ -364,7 +366,7 @@ def run(
         else:
             took = time.monotonic() - start
             yield Outcome(
-                job.name, "derained", "", tuple(pending.values()), tuple(dict.fromkeys(notes)), took
+                job.name, "derained", "", tuple(pending.values()), tuple(dict.fromkeys(notes)), took, passes
             )
 
 
@@ -374,7 +376,7 @@ def _results(
     derainer: "Derainer",
     max_pixels: int,
     progress: Callable[[Job, int, int], None] | None,
-) -> tuple[dict[Kind, image.Picture], tuple[str, ...]]:
+) -> tuple[dict[Kind, image.Picture], tuple[str, ...], int]:
     if job.source is None:
         picture = image.decode(sys.stdin.buffer.read(), job.name, max_pixels=max_pixels)
     else:
@@ -396,7 +398,7 @@ def _results(
         results["rain"] = image.Picture(result.rain_layer, colour=picture.colour)
     if "compare" in pending:
         results["compare"] = side_by_side(picture, after)
-    return results, picture.notes
+    return results, picture.notes, result.recursions
 
 
 def side_by_side(before: image.Picture, after: image.Picture) -> image.Picture:

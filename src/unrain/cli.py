@@ -93,6 +93,7 @@ def derain(
     ] = None,
     model: Annotated[str | None, Parameter(group=_MODEL)] = None,
     recursions: Count = None,
+    until: Annotated[float | None, Parameter(validator=validators.Number(gt=0), group=_MODEL)] = None,
     tile: Count = None,
     threads: Annotated[int, Parameter(validator=validators.Number(gte=0), group=_MODEL)] = 0,
     max_pixels: Annotated[int | None, Parameter(validator=validators.Number(gte=1), group=_RUN)] = None,
@@ -112,6 +113,8 @@ def derain(
         quality: 1 to 100 for JPEG, WebP and AVIF; otherwise a JPEG keeps its own.
         model: A name that unrain models lists, or an ONNX file.
         recursions: Passes of the network; more is slower and may be cleaner.
+        until: Stop each picture earlier, after a pass that changed it by less than this: the mean over all
+            pixels and colours, in steps of 8 bits.
         tile: Side of the tiles in which large pictures are worked on, in pixels; smaller takes less memory.
         threads: Processor threads, 0 for all.
         max_pixels: Refuse pictures with more pixels than this (400 million).
@@ -136,7 +139,7 @@ def derain(
     def load() -> "Derainer":
         from unrain.derainer import Derainer
 
-        return Derainer(chosen, recursions=recursions, tile=tile, threads=threads)
+        return Derainer(chosen, recursions=recursions, until=until, tile=tile, threads=threads)
 
     with _Screen(len(plan.jobs) + len(plan.settled), quiet=quiet, verbose=verbose) as screen:
         if verbose:
@@ -230,7 +233,8 @@ class _Screen:
             self.say(f"unrain: {outcome.name}: skipped, {outcome.message}")
         else:
             where = ", ".join(str(path) for path in outcome.written) or "standard output"
-            self.say(f"{outcome.name} -> {where} ({outcome.seconds:.1f} s)")
+            passes = f", {outcome.recursions} pass{'es' * (outcome.recursions != 1)}" if self._verbose else ""
+            self.say(f"{outcome.name} -> {where} ({outcome.seconds:.1f} s{passes})")
             for note in outcome.notes if self._verbose else ():
                 self.say(f"  {note}")
 

@@ -5,6 +5,9 @@ crops grow by one halo whatever the number of passes. Crops start at multiples o
 `multiple` and end where the padded picture ends, so that pooling and zero padding inside the network
 fall where they fall in the whole picture. A tiled result is thus the whole picture's, and the linear
 blending over `overlap` pixels only smooths what is left of the difference.
+
+With `until` the passes end where another one would hardly show. That is decided for the picture as a whole,
+after all tiles of a pass.
 """
 
 import math
@@ -35,7 +38,7 @@ class Derained:
     Attributes:
         image: The result, with the shape and dtype of the input.
         rainy: The input itself, not a copy.
-        recursions: How many passes were made.
+        recursions: How many passes were made; with `until` perhaps fewer than allowed.
     """
 
     image: Picture
@@ -138,6 +141,7 @@ class Derainer:
         model: str | Path | zoo.Model | Engine = zoo.DEFAULT,
         *,
         recursions: int | None = None,
+        until: float | None = None,
         tile: int | None = None,
         overlap: int = 16,
         threads: int = 0,
@@ -147,6 +151,10 @@ class Derainer:
         Args:
             model: A name from the zoo, an .onnx file, or an engine of your own.
             recursions: Passes over the picture; the model's own number when None.
+            until: Stop early, each picture for itself, after a pass that changed it by less than this: the
+                mean absolute difference of x_t and x_{t-1} over all pixels and colours, both clipped to what
+                can be seen, in steps of 8 bits. x_0 is the picture itself, so one without rain may stop after
+                the first pass. `recursions` is then the most.
             tile: Side of the largest square fed to the network, in pixels. None takes pictures up to
                 1.5 megapixels whole and bigger ones in tiles of 1152.
             overlap: Width of the linear passage between tiles, in pixels.
@@ -162,9 +170,14 @@ class Derainer:
             raise UnrainError(f"recursions is {recursions}: give 1 or more")
         if recursions is not None and recursions > 1 and not self.engine.recursive:
             raise UnrainError(f"recursions is {recursions}, but this model makes one pass only: leave it out")
+        if until is not None and not until > 0:
+            raise UnrainError(f"until is {until}: give more than 0, in steps of 8 bits")
+        if until is not None and not self.engine.recursive:
+            raise UnrainError(f"until is {until}, but this model makes one pass only: leave it out")
         if overlap < 0:
             raise UnrainError(f"overlap is {overlap}: give 0 or more pixels")
         self.recursions = (recursions or self.engine.recursions) if self.engine.recursive else 1
+        self.until = until
         self._multiple = self.engine.multiple
         self._halo = _up(self.engine.halo, self._multiple)
         self._overlap = overlap
@@ -196,7 +209,8 @@ class Derainer:
 
         Args:
             image: H x W x 3, or H x W when grey; uint8 or uint16 in full range, or float in [0, 1].
-            progress: Called with (tiles done, tiles in all) after every tile of every pass.
+            progress: Called with (tiles done, tiles in all) after every tile of every pass; in all means if
+                every pass is made.
 
         Returns:
             Result, rain layer and number of passes.
@@ -219,14 +233,24 @@ class Derainer:
 
         estimate: NDArray[Any] | None = None
         spare: NDArray[Any] | None = None
-        for _ in range(self.recursions - 1):
-            target = np.empty((3, grid.height, grid.width), kept) if spare is None else spare
+        for passes in range(1, self.recursions + 1):
+            last = passes == self.recursions
+            target: NDArray[Any] | None = None
+            if not last:
+                target = np.empty((3, grid.height, grid.width), kept) if spare is None else spare
+            change = 0.0
             for start, planes in self._one_pass(image, estimate, grid, count):
-                target[:, start : start + planes.shape[1]] = planes
+                if target is not None:
+                    target[:, start : start + planes.shape[1]] = planes
+                if self.until is not None and not last:
+                    change += _change(image, estimate, planes, grid, start)
+                # Any pass may turn out to be the last: writing each keeps all its digits and takes no memory.
+                if last or self.until is not None:
+                    _write(result, planes, start)
+            if self.until is not None and change * 255 < self.until * 3 * math.prod(image.shape[:2]):
+                break
             spare, estimate = estimate, target
-        for start, planes in self._one_pass(image, estimate, grid, count):
-            _write(result, planes, start)
-        return Derained(result, image, self.recursions)
+        return Derained(result, image, passes)
 
     def _grid(self, image_height: int, image_width: int) -> _Grid:
         height, width = _up(image_height, self._multiple), _up(image_width, self._multiple)
@@ -287,6 +311,20 @@ def _planes(image: Picture, y: NDArray[np.intp], x: NDArray[np.intp]) -> Planes:
     planes[:] = crop if crop.ndim == 2 else crop.transpose(2, 0, 1)
     planes /= np.float32(_full_scale(image.dtype))
     return planes
+
+
+def _change(image: Picture, estimate: NDArray[Any] | None, planes: Planes, grid: _Grid, start: int) -> float:
+    """Sum up how much the rows from `start` on differ from the estimate before, padding left out."""
+    height, width = image.shape[:2]
+    after = planes[:, : max(height - start, 0), :width]
+    rows = slice(start, start + after.shape[1])
+    if estimate is None:
+        before = _planes(image, grid.y[rows], grid.x[:width])
+    else:
+        before = estimate[:, rows, :width].astype(np.float32)
+    np.clip(before, 0, 1, out=before)
+    before -= np.clip(after, 0, 1)
+    return float(np.abs(before, out=before).sum(dtype=np.float64))
 
 
 def _place(strip: Planes, tile: Planes, row: _Span, column: _Span) -> None:
