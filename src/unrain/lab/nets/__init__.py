@@ -9,6 +9,7 @@ NETS: dict[str, str] = {
     "prenet": "unrain.lab.nets.prenet:PReNet",
     "rdmc": "unrain.lab.nets.rdmc:RDMC",
     "rdmc_lite": "unrain.lab.nets.rdmc_lite:RDMCLite",
+    "semi_drdnet": "unrain.lab.nets.semi_drdnet:SemiDRDNet",
 }
 
 

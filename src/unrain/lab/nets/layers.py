@@ -58,7 +58,10 @@ class RecursiveNet(nn.Module, ABC):
     Attributes:
         multiple: What height and width must be divisible by inside `step`.
         recursions: How many passes `forward` makes when it is not told otherwise (T).
+        recursive: Whether `step` looks at the estimate; if not, one pass is all there is.
     """
+
+    recursive: bool = True
 
     def __init__(self, multiple: int, recursions: int) -> None:
         """Remember the size rule and the default number of passes.
