@@ -326,6 +326,30 @@ def train(
 
 
 @app.command
+def search(recipe: Path, *, data: Path, out: Path | None = None) -> int:
+    """Find out which skips of RDMC to keep (needs the lab: pip install 'unrain[lab]').
+
+    Prints the skips with their strengths, and writes a recipe with the strongest that unrain train takes.
+
+    Args:
+        recipe: The TOML file, with a [search] table.
+        data: Folder with the data sets.
+        out: Folder for checkpoints, logs and the recipe found.
+    """
+
+    def run() -> None:
+        from unrain.lab.search import search as run_search
+
+        found = run_search(recipe, data, out=out)
+        for name, strength in found.skips.items():
+            _print(f"{name:6} {strength:+.4f}{'  kept' if name in found.kept else ''}")
+        _print(f"upsampling {found.bilinear:.3f} bilinear + {1 - found.bilinear:.3f} bicubic")
+        _print(f"train it: unrain train {found.recipe} --data {data}")
+
+    return _in_lab("search", run)
+
+
+@app.command
 def export(
     checkpoint: Path,
     *,

@@ -13,7 +13,7 @@ import math
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -325,13 +325,21 @@ def preflight(
 
 
 class Progress(TQDMProgressBar):
-    """Lightning's bar, which forgets the total when a run goes on from a checkpoint."""
+    """Lightning's bar, which forgets the total when a run goes on from a checkpoint.
+
+    Args:
+        optimisers: How many of them make a step in every batch; Lightning counts each.
+    """
+
+    def __init__(self, optimisers: int = 1) -> None:
+        super().__init__(refresh_rate=20)
+        self.optimisers = optimisers
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Count all steps of the run, those of its earlier parts included."""
+        """Count all batches of the run, those of its earlier parts included."""
         super().on_train_start(trainer, pl_module)
-        self.train_progress_bar.reset(trainer.max_steps)
-        self.train_progress_bar.initial = trainer.global_step
+        self.train_progress_bar.reset(trainer.max_steps // self.optimisers)
+        self.train_progress_bar.initial = trainer.global_step // self.optimisers
 
 
 class Finish(Callback):
@@ -373,6 +381,48 @@ def hardware(device: torch.device, count: int = 1) -> str:
     return f"{os.cpu_count()} cores, {names[0] if names else platform.processor() or platform.machine()}"
 
 
+def trainer_for(
+    plan: Recipe, out: Path, *, devices: int = 1, optimisers: int = 1, callbacks: Sequence[Callback] = ()
+) -> pl.Trainer:
+    """Return Lightning's trainer for all stages of a recipe.
+
+    Args:
+        plan: The recipe.
+        out: Folder of the run.
+        devices: How many GPUs (or CPU processes) to use.
+        optimisers: How many of them make a step in every batch; Lightning counts each.
+        callbacks: Besides checkpoints and the progress bar.
+    """
+    return pl.Trainer(
+        accelerator="auto",
+        devices=devices,
+        strategy="ddp" if devices > 1 else "auto",
+        precision="bf16-mixed" if plan.precision == "bf16" else "32-true",
+        max_steps=plan.steps * optimisers,
+        max_epochs=-1,
+        val_check_interval=min(plan.validate_every or plan.steps, plan.steps),
+        check_val_every_n_epoch=None,
+        limit_val_batches=1.0 if plan.validation else 0,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        log_every_n_steps=50,
+        enable_model_summary=False,
+        logger=[TensorBoardLogger(out, name="", version="tensorboard"), CSVLogger(out, name="csv")],
+        callbacks=[
+            ModelCheckpoint(
+                out,
+                "last",
+                every_n_train_steps=plan.checkpoint_every * optimisers,
+                save_top_k=1,
+                enable_version_counter=False,
+            ),
+            LearningRateMonitor("step"),
+            Progress(optimisers),
+            *callbacks,
+        ],
+    )
+
+
 def train(
     recipe: Path, data: Path, *, devices: int = 1, out: Path | None = None, resume: bool = True
 ) -> None:
@@ -402,33 +452,6 @@ def train(
     pictures = Pictures(plan, data)
     if not last.exists():
         preflight(module.net, pictures.batches().batch(0), plan, prior)
-    trainer = pl.Trainer(
-        accelerator="auto",
-        devices=devices,
-        strategy="ddp" if devices > 1 else "auto",
-        precision="bf16-mixed" if plan.precision == "bf16" else "32-true",
-        max_steps=plan.steps,
-        max_epochs=-1,
-        val_check_interval=min(plan.validate_every or plan.steps, plan.steps),
-        check_val_every_n_epoch=None,
-        limit_val_batches=1.0 if plan.validation else 0,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        log_every_n_steps=50,
-        enable_model_summary=False,
-        logger=[TensorBoardLogger(out, name="", version="tensorboard"), CSVLogger(out, name="csv")],
-        callbacks=[
-            WeightAveraging(multi_avg_fn=get_ema_multi_avg_fn(plan.ema)),  # type: ignore[no-untyped-call]
-            ModelCheckpoint(
-                out,
-                "last",
-                every_n_train_steps=plan.checkpoint_every,
-                save_top_k=1,
-                enable_version_counter=False,
-            ),
-            LearningRateMonitor("step"),
-            Progress(refresh_rate=20),
-            Finish(out),
-        ],
-    )
+    averaging = WeightAveraging(multi_avg_fn=get_ema_multi_avg_fn(plan.ema))  # type: ignore[no-untyped-call]
+    trainer = trainer_for(plan, out, devices=devices, callbacks=[averaging, Finish(out)])
     trainer.fit(module, pictures, ckpt_path=last if last.exists() else None, weights_only=True)
