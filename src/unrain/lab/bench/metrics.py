@@ -2,6 +2,7 @@
 
 PSNR and SSIM on the Y channel of BT.601 "studio" YCbCr (MATLAB's rgb2ycbcr: Y in 16..235, peak 255), pictures
 rounded to 8 bit first, SSIM with an 11 x 11 Gaussian window of sigma 1.5, averaged over the valid region.
+Y is rounded too, since MATLAB answers 8 bit with 8 bit: that alone takes 0.04 dB from PReNet's figure.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ _Y = np.array([65.481, 128.553, 24.966]) / 255.0
 
 
 def luma(picture: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Return Y of MATLAB's rgb2ycbcr, unrounded.
+    """Return Y as MATLAB's rgb2ycbcr gives it for 8 bit: whole numbers.
 
     Shape:
         picture: H x W x 3 uint8 RGB. Result: H x W, 16..235.
     """
-    return np.asarray(picture.astype(np.float64) @ _Y + 16.0)
+    return np.rint(picture.astype(np.float64) @ _Y + 16.0)
 
 
 def psnr(restored: NDArray[np.uint8], clean: NDArray[np.uint8]) -> float:
