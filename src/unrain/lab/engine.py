@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from unrain.engines import Planes
+from unrain.errors import UnrainError
 from unrain.lab.nets.layers import RecursiveNet
 
 # More context than a picture has: the lab takes every picture whole.
@@ -14,8 +15,7 @@ _WHOLE = 1 << 20
 class TorchEngine:
     """A network that has not been exported; see `Engine` for the attributes which the Derainer reads.
 
-    A network with a loop of its own, which carries more than the estimate from pass to pass, makes all its
-    passes in one `step`.
+    A network which is not recursive seen from outside makes all its passes in one `step`.
 
     Attributes:
         passes: How many passes of the network one `step` makes.
@@ -26,13 +26,17 @@ class TorchEngine:
 
         Args:
             net: The network; it is put into evaluation mode.
-            passes: How many passes a network with a loop of its own makes; its own number when None.
+            passes: How many passes a network which is not recursive makes; its own number when None.
             threads: CPU threads, 0 for PyTorch's own choice.
+
+        Raises:
+            UnrainError: More passes are wanted of a network that makes one only.
         """
+        if not net.recursive and net.recursions == 1 and (passes or 1) > 1:
+            raise UnrainError(f"recursions is {passes}, but this network makes one pass only: leave it out")
         self._net = net.eval()
         self._threads = threads
-        # Who inherits the loop is x_t = step(O, x_{t-1}) and nothing else.
-        self.recursive = type(net).forward is RecursiveNet.forward
+        self.recursive = net.recursive
         self.recursions = net.recursions if self.recursive else 1
         self.passes = 1 if self.recursive else passes or net.recursions
         self.multiple = net.multiple

@@ -1,14 +1,13 @@
 """PReNet, the field's yardstick, to measure against (https://arxiv.org/abs/1901.09221, CVPR 2019).
 
 Six passes with shared weights over concat[O, x]. Unlike the other networks it carries more than the estimate
-from pass to pass, namely the state of a convolutional LSTM, so it only runs as a whole: `forward` has a loop
-of its own, and there is no single pass to call or export.
+from pass to pass, namely the state of a convolutional LSTM. So it only runs as a whole: seen from outside it
+is not recursive, and one `step` makes all its passes.
 """
 
 import torch
 from torch import Tensor, nn
 
-from unrain.errors import UnrainError
 from unrain.lab.nets.layers import RecursiveNet
 
 _WIDTH = 32
@@ -32,6 +31,8 @@ class PReNet(RecursiveNet):
     Args:
         recursions: Passes T by default.
     """
+
+    recursive = False
 
     def __init__(self, recursions: int = 6) -> None:
         super().__init__(multiple=1, recursions=recursions)
@@ -69,9 +70,9 @@ class PReNet(RecursiveNet):
         return estimates
 
     def step(self, rainy: Tensor, estimate: Tensor) -> Tensor:
-        """Refuse: a pass needs the state of the pass before.
+        """Make all passes; the estimate is not looked at.
 
-        Raises:
-            UnrainError: Always.
+        Shape:
+            rainy, estimate: N x 3 x H x W in [0, 1]; the result likewise.
         """
-        raise UnrainError("prenet: carries a hidden state between passes, so no single pass can be run")
+        return self.forward(rainy)[-1]
