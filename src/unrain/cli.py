@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from unrain.batch import Job, Outcome, Plan
     from unrain.derainer import Derainer
+    from unrain.lab.bench.speed import Report
     from unrain.zoo import Model
 
 EXIT_FAILED = 1
@@ -375,24 +376,28 @@ def export(
 @app.command
 def bench(
     *names: Annotated[str, Parameter(name="MODEL")],
-    data: Path,
+    data: Path | None = None,
     peer: Annotated[tuple[str, ...], Parameter(negative=())] = (),
     suite: Annotated[tuple[str, ...], Parameter(negative=())] = (),
     recursions: Annotated[tuple[int, ...], Parameter(negative=())] = (),
     threads: Annotated[int, Parameter(validator=validators.Number(gte=0))] = 0,
     truncate: bool = False,
     card: bool = False,
+    speed: bool = False,
+    size: Annotated[tuple[str, ...], Parameter(negative=())] = (),
+    rounds: Annotated[int, Parameter(validator=validators.Number(gte=5))] = 5,
     json: bool = False,
 ) -> int:
     """Measure models on whole test sets, the field's way (needs the lab: pip install 'unrain[lab]').
 
-    PSNR and SSIM on the Y channel after rounding to 8 bits, averaged over all pictures of a set.
+    PSNR and SSIM on the Y channel after rounding to 8 bits, averaged over all pictures of a set; or with
+    --speed the time that they take.
 
     Args:
         names: Models of the zoo, ONNX files, checkpoints of unrain train, or folders of derained pictures,
             which are matched by name (in a sub-folder called like the suite, if there is one). The default
             model if nothing is named.
-        data: Folder with the data sets.
+        data: Folder with the data sets; --speed needs none.
         peer: Somebody else's weights for one of our networks, as NETWORK:FILE, for example
             prenet:weights.safetensors; may be given several times.
         suite: Sets of pairs, or folders of clean photographs, which are measured against themselves. May be
@@ -401,6 +406,9 @@ def bench(
         threads: Processor threads, 0 for all.
         truncate: Also score the results truncated to 8 bits, as the script of PReNet's authors does.
         card: Write the scores into the models' cards.
+        speed: Time the models instead, in turn, beside the first peer and the machine's own matrix product.
+        size: For --speed, size of the picture as WIDTHxHEIGHT, may be given several times (481x321).
+        rounds: For --speed, how often each model runs; medians are given.
         json: Print the scores for programs.
     """
 
@@ -409,11 +417,26 @@ def bench(
 
         from unrain import zoo
         from unrain.lab.bench import entrants
-        from unrain.lab.bench.benchmark import bench as measure
-        from unrain.lab.bench.benchmark import find_suites
 
         chosen = names if names or peer else (zoo.DEFAULT,)
         found = [*map(entrants.find, chosen), *map(entrants.find_peer, peer)]
+        if speed:
+            from unrain.lab.bench.speed import SIZES, measure_speed
+
+            first = found[-len(peer)] if peer else None
+            report = measure_speed(
+                found, peer=first, sizes=size or SIZES, recursions=recursions, threads=threads, rounds=rounds
+            )
+            if json:
+                _print(jsonlib.dumps(asdict(report), indent=2))
+            else:
+                _print_speed(report, first.name if first else None)
+            return
+        if data is None:
+            raise UnrainError("bench: give the folder with the data sets with --data, or --speed")
+        from unrain.lab.bench.benchmark import bench as measure
+        from unrain.lab.bench.benchmark import find_suites
+
         rows = []
         if not json:
             _print(
@@ -439,6 +462,25 @@ def bench(
             _print(jsonlib.dumps(rows, indent=2))
 
     return _in_lab("bench", run)
+
+
+def _print_speed(report: "Report", peer: str | None) -> None:
+    _print(
+        f"{report.machine}; {report.threads} thread{'s' * (report.threads != 1)}; median of {report.rounds} "
+        f"interleaved runs; fp32 matrix product {report.ceiling:.0f} GFLOP/s in the same rounds"
+    )
+    faster = f"  times faster than {peer}" if peer else ""
+    _print(
+        f"{'model':20} {'T':>2} {'size':>9} {'seconds':>8} {'(from - to)':>17} {'kMAC/pixel':>10} "
+        f"{'of ceiling':>10}{faster}"
+    )
+    for row in report.speeds:
+        span = f"({row.fastest:.3f} - {row.slowest:.3f})"
+        times = "" if row.times_faster is None else f"  {row.times_faster:.2f}"
+        _print(
+            f"{row.model:20} {row.recursions:2} {f'{row.width}x{row.height}':>9} {row.seconds:8.3f} "
+            f"{span:>17} {row.macs_per_pixel / 1e3:10.1f} {row.share:10.1%}{times}"
+        )
 
 
 def _in_lab(command: str, run: Callable[[], None]) -> int:

@@ -1,0 +1,97 @@
+"""What is counted and printed; how long anything takes is nobody's business here."""
+
+import json
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("skimage")
+pytest.importorskip("pytorch_lightning")
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+from safetensors.torch import save_file
+
+from unrain import cli, zoo
+from unrain.errors import UnrainError
+from unrain.lab.bench.entrants import Entrant, find, find_peer
+from unrain.lab.bench.speed import macs_per_pixel, measure_speed
+from unrain.lab.export import export_checkpoint
+from unrain.lab.nets import build
+
+
+def test_prenet_costs_what_is_published():
+    assert macs_per_pixel(build("prenet"), 6) * 256**2 == pytest.approx(66.2e9, rel=1e-3)
+
+
+def test_a_hand_made_network_is_counted_as_by_hand(tiny_model):
+    near, far = 3 * 6 * 7 * 7, 3 * 6 * 3 * 3 / 64
+    assert macs_per_pixel(zoo.find(tiny_model), 1) == near + far
+    assert macs_per_pixel(zoo.find(tiny_model), 3) == 3 * (near + far)
+
+
+def test_an_exported_network_counts_as_it_did_before(tmp_path):
+    arguments = {"width": 24, "encoder": [1, 1], "decoder": [1]}
+    net = build("rdmc_lite", **arguments)
+    header = {"network": "rdmc_lite", "arguments": json.dumps(arguments)}
+    save_file(net.state_dict(), tmp_path / "net.safetensors", header)
+    exported = zoo.find(export_checkpoint(tmp_path / "net.safetensors", tmp_path / "net.onnx"))
+    assert macs_per_pixel(exported, 2) == pytest.approx(macs_per_pixel(net, 2), rel=0.01)
+
+
+def test_every_kind_of_product_is_counted(tmp_path):
+    def constant(name, *shape):
+        return numpy_helper.from_array(np.zeros(shape, np.float32), name)
+
+    nodes = [
+        helper.make_node("ConvTranspose", ["rainy", "up"], ["big"], strides=[2, 2]),
+        helper.make_node("Conv", ["big", "down"], ["small"], strides=[2, 2], group=3),
+        helper.make_node("MatMul", ["mixture", "small"], ["mixed"]),
+        helper.make_node("Gemm", ["mixture", "mixture"], ["squared"], transA=1),
+        helper.make_node("MatMul", ["squared", "mixed"], ["derained"]),
+    ]
+    constants = [constant("up", 3, 3, 2, 2), constant("down", 3, 1, 2, 2), constant("mixture", 64, 64)]
+    port = ["batch", 3, "height", "width"]
+    ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, port) for name in ("rainy", "derained")]
+    graph = helper.make_graph(nodes, "all", ports[:1], ports[1:], constants)
+    opset = [helper.make_opsetid("", 18)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=10), tmp_path / "all.onnx")
+    expected = 3 * 3 * 4 + 3 * 4 + 3 * 64 + 64**3 / 64**2 + 3 * 64
+    assert macs_per_pixel(zoo.Model("all", tmp_path / "all.onnx", {}), 1) == expected
+
+
+def test_entrants_are_timed_in_turn_and_compared_with_the_peer(tiny_model, tmp_path, capsys):
+    save_file(build("prenet").state_dict(), tmp_path / "theirs.safetensors")
+    peer = f"prenet:{tmp_path / 'theirs.safetensors'}"
+    options = ["--speed", "--size", "16x8", "--size", "24x24", "--threads", "1"]
+    arguments = ["bench", str(tiny_model), "--peer", peer, "--recursions", "1", "--recursions", "3", *options]
+    assert cli.main([*arguments, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["threads"] == 1 and report["rounds"] == 5 and report["ceiling"] > 0 and report["machine"]
+    rows = report["speeds"]
+    assert [(row["model"], row["recursions"], row["width"], row["height"]) for row in rows] == [
+        (model, passes, width, height)
+        for width, height in ((16, 8), (24, 24))
+        for model, passes in (("tiny", 1), ("tiny", 3), ("theirs", 6))
+    ]
+    for row in rows:
+        assert row["fastest"] <= row["seconds"] <= row["slowest"]
+        assert (row["times_faster"] == 1) == (row["model"] == "theirs")
+    assert cli.main(arguments) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert "1 thread;" in out[0] and "times faster than theirs" in out[1] and len(out) == 2 + 6
+
+
+def test_what_cannot_be_timed_is_refused(tiny_model, tmp_path, capsys):
+    tiny = find(str(tiny_model))
+    with pytest.raises(UnrainError, match="pictures have no speed"):
+        measure_speed([Entrant("theirs", tmp_path)])
+    with pytest.raises(UnrainError, match="a median needs 5"):
+        measure_speed([tiny], rounds=4)
+    for size in ("12", "0x3", "axb", "1x2x3"):
+        with pytest.raises(UnrainError, match="WIDTHxHEIGHT"):
+            measure_speed([tiny], sizes=(size,))
+    with pytest.raises(UnrainError, match="NETWORK:FILE"):
+        find_peer("prenet:")
+    assert cli.main(["bench", str(tiny_model)]) == 1
+    assert "--data" in capsys.readouterr().err
