@@ -36,7 +36,8 @@ def test_an_exported_network_counts_as_it_did_before(tmp_path):
     header = {"network": "rdmc_lite", "arguments": json.dumps(arguments)}
     save_file(net.state_dict(), tmp_path / "net.safetensors", header)
     exported = zoo.find(export_checkpoint(tmp_path / "net.safetensors", tmp_path / "net.onnx"))
-    assert macs_per_pixel(exported, 2) == pytest.approx(macs_per_pixel(net, 2), rel=0.01)
+    # The exported normalisation is made of matrix products, which count.
+    assert macs_per_pixel(exported, 2) == pytest.approx(macs_per_pixel(net, 2), rel=0.05)
 
 
 def test_every_kind_of_product_is_counted(tmp_path):
