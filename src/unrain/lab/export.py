@@ -203,20 +203,26 @@ def export_checkpoint(
         raise UnrainError(f"recursions is {recursions}: give 1 or more")
     loaded = load_checkpoint(checkpoint)
     net = loaded.net
+    if not net.recursive and (recursions or 1) > 1:
+        raise UnrainError(
+            f"{checkpoint}: {loaded.network} makes its passes in one step: leave recursions out"
+        )
+    # One step of a network that is not recursive is all there is.
+    passes = recursions if net.recursive else 1
     contract = {
         "multiple": net.multiple,
-        "halo": measure_halo(net, recursions),
-        "recursions": net.recursions if recursions is None else 1,
-        "recursive": recursions is None,
+        "halo": measure_halo(net, passes),
+        "recursions": net.recursions if passes is None else 1,
+        "recursive": passes is None,
     }
-    network = _to_onnx(net, recursions)
+    network = _to_onnx(net, passes)
     onnx.helper.set_model_props(network, {"unrain": json.dumps(contract)})
     own = {
         "name": out.stem,
         "network": loaded.network,
         "arguments": loaded.arguments,
         "parameters": sum(parameter.numel() for parameter in net.parameters()),
-        **({} if recursions is None else {"unrolled": recursions}),
+        **({"unrolled": recursions} if recursions and net.recursive else {}),
     }
     written = {**own, **loaded.card, **(card or {}), **contract}
     try:
@@ -224,7 +230,7 @@ def export_checkpoint(
         with tempfile.TemporaryDirectory(prefix=".export-", dir=out.parent) as folder:
             draft = Path(folder) / out.name
             draft.write_bytes(network.SerializeToString(deterministic=True))
-            _check_parity(net, draft, recursions)
+            _check_parity(net, draft, passes)
             draft_card = draft.with_suffix(".json")
             draft_card.write_text(json.dumps(written, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
             draft_card.replace(out.with_suffix(".json"))
@@ -288,7 +294,7 @@ def _check_parity(net: RecursiveNet, path: Path, recursions: int | None) -> None
         rainy = torch.rand(batch, 3, height, width, generator=random)
         passes = recursions or net.recursions
         with torch.inference_mode():
-            expected = net(rainy, passes)[-1].numpy()
+            expected = net(rainy, passes if net.recursive else None)[-1].numpy()
         padded = pad_to_multiple(rainy, net.multiple).numpy()
         estimate = padded
         for _ in range(passes if engine.recursive else 1):
