@@ -15,6 +15,7 @@ from safetensors.torch import load_file  # noqa: E402
 from torch import nn  # noqa: E402
 
 from unrain.errors import UnrainError  # noqa: E402
+from unrain.lab import recipe as recipes  # noqa: E402
 from unrain.lab import train as trainer  # noqa: E402
 from unrain.lab.data import Stage  # noqa: E402
 from unrain.lab.losses import ContrastivePrior  # noqa: E402
@@ -245,7 +246,7 @@ def test_preflight_looks_behind_layers_that_start_at_zero():
 def test_a_run_with_the_contrastive_prior_neither_saves_nor_averages_vgg(toy, monkeypatch):
     torch.manual_seed(0)
     vgg = VGG19((2,) * 16)
-    monkeypatch.setattr("unrain.lab.recipe.load_vgg19", lambda path: vgg)
+    monkeypatch.setattr(recipes, "load_vgg19", lambda path: vgg)
     before = {name: value.clone() for name, value in vgg.state_dict().items()}
     text = TOY.format(more="").replace("ssim = 0.2", "ssim = 0.2\ncontrastive = 0.1")
     (toy / "toy.toml").write_text(text + "[contrastive]\nlayers = 'cheap'\n")
