@@ -432,7 +432,10 @@ def test_train_and_export_call_the_lab(monkeypatch):
     calls = lab_call(monkeypatch, "unrain.lab.export", "export_checkpoint")
     assert cli.main(["export", "last.ckpt", "-o", "new.onnx"]) == 0
     assert cli.main(["export", "last.ckpt", "-o", "new.onnx", "--recursions", "2"]) == 0
-    assert calls == [((Path("last.ckpt"), Path("new.onnx")), {"recursions": t}) for t in (None, 2)]
+    assert cli.main(["export", "last.ckpt", "-o", "new.onnx", "--default", "1"]) == 0
+    chosen = [(None, None), (2, None), (None, 1)]
+    files = (Path("last.ckpt"), Path("new.onnx"))
+    assert calls == [(files, {"recursions": fixed, "default": default}) for fixed, default in chosen]
 
 
 @pytest.mark.parametrize("arguments", [["train", "r.toml", "--data", "d"], ["export", "c", "-o", "o.onnx"]])

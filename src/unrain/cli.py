@@ -356,6 +356,7 @@ def export(
     *,
     output: Annotated[Path, Parameter(alias="-o")],
     recursions: Annotated[int | None, Parameter(validator=validators.Number(gte=1))] = None,
+    default: Annotated[int | None, Parameter(validator=validators.Number(gte=1))] = None,
 ) -> int:
     """Turn a checkpoint into an ONNX model (needs the lab: pip install 'unrain[lab]').
 
@@ -363,12 +364,13 @@ def export(
         checkpoint: The trained weights: weights.safetensors, or last.ckpt of a run that still goes on.
         output: The ONNX file to write; its card goes beside it.
         recursions: Put that many passes into the file; otherwise their number is chosen when it runs.
+        default: Passes that are made when nobody says how many; the network's own number if not given.
     """
 
     def run() -> None:
         from unrain.lab.export import export_checkpoint
 
-        export_checkpoint(checkpoint, output, recursions=recursions)
+        export_checkpoint(checkpoint, output, recursions=recursions, default=default)
 
     return _in_lab("export", run)
 

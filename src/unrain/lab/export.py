@@ -180,7 +180,12 @@ def _probes(side: int) -> Tensor:
 
 
 def export_checkpoint(
-    checkpoint: Path, out: Path, *, recursions: int | None = None, card: dict[str, Any] | None = None
+    checkpoint: Path,
+    out: Path,
+    *,
+    recursions: int | None = None,
+    default: int | None = None,
+    card: dict[str, Any] | None = None,
 ) -> Path:
     """Write a checkpoint as an ONNX file with its card beside it, both complete or not at all.
 
@@ -188,6 +193,7 @@ def export_checkpoint(
         checkpoint: `weights.safetensors` or a Lightning .ckpt, see `load_checkpoint`.
         out: Where the .onnx file goes; the card goes to the same name with .json.
         recursions: Fix T and write all passes into the file; None writes one pass, T is chosen at run time.
+        default: Passes that are made when nobody says how many; the network's own number when None.
         card: What the card says besides what training wrote into the checkpoint, or in its place.
 
     Returns:
@@ -199,8 +205,8 @@ def export_checkpoint(
     """
     if out.suffix != ".onnx":
         raise UnrainError(f"{out}: give a name that ends in .onnx")
-    if recursions is not None and recursions < 1:
-        raise UnrainError(f"recursions is {recursions}: give 1 or more")
+    if any(passes is not None and passes < 1 for passes in (recursions, default)):
+        raise UnrainError(f"recursions is {recursions}, by default {default}: give 1 or more")
     loaded = load_checkpoint(checkpoint)
     net = loaded.net
     if not net.recursive and (recursions or 1) > 1:
@@ -212,7 +218,7 @@ def export_checkpoint(
     contract = {
         "multiple": net.multiple,
         "halo": measure_halo(net, passes),
-        "recursions": net.recursions if passes is None else 1,
+        "recursions": (default or net.recursions) if passes is None else 1,
         "recursive": passes is None,
     }
     network = _to_onnx(net, passes)

@@ -1,0 +1,92 @@
+"""Every model that ships, walked: its card, that it takes rain out and leaves a dry picture alone."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import skimage.data
+from PIL import Image
+from skimage.metrics import peak_signal_noise_ratio
+
+from unrain import zoo
+from unrain.derainer import Derainer
+from unrain.engines import OnnxEngine
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples"
+MODELS = zoo.models()
+CARD = {
+    *("name", "summary", "network", "arguments", "parameters", "licence"),
+    *("recipe", "training_data", "steps", "wall_time", "hardware"),
+    *("scores", "scores_by", "scores_commit"),
+    *("multiple", "halo", "recursions", "recursive"),
+}
+
+every_model = pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)
+
+
+def test_the_default_ships():
+    assert zoo.DEFAULT in [model.name for model in MODELS]
+    assert sum(model.path.stat().st_size for model in MODELS) < 40e6
+
+
+@every_model
+def test_the_card_says_everything(model):
+    assert model.card.keys() >= CARD
+    assert model.card["name"] == model.name
+    assert (ROOT / "recipes" / model.card["recipe"]).is_file()
+    assert model.card["summary"] and model.card["training_data"] and model.card["scores"]
+    for score in model.card["scores"].values():
+        assert 5 < score["psnr"] <= 100 and 0 < score["ssim"] <= 1 and score["pictures"] > 0
+    # A lone .onnx file knows as much about running it as the card does.
+    lone = OnnxEngine(zoo.Model(model.name, model.path, {}))
+    for key in ("multiple", "halo", "recursions", "recursive"):
+        assert getattr(lone, key) == model.card[key]
+
+
+@pytest.fixture(scope="module")
+def dry():
+    return {"launch": skimage.data.rocket(), "cat": skimage.data.chelsea()}
+
+
+@every_model
+@pytest.mark.parametrize("name", ["launch", "cat"])
+def test_rain_is_taken_out_of_the_examples(model, name, dry):
+    rainy = np.asarray(Image.open(EXAMPLES / f"{name}.jpg"))
+    result = Derainer(model)(rainy)
+    gain = peak_signal_noise_ratio(dry[name], result) - peak_signal_noise_ratio(dry[name], rainy)
+    assert gain > 2
+
+
+@every_model
+@pytest.mark.parametrize("name", ["launch", "cat"])
+def test_a_dry_picture_is_left_alone(model, name, dry):
+    assert peak_signal_noise_ratio(dry[name], Derainer(model)(dry[name])) > 34
+
+
+@every_model
+def test_flat_pictures_stay_flat(model):
+    for value in (0, 128, 255):
+        flat = np.full((65, 70, 3), value, np.uint8)
+        assert np.abs(Derainer(model)(flat).astype(int) - value).max() <= 3
+
+
+@every_model
+def test_the_examples_are_reproducible(model):
+    rainy = np.asarray(Image.open(EXAMPLES / "cat.jpg"))
+    assert (Derainer(model)(rainy) == Derainer(model)(rainy)).all()
+
+
+def test_the_readme_quotes_the_cards():
+    """Each row `| model | T | set | ... |` of the README's table stands in that model's card."""
+    cards = {model.name: model.card["scores"] for model in MODELS}
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    row = re.compile(r"^\| `([\w-]+)` \| (\d) \| ([\w/]+) \| (\d+) \| ([\d.]+) \| ([\d.]+) \|", re.M)
+    rows = row.findall(text)
+    assert {name for name, *_ in rows} == set(cards)
+    for name, passes, suite, pictures, psnr, ssim in rows:
+        score = cards[name][f"{suite} T{passes}"]
+        assert int(pictures) == score["pictures"]
+        assert float(psnr) == round(score["psnr"], 2)
+        assert float(ssim) == round(score["ssim"], 4)
