@@ -182,3 +182,16 @@ def test_unknown_suites_are_refused(data):
         benchmark.find_suites(data, ())
     with pytest.raises(UnrainError, match="none: no such folder"):
         benchmark.suite_pairs(data, "none")
+
+
+def test_a_packed_set_is_not_taken_for_photographs(tmp_path):
+    """Its source pictures, both sides in one, lie in the folder that has the set's name."""
+    both = np.random.default_rng(0).integers(0, 256, (16, 40, 3), dtype=np.uint8)
+    folder = tmp_path / "set" / "test"
+    folder.mkdir(parents=True)
+    Image.fromarray(both).save(folder / "1.png")
+    row = {"set": "set/test", "name": "1", "kind": "side", "rain": "set/test/1.png"}
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(row))
+    (pair,) = benchmark.suite_pairs(tmp_path, "set/test")
+    assert (pair.clean == both[:, :20]).all()
+    assert (pair.rainy == both[:, 20:]).all()

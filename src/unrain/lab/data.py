@@ -83,15 +83,23 @@ def pairs(root: Path, name: str, *, without_twins_in: str | None = None) -> list
     Raises:
         UnrainError: A missing folder, a missing partner (named), or partners that differ in size.
     """
-    manifest = root / "pairs.jsonl"
-    if manifest.is_file():
-        rows = [json.loads(line) for line in manifest.read_text().splitlines()]
-        rows = [row for row in rows if row["set"] == name and without_twins_in not in row.get("twin_in", [])]
-        if rows:
-            return [_unpack(root, row) for row in rows]
+    rows = [row for row in packed(root, name) if without_twins_in not in row.get("twin_in", [])]
+    if rows:
+        return [_unpack(root, row) for row in rows]
     if without_twins_in is not None:
-        raise UnrainError(f"{manifest}: needed to leave out pairs that occur in {without_twins_in}")
+        raise UnrainError(
+            f"{root / 'pairs.jsonl'}: needed to leave out pairs that occur in {without_twins_in}"
+        )
     return paired_folder(root / name)
+
+
+def packed(root: Path, name: str) -> list[dict[str, Any]]:
+    """Return the rows of a set in `root/pairs.jsonl`; none where there is no such file or set."""
+    manifest = root / "pairs.jsonl"
+    if not manifest.is_file():
+        return []
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    return [row for row in rows if row["set"] == name]
 
 
 def _unpack(root: Path, row: dict[str, Any]) -> Pair:

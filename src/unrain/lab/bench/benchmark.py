@@ -23,7 +23,7 @@ from unrain.derainer import Derainer
 from unrain.errors import UnrainError
 from unrain.lab.bench import metrics
 from unrain.lab.bench.entrants import Entrant, find_results, open_derainer, to_8_bit
-from unrain.lab.data import Pair, pairs, pictures, read
+from unrain.lab.data import Pair, packed, pairs, pictures, read
 from unrain.zoo import Model
 
 SUITES = ("rain100l/test", "rain100h/test", "rain800/test", "clean/kodak24")
@@ -64,7 +64,8 @@ def suite_pairs(root: Path, suite: str) -> list[Pair]:
         UnrainError: There is no such suite below the data folder, or a file of it is broken.
     """
     folder = root / suite
-    if not (root / "pairs.jsonl").is_file() or folder.is_dir():
+    # A packed set keeps its source pictures in a folder of its own name, so the list comes first.
+    if folder.is_dir() and not packed(root, suite):
         found = pictures(folder)
         if all(path.parent == folder for path in found):
             photos = [(path.stem, read(path)) for path in found]
