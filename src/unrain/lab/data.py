@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from unrain.errors import UnrainError
-from unrain.lab.rain import Picture, RainMaker
+from unrain.lab.rain import Picture, RainMaker, add_layer
 
 MAX_PIXELS = 1_500_000
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
@@ -116,7 +116,7 @@ def _unpack(root: Path, row: dict[str, Any]) -> Pair:
         clean = clean[:, ::-1] if turn == "fliplr" else clean[::-1]
     rain = read(root / row["rain"])
     if row["kind"] == "layer":
-        rain = np.minimum(clean.astype(np.uint16) + rain[..., :1], 255).astype(np.uint8)
+        rain = add_layer(clean, rain[..., 0])
     return Pair(row["name"], rain, np.ascontiguousarray(clean))
 
 

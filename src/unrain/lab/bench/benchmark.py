@@ -226,13 +226,7 @@ def find_suites(data: Path, wanted: tuple[str, ...]) -> tuple[str, ...]:
     """
     if wanted:
         return wanted
-    found = []
-    for suite in SUITES:
-        try:
-            suite_pairs(data, suite)
-        except UnrainError:
-            continue
-        found.append(suite)
+    found = tuple(suite for suite in SUITES if (data / suite).is_dir() or packed(data, suite))
     if not found:
         raise UnrainError(f"{data}: holds none of {', '.join(SUITES)}; name a suite with --suite")
-    return tuple(found)
+    return found
