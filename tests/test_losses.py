@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
+from skimage.color import rgb2ycbcr
+from skimage.metrics import peak_signal_noise_ratio
 
 torch = pytest.importorskip("torch")
 from unrain.lab import losses  # noqa: E402
@@ -53,6 +55,23 @@ def test_charbonnier_equals_its_definition_in_double_precision():
     a, b = pair(1)
     ours = losses.charbonnier(torch.from_numpy(a).float(), torch.from_numpy(b).float())
     assert float(ours) == pytest.approx(np.sqrt((a - b) ** 2 + 1e-6).mean(), rel=1e-5)
+
+
+def test_luma_psnr_is_scikit_images_on_y_in_double_precision():
+    a, b = pair(4)
+    y = [rgb2ycbcr(side.transpose(0, 2, 3, 1))[..., 0] / 255 for side in (a, b)]
+    expected = np.mean([peak_signal_noise_ratio(p, q, data_range=1) for p, q in zip(*y, strict=True)])
+    ours = losses.luma_psnr(torch.from_numpy(b).float(), torch.from_numpy(a).float())
+    # 1e-6 on an error of some 0.003.
+    assert float(ours) == pytest.approx(expected, abs=0.005)
+
+
+def test_luma_psnr_of_a_perfect_picture_is_finite_and_so_is_its_gradient():
+    clean = torch.from_numpy(pair()[0]).float()
+    restored = clean.clone().requires_grad_()
+    losses.luma_psnr(restored, clean).backward()
+    assert float(losses.luma_psnr(clean, clean)) == pytest.approx(60)
+    assert torch.isfinite(restored.grad).all()
 
 
 def test_losses_agree_with_finite_differences():

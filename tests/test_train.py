@@ -19,6 +19,7 @@ from unrain.lab import recipe as recipes  # noqa: E402
 from unrain.lab import train as trainer  # noqa: E402
 from unrain.lab.data import Stage  # noqa: E402
 from unrain.lab.losses import ContrastivePrior  # noqa: E402
+from unrain.lab.nets import build  # noqa: E402
 from unrain.lab.nets.layers import RecursiveNet  # noqa: E402
 from unrain.lab.nets.vgg import VGG19  # noqa: E402
 from unrain.lab.recipe import (  # noqa: E402
@@ -288,3 +289,32 @@ def test_a_network_with_batch_normalisation_trains_without_averaging(toy):
     assert int(averaged["encoders.0.units.0.1.num_batches_tracked"]) == 4 + 2 * 2
     for name, value in averaged.items():
         assert torch.allclose(value, last[f"net.{name}"]), name
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_each_pass_has_its_share_of_a_split_batch_and_gradients(bf16: bool) -> None:
+    torch.manual_seed(0)
+    net = build("rdmc_lite", width=24, encoder=[1, 1], decoder=[1])
+    for parameter in net.parameters():
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    rainy = torch.rand(3, 3, 16, 20)
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        apart = trainer.split_passes(net, rainy, 2)
+        first, second = net(rainy, 2)
+    torch.testing.assert_close(apart[:2], first[:2], rtol=0.02, atol=0.02)
+    torch.testing.assert_close(apart[2:], second[2:], rtol=0.02, atol=0.02)
+    apart.square().mean().backward()
+    got = {name: one.grad.clone() for name, one in net.named_parameters()}
+    # Each share brings what it would alone; nothing runs back through an estimate.
+    net.zero_grad()
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        both = torch.cat([net(rainy[:2], 1)[0], net.step(rainy[2:], first[2:].detach())])
+    both.square().mean().backward()
+    for name, one in net.named_parameters():
+        assert one.grad.any(), name
+        torch.testing.assert_close(got[name], one.grad, rtol=0.1, atol=0.05 * float(one.grad.abs().max()))
+
+
+def test_a_split_batch_takes_patches_of_any_size() -> None:
+    net = build("rdmc_lite", width=24, encoder=[1, 1], decoder=[1])
+    assert trainer.split_passes(net, torch.rand(2, 3, 15, 9), 2).shape == (2, 3, 15, 9)

@@ -250,6 +250,8 @@ class Stage:
         patch: Side of the square patches.
         batch: Patches in a step, over all devices.
         recursions: Passes T in this stage.
+        split: Whether each pass has a share of the batch to itself and starts from a finished estimate, so
+            that T passes cost little more than one; if not, gradients run back through all of them.
         lr: Peak learning rate; each stage has a cosine of its own, down to zero.
         warmup: Steps of linear warm-up before the peak.
         milestones: Steps within the stage at which the learning rate falls, in place of the cosine, and
@@ -260,6 +262,7 @@ class Stage:
     patch: int = 64
     batch: int = 8
     recursions: int = 1
+    split: bool = False
     lr: float = 1e-3
     warmup: int = 200
     milestones: tuple[int, ...] = ()

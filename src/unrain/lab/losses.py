@@ -65,6 +65,17 @@ def charbonnier(restored: Tensor, clean: Tensor, epsilon: float = 1e-3) -> Tenso
     return (restored.float() - clean.float()).square().add(epsilon**2).sqrt().mean()
 
 
+def luma_psnr(restored: Tensor, clean: Tensor) -> Tensor:
+    """Measure the PSNR on Y in decibels, averaged over the pictures: the score itself, negated a loss.
+
+    Y is BT.601's without rounding (65.481 R + 128.553 G + 24.966 B of 255). As in HINet (Chen et al., 2021),
+    with 1e-6 added to the squared error: a perfect picture counts 60 dB and has a finite gradient.
+    """
+    luma = restored.new_tensor([65.481, 128.553, 24.966], dtype=torch.float32) / 255
+    error = torch.einsum("nchw,c->nhw", restored.float() - clean.float(), luma)
+    return -10 * error.square().mean((1, 2)).add(1e-6).log10().mean()
+
+
 def contrastive(
     restored: Sequence[Tensor],
     clean: Sequence[Tensor],

@@ -89,12 +89,14 @@ class LossWeights:
     Attributes:
         l1: Charbonnier distance.
         mse: Mean squared error.
+        psnr: Decibels of PSNR on Y, taken away.
         ssim: 1 - SSIM over RGB.
         contrastive: The contrastive prior, which needs VGG-19.
     """
 
     l1: float = 0.0
     mse: float = 0.0
+    psnr: float = 0.0
     ssim: float = 0.0
     contrastive: float = 0.0
 

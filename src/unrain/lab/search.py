@@ -152,7 +152,7 @@ class Searching(Deraining):
             # Neither step may see the other's gradients.
             self.zero_grad()
             self.toggle_optimizer(optimiser)
-            loss = self.loss(half, self.search.recursions)
+            loss = self.loss(half, self.search)
             self.manual_backward(loss)
             optimiser.step()
             self.untoggle_optimizer(optimiser)

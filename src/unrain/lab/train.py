@@ -38,7 +38,7 @@ from unrain.lab import losses
 from unrain.lab.bench import metrics
 from unrain.lab.data import Batches, Stage, pairs, stage_at
 from unrain.lab.nets import build
-from unrain.lab.nets.layers import RecursiveNet
+from unrain.lab.nets.layers import RecursiveNet, pad_to_multiple
 from unrain.lab.rain import Picture
 from unrain.lab.recipe import LossWeights, Recipe, read_recipe
 
@@ -65,6 +65,8 @@ def loss_of(
         total = total + weights.l1 * losses.charbonnier(restored, clean)
     if weights.mse:
         total = total + weights.mse * F.mse_loss(restored.float(), clean.float())
+    if weights.psnr:
+        total = total - weights.psnr * losses.luma_psnr(restored, clean)
     if weights.ssim:
         total = total + weights.ssim * (1 - losses.ssim(restored, clean))
     if weights.contrastive and contrast is not None:
@@ -84,6 +86,34 @@ def recursive_loss(
     supervised = zip(reversed(estimates), reversed(weights), strict=False)
     contrast = prior.between(clean, rainy) if prior is not None else None
     return torch.stack([w * loss_of(x, clean, recipe.loss, contrast) for x, w in supervised if w]).sum()
+
+
+def split_passes(net: RecursiveNet, rainy: Tensor, recursions: int) -> Tensor:
+    """Make one pass over a batch: the first for one share of it, the second for the next, and so on.
+
+    What a pass starts from is computed without gradient: x_t of one share costs t - 1 forward passes of that
+    share only.
+
+    Args:
+        net: The network.
+        rainy: N x 3 x H x W in [0, 1], at least one patch for each pass.
+        recursions: How many passes T share the batch.
+
+    Returns:
+        x_1 of the first share, .., x_T of the last, N x 3 x H x W.
+    """
+    height, width = rainy.shape[-2:]
+    padded = pad_to_multiple(rainy, net.multiple)
+    starts = []
+    for done, share in enumerate(padded.tensor_split(recursions)):
+        estimate = share
+        with torch.no_grad():
+            for _ in range(done):
+                estimate = net.step(share, estimate)
+        starts.append(estimate)
+    # Weights that autocast has rounded without gradient would be used again, and get none.
+    torch.clear_autocast_cache()
+    return net.step(padded, torch.cat(starts))[..., :height, :width]
 
 
 class Deraining(pl.LightningModule):
@@ -110,14 +140,16 @@ class Deraining(pl.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Return the loss of one batch (N x 3 x H x W uint8, rainy and clean)."""
-        loss = self.loss(batch, stage_at(self.recipe.stages, self.global_step)[0].recursions)
+        loss = self.loss(batch, stage_at(self.recipe.stages, self.global_step)[0])
         self.log("loss", loss.detach(), prog_bar=True)
         return loss
 
-    def loss(self, batch: tuple[Tensor, Tensor], recursions: int) -> Tensor:
+    def loss(self, batch: tuple[Tensor, Tensor], stage: Stage) -> Tensor:
         """Run the network on a batch and compute the recipe's loss."""
         rainy, clean = (to_unit(side) for side in batch)
-        return recursive_loss(self.net(rainy, recursions), rainy, clean, self.recipe, self.prior)
+        passes = stage.recursions
+        estimates = [split_passes(self.net, rainy, passes)] if stage.split else self.net(rainy, passes)
+        return recursive_loss(estimates, rainy, clean, self.recipe, self.prior)
 
     def on_validation_epoch_start(self) -> None:
         """Forget the last validation."""
