@@ -351,6 +351,28 @@ def search(recipe: Path, *, data: Path, out: Path | None = None) -> int:
 
 
 @app.command
+def ablate(plan: Path, *, data: Path, out: Path | None = None) -> int:
+    """Find out what each part of a recipe is worth (needs the lab: pip install 'unrain[lab]').
+
+    Trains and measures variants of a recipe, and writes results.csv, table.md and plot.svg.
+
+    Args:
+        plan: The TOML file: a recipe, and what is changed in it.
+        data: Folder with the data sets.
+        out: Folder for the runs and the results.
+    """
+
+    def run() -> None:
+        from unrain.lab.ablate import ablate as run_ablation
+
+        for row in run_ablation(plan, data, out=out):
+            each = ", ".join(f"{one.psnr:.2f}" for one in row.results)
+            _print(f"{row.group:24} {row.run:24} {row.psnr:6.2f} dB ({each})")
+
+    return _in_lab("ablate", run)
+
+
+@app.command
 def export(
     checkpoint: Path,
     *,

@@ -213,30 +213,52 @@ def read_recipe(path: Path) -> Recipe:
         UnrainError: The file is missing, is no TOML, has an unknown or a missing key, or a value of a wrong
             type.
     """
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UnrainError(
-            f"{path}: cannot be read ({error.strerror}); give a recipe such as recipes/NAME.toml"
-        ) from error
-    except tomllib.TOMLDecodeError as error:
-        raise UnrainError(f"{path}: not a TOML file ({error})") from error
-    recipe = _build(Recipe, table, str(path))
+    return recipe_from(read_table(path), str(path), path.parent)
+
+
+def recipe_from(table: dict[str, Any], where: str, beside: Path) -> Recipe:
+    """Make a recipe from a TOML table, whatever file that is in.
+
+    Args:
+        table: The table.
+        where: What errors begin with.
+        beside: The folder that files named in it are relative to.
+
+    Raises:
+        UnrainError: As `read_recipe`; the message begins with `where`.
+    """
+    recipe = from_table(Recipe, table, where)
     for key, value, known in (
         ("precision", recipe.precision, ("bf16", "fp32")),
         ("layers", recipe.contrastive.layers, tuple(CONTRAST_LAYERS)),
     ):
         if value not in known:
-            raise UnrainError(f"{path}: {key} is {value!r}, choose {', '.join(known[:-1])} or {known[-1]}")
+            raise UnrainError(f"{where}: {key} is {value!r}, choose {', '.join(known[:-1])} or {known[-1]}")
     if not recipe.sources or not recipe.stages:
-        raise UnrainError(f"{path}: needs at least one [[sources]] and one [[stages]]")
+        raise UnrainError(f"{where}: needs at least one [[sources]] and one [[stages]]")
     vgg, initial = recipe.contrastive.vgg, recipe.initial
-    beside = path.parent.resolve()
+    beside = beside.resolve()
     return dataclasses.replace(
         recipe,
         contrastive=dataclasses.replace(recipe.contrastive, vgg=str(beside / vgg) if vgg else None),
         initial=str(beside / initial) if initial else None,
     )
+
+
+def read_table(path: Path) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Raises:
+        UnrainError: It is missing, or no TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UnrainError(
+            f"{path}: cannot be read ({error.strerror}); give a file such as recipes/NAME.toml"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UnrainError(f"{path}: not a TOML file ({error})") from error
 
 
 def write_recipe(recipe: Recipe, path: Path, comment: str) -> None:
@@ -284,8 +306,12 @@ def _spelled(value: Any) -> str:  # noqa: ANN401  (types are data here)
     return repr(value) if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
 
 
-def _build(kind: type[T], table: dict[str, Any], where: str) -> T:
-    """Make a dataclass from a TOML table, refusing what it has no field for."""
+def from_table(kind: type[T], table: dict[str, Any], where: str) -> T:
+    """Make a dataclass from a TOML table, refusing what it has no field for.
+
+    Raises:
+        UnrainError: A key is unknown or missing, or a value of a wrong type; the message begins with `where`.
+    """
     hints = get_type_hints(kind)
     fields = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
     unknown = sorted(table.keys() - fields.keys())
@@ -305,7 +331,7 @@ def _value(hint: Any, value: Any, where: str) -> Any:  # noqa: ANN401  (types ar
         return _value(next(one for one in inner if one is not type(None)), value, where)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         if isinstance(value, dict):
-            return _build(hint, value, where)
+            return from_table(hint, value, where)
     elif origin is tuple and isinstance(value, list):
         if inner[-1] is not Ellipsis and len(inner) != len(value):
             raise UnrainError(f"{where}: needs {len(inner)} values, not {len(value)}")

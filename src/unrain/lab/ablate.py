@@ -1,0 +1,298 @@
+"""What each part is worth: `unrain ablate PLAN --data FOLDER`.
+
+A plan is a TOML file: a whole recipe as its [base], and groups of runs that each change something in it. All
+are trained and measured on a whole test set. Runs of a group that end closer together than `close` are
+trained once more with the next seed, since a difference that small may be luck.
+
+An ablation lives in its folder (runs/PLAN): one folder for each run and seed, results.csv, table.md and
+plot.svg. One that was killed goes on; what is finished is not trained again.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("svg")
+from matplotlib import pyplot
+
+from unrain.errors import UnrainError
+from unrain.lab.bench import entrants
+from unrain.lab.bench.benchmark import bench
+from unrain.lab.export import load_checkpoint
+from unrain.lab.recipe import Recipe, from_table, read_recipe, read_table, recipe_from, write_recipe
+from unrain.lab.train import train
+
+
+@dataclass(frozen=True)
+class Run:
+    """One thing to try.
+
+    Attributes:
+        name: What the table calls it.
+        change: What differs from the base: a table that is laid over it, key by key; a table laid over an
+            array of tables is laid over each of them.
+    """
+
+    name: str
+    change: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that are to be compared with each other.
+
+    Attributes:
+        name: What differs between them.
+        runs: What is tried, in the order of the table. Equal ones in several groups are trained once.
+    """
+
+    name: str
+    runs: tuple[Run, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An ablation.
+
+    Attributes:
+        base: The recipe that all runs have in common, as a table.
+        groups: The comparisons.
+        suite: The test set.
+        seeds: The first for every run; the others, one after the other, for those that end close together.
+        close: Difference of two runs of a group in dB below which they get another seed.
+    """
+
+    base: dict[str, Any]
+    groups: tuple[Group, ...]
+    suite: str = "rain100l/test"
+    seeds: tuple[int, ...] = (1, 2)
+    close: float = 0.2
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run came out with one seed.
+
+    Attributes:
+        seed: The seed.
+        psnr: Mean Y-channel PSNR of the test set in dB.
+        ssim: Mean Y-channel SSIM.
+        parameters: Weights of the network.
+        steps: Optimiser steps.
+        train_seconds: Wall time of the training.
+        seconds: Mean time for a picture of the test set.
+    """
+
+    seed: int
+    psnr: float
+    ssim: float
+    parameters: int
+    steps: int
+    train_seconds: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """A run of a group with all its results."""
+
+    group: str
+    run: str
+    results: tuple[Result, ...]
+
+    @property
+    def psnr(self) -> float:
+        """Return the mean over the seeds."""
+        return mean(result.psnr for result in self.results)
+
+
+def read_plan(path: Path) -> Plan:
+    """Read a plan and check the recipe of each of its runs.
+
+    Raises:
+        UnrainError: The file is missing, is no TOML, or has something in it that a plan or recipe has not.
+    """
+    plan = from_table(Plan, read_table(path), str(path))
+    if not plan.groups or not all(group.runs for group in plan.groups):
+        raise UnrainError(f"{path}: needs at least one [[groups]] with [[groups.runs]]")
+    if not plan.seeds:
+        raise UnrainError(f"{path}: seeds is empty")
+    for group in plan.groups:
+        for run in group.runs:
+            recipe_of(plan, run, plan.seeds[0], path, f"{path}: {group.name}: {run.name}")
+    return plan
+
+
+def recipe_of(plan: Plan, run: Run, seed: int, path: Path, where: str = "") -> Recipe:
+    """Lay a run's changes over the base.
+
+    Args:
+        plan: The plan, read from
+        path: this file, which the files named in it are relative to.
+        run: The run.
+        seed: Its seed.
+        where: What errors begin with; the path when empty.
+    """
+    recipe = recipe_from(laid_over(plan.base, run.change), where or str(path), path.parent)
+    return dataclasses.replace(recipe, seed=seed, validation=())
+
+
+def laid_over(base: Any, change: Any) -> Any:  # noqa: ANN401  (TOML's values)
+    """Return a TOML value with another laid over it, tables key by key."""
+    if isinstance(change, dict) and isinstance(base, dict):
+        return base | {key: laid_over(base.get(key), value) for key, value in change.items()}
+    if isinstance(change, dict) and isinstance(base, list):
+        return [laid_over(one, change) for one in base]
+    return change
+
+
+def ablate(path: Path, data: Path, *, out: Path | None = None) -> list[Row]:
+    """Train and measure everything in a plan, going on where an earlier call stopped.
+
+    Args:
+        path: The TOML file.
+        data: The folder that the recipe's sets and the test set are in.
+        out: Folder of the ablation; runs/PLAN when None.
+
+    Raises:
+        UnrainError: Plan, data or gradients are not right, or the folder holds runs of another plan.
+    """
+    plan = read_plan(path)
+    out = out or Path("runs") / path.stem
+    runs = [(group, run) for group in plan.groups for run in group.runs]
+    seeds_of = {(group.name, run.name): 1 for group, run in runs}
+    rows: list[Row] = []
+    for count in range(1, len(plan.seeds) + 1):
+        if count > 1:
+            for row in close_rows(rows, plan.close):
+                seeds_of[row.group, row.run] = count
+        rows = [
+            Row(
+                group.name,
+                run.name,
+                tuple(
+                    run_once(recipe_of(plan, run, seed, path), plan.suite, data, out)
+                    for seed in plan.seeds[: seeds_of[group.name, run.name]]
+                ),
+            )
+            for group, run in runs
+        ]
+        write_results(rows, plan, out, f"unrain ablate {path} --data {data}")
+    return rows
+
+
+def close_rows(rows: list[Row], close: float) -> Iterator[Row]:
+    """Give the rows that have another row of their group nearer than so many dB."""
+    for row in rows:
+        others = [other for other in rows if other.group == row.group and other is not row]
+        if any(abs(row.psnr - other.psnr) < close for other in others):
+            yield row
+
+
+def run_once(recipe: Recipe, suite: str, data: Path, out: Path) -> Result:
+    """Train and measure one recipe, or read how it came out before."""
+    for folder in sorted(out.glob("*/")):
+        if (folder / "recipe.toml").exists() and read_recipe(folder / "recipe.toml") == recipe:
+            break
+    else:
+        taken = [int(folder.name) for folder in out.glob("*/") if folder.name.isdigit()]
+        folder = out / f"{max(taken, default=0) + 1:02}"
+        folder.mkdir(parents=True)
+        write_recipe(
+            recipe, folder / "recipe.toml", "One run of an ablation; it is found again by its contents."
+        )
+    done = folder / "result.json"
+    if done.exists():
+        return Result(**json.loads(done.read_text(encoding="utf-8")))
+    weights = folder / "weights.safetensors"
+    if not weights.exists():
+        train(folder / "recipe.toml", data, out=folder)
+    checkpoint = load_checkpoint(weights)
+    ((_, score),) = bench(
+        [entrants.find(str(weights))], data, suites=(suite,), recursions=(recipe_passes(recipe),)
+    )
+    result = Result(
+        seed=recipe.seed,
+        psnr=score.psnr,
+        ssim=score.ssim,
+        parameters=sum(parameter.numel() for parameter in checkpoint.net.parameters()),
+        steps=recipe.steps,
+        train_seconds=float(checkpoint.card["wall_time"]),
+        seconds=score.seconds,
+    )
+    part = done.with_suffix(".part")
+    part.write_text(json.dumps(dataclasses.asdict(result)), encoding="utf-8")
+    part.replace(done)
+    return result
+
+
+def recipe_passes(recipe: Recipe) -> int:
+    """Return the passes that a network was trained on last."""
+    return recipe.stages[-1].recursions
+
+
+def write_results(rows: list[Row], plan: Plan, out: Path, command: str) -> None:
+    """Write results.csv, table.md and plot.svg."""
+    with (out / "results.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["group", "run", *(one.name for one in dataclasses.fields(Result))])
+        for row in rows:
+            writer.writerows([row.group, row.run, *dataclasses.astuple(one)] for one in row.results)
+    (out / "table.md").write_text(table(rows, plan.suite, command), encoding="utf-8")
+    plot(rows, plan.suite, out / "plot.svg")
+
+
+def table(rows: list[Row], suite: str, command: str) -> str:
+    """Return the results as Markdown; several seeds as their mean and, in brackets, each."""
+    lines = [
+        f"`{command}`; whole {suite}, Y channel.",
+        "",
+        "| | | weights | steps | training, s | a picture, s | PSNR | SSIM |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    before = None
+    for row in rows:
+        first, several = row.results[0], len(row.results) > 1
+        each = f" ({', '.join(f'{one.psnr:.2f}' for one in row.results)})" if several else ""
+        group = row.group if row.group != before else ""
+        lines.append(
+            f"| {group} | {row.run} | {first.parameters:,} | {first.steps:,} "
+            f"| {mean(one.train_seconds for one in row.results):.0f} "
+            f"| {mean(one.seconds for one in row.results):.2f} "
+            f"| {row.psnr:.2f}{each} | {mean(one.ssim for one in row.results):.4f} |"
+        )
+        before = row.group
+    return "\n".join(lines) + "\n"
+
+
+def plot(rows: list[Row], suite: str, path: Path) -> None:
+    """Draw every run as a bar from the worst of all, groups one below the other, seeds as dots."""
+    lowest = min(result.psnr for row in rows for result in row.results)
+    highest = max(result.psnr for row in rows for result in row.results)
+    margin = max(0.1, 0.1 * (highest - lowest))
+    figure, axes = pyplot.subplots(figsize=(7, 0.6 + 0.32 * len(rows)), layout="constrained")
+    labels, before, colour = [], None, -1
+    for at, row in enumerate(rows):
+        colour += row.group != before
+        before = row.group
+        axes.barh(at, row.psnr - lowest + margin, left=lowest - margin, color=f"C{colour % 10}", alpha=0.6)
+        axes.plot([one.psnr for one in row.results], [at] * len(row.results), "k.", markersize=5)
+        labels.append(f"{row.group}: {row.run}")
+    axes.set_yticks(range(len(rows)), labels)
+    axes.invert_yaxis()
+    axes.set_xlim(lowest - margin, highest + margin)
+    axes.set_xlabel(f"{suite}, Y PSNR in dB; a dot for each seed")
+    axes.spines[["top", "right"]].set_visible(False)
+    # Neither date nor random ids: the same results give the same file.
+    with matplotlib.rc_context({"svg.hashsalt": "unrain"}):
+        figure.savefig(path, metadata={"Date": None})
+    pyplot.close(figure)
