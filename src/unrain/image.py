@@ -19,7 +19,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -85,6 +85,10 @@ _TIFF_LAYOUT |= {340, 341, 342, 347, 512, 513, 514, 519, 520, 521, 529, 530, 531
 
 class DiskFullError(UnrainError):
     """No space is left for the result: no other picture can be written either."""
+
+
+class TooManyPixelsError(UnrainError):
+    """The picture is larger than allowed, as its header says; nothing of it was decoded."""
 
 
 @dataclass(frozen=True)
@@ -189,9 +193,9 @@ def decode(data: bytes, name: str, *, max_pixels: int = MAX_PIXELS) -> Picture:
         except UnrainError:
             raise
         except Image.DecompressionBombError as error:
-            raise UnrainError(_too_large(name, "far ", max_pixels)) from error
+            raise TooManyPixelsError(_too_large(name, "far ", max_pixels)) from error
         except UnidentifiedImageError as error:
-            if _SIGNATURES.match(data):
+            if is_picture(data):
                 raise UnrainError(f"{name}: damaged or of a rare kind, {_AGAIN}") from error
             raise UnrainError(f"{name}: no picture in {_KNOWN}, convert it to PNG first") from error
         except MemoryError as error:
@@ -220,7 +224,7 @@ def _pillow_limit(max_pixels: int) -> Iterator[None]:
 def _decode(data: bytes, name: str, max_pixels: int) -> Picture:
     source = _open(data)
     if source.width * source.height > max_pixels:
-        raise UnrainError(_too_large(name, f"{source.width} x {source.height}, ", max_pixels))
+        raise TooManyPixelsError(_too_large(name, f"{source.width} x {source.height}, ", max_pixels))
     frames = _frames(source)
     if frames > 1:
         raise UnrainError(f"{name}: holds {frames} pictures, unrain takes one a file: split it first")
@@ -780,10 +784,29 @@ def write(data: bytes, path: Path) -> None:
             with path.open("wb") as device:
                 device.write(data)
             return
-        part = path.with_name(f".unrain-{secrets.token_hex(4)}.tmp")
+        with replacing(path) as file:
+            file.write(data)
+    except OSError as error:
+        raise writing_error(error, path) from error
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Give an open file that takes the place of `path` once it is whole, and vanishes after an exception.
+
+    Args:
+        path: The file; its folder exists. A link is followed.
+
+    Raises:
+        DiskFullError: There is no space for it.
+        UnrainError: It cannot be written.
+    """
+    path = Path(os.path.realpath(path))
+    part = path.with_name(f".unrain-{secrets.token_hex(4)}.tmp")
+    try:
         try:
             with part.open("xb") as file:
-                file.write(data)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             part.replace(path)
@@ -793,6 +816,11 @@ def write(data: bytes, path: Path) -> None:
             raise
     except OSError as error:
         raise writing_error(error, path) from error
+
+
+def is_picture(data: bytes) -> bool:
+    """Whether a file that begins like this is a picture of a known kind."""
+    return _SIGNATURES.match(data) is not None
 
 
 def writing_error(error: OSError, path: Path) -> UnrainError:
