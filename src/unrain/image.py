@@ -169,7 +169,7 @@ def read(path: Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise UnrainError(f"{path}: {_reading_problem(error)}") from error
+        raise UnrainError(f"{path}: {reading_problem(error)}") from error
     return decode(data, str(path), max_pixels=max_pixels)
 
 
@@ -866,7 +866,8 @@ def to_pil(picture: Picture) -> Image.Image:
 # --------------------------------------------------------------------------------------------- messages
 
 
-def _reading_problem(error: OSError) -> str:
+def reading_problem(error: OSError) -> str:
+    """Say why a file could not be read, and what to do."""
     if isinstance(error, FileNotFoundError):
         return "no such file, check the name"
     if isinstance(error, PermissionError):
