@@ -1,0 +1,1 @@
+"""The page and the HTTP API: `unrain serve`. Needs the extra `web`."""

@@ -1,0 +1,334 @@
+"""The page and the HTTP API, as an ASGI application.
+
+Nothing touches the disk: a picture is taken into memory while it arrives, and forgotten when the answer is
+sent. Limits are checked as early as can be: bytes while they arrive, pixels in the file's header, the length
+of the queue before anything is read.
+"""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Sequence
+from contextlib import ExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.responses import JSONResponse, Response
+from pydantic import ValidationError
+from starlette.datastructures import FormData, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect
+from starlette.staticfiles import StaticFiles
+from starlette.types import Receive, Scope, Send
+
+from unrain import image, zoo
+from unrain.errors import UnrainError
+from unrain.version import __version__
+from unrain.web.desk import BusyError, Desk, Hold, Limits, OverdueError, open_engines
+from unrain.web.guard import Guard
+from unrain.web.job import MAX_RECURSIONS, TYPES, AbandonedError, Answer, Job, Options, harmless
+
+STATIC = Path(__file__).parent / "static"
+_FORM = 65_536  # room for a form's other fields and its boundaries
+_PIECE = 65_536
+_CARD = ("summary", "parameters", "licence", "scores", "training_data")
+_DESCRIPTION = """Takes the rain out of pictures.
+
+    curl -F picture=@photo.jpg http://127.0.0.1:8000/api/derain -o dry.jpg
+
+Pictures stay in this server's memory until they are answered; nothing is kept and nothing sent on.
+"""
+
+
+def create(
+    models: Sequence[zoo.Model] | None = None,
+    *,
+    limits: Limits | None = None,
+    threads: int = 0,
+    loopback: bool = True,
+    hosts: Collection[str] = (),
+) -> Guard:
+    """Make the application.
+
+    Args:
+        models: What to offer, the default first; all that came with the package if None.
+        limits: What to take on.
+        threads: Processor threads, 0 for all.
+        loopback: Whether only this machine can reach it.
+        hosts: Further names by which it may be called.
+
+    Raises:
+        UnrainError: A model cannot be opened.
+    """
+    chosen = zoo.models() if models is None else models
+    desk = Desk(limits or Limits(), open_engines(chosen, threads))
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        desk.close()
+
+    app = FastAPI(
+        title="unrain",
+        version=__version__,
+        description=_DESCRIPTION,
+        lifespan=lifespan,
+        # FastAPI's pages of documentation load their scripts from elsewhere.
+        docs_url=None,
+        redoc_url=None,
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
+    )
+    app.state.desk = desk
+    app.add_exception_handler(Exception, _broken)
+    _add_routes(app, desk, chosen)
+    app.mount("/", _Page(directory=STATIC, html=True))
+    return Guard(app, loopback=loopback, hosts=hosts)
+
+
+class _Page(StaticFiles):
+    """The page's files; a browser asks each time whether they are still the same."""
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:  # noqa: ANN401
+        response = super().file_response(*args, **kwargs)
+        response.headers["Cache-Control"] = "no-cache"
+        return response
+
+
+async def _broken(_: Request, __: Exception) -> JSONResponse:
+    """Tell nothing of the inside; the server's own log has it all."""
+    return JSONResponse({"detail": "the server failed at this, its log says why"}, 500)
+
+
+def _add_routes(app: FastAPI, desk: Desk, models: Sequence[zoo.Model]) -> None:
+    described = [_described(model, desk) for model in models]
+
+    @app.get("/healthz", summary="Whether the server is well")
+    async def health() -> dict[str, Any]:
+        return {"status": "ok", "version": __version__, "pictures": len(desk.line)}
+
+    @app.get("/api/models", summary="Which models there are, the default one first")
+    async def list_models() -> list[dict[str, Any]]:
+        return described
+
+    @app.get("/api/limits", summary="What the server takes on")
+    async def list_limits() -> dict[str, float]:
+        return {
+            "bytes": desk.limits.upload,
+            "pixels": desk.limits.pixels,
+            "queue": desk.limits.queue,
+            "timeout": desk.limits.timeout,
+            "recursions": MAX_RECURSIONS,
+        }
+
+    @app.get("/api/progress/{ticket}", summary="How far a picture is, for the one who holds its ticket")
+    async def progress(ticket: str) -> dict[str, int]:
+        found = desk.find(ticket)
+        if found is None:
+            raise HTTPException(404, "no picture with this ticket is in work")
+        job, ahead = found
+        return {"ahead": ahead, "done": job.done, "total": job.total}
+
+    @app.post(
+        "/api/derain",
+        summary="Take the rain out of a picture",
+        response_class=Response,
+        responses=_ANSWERS,
+        openapi_extra={"requestBody": _request_body()},
+    )
+    async def derain(request: Request) -> Response:
+        """Picture in, picture out, in the same format, with alpha, 16 bits, EXIF and ICC profile kept."""
+        with ExitStack() as stack:
+            try:
+                desk.check_room()
+                hold = stack.enter_context(desk.hold())
+                job = await _received(request, desk, hold)
+                hold.become(len(job.data))
+                answer = await _answered(desk, job, request)
+            except BusyError as error:
+                headers = {"Retry-After": str(error.retry_after)}
+                raise HTTPException(429, str(error), headers) from error
+            except (ClientDisconnect, AbandonedError):
+                # Nobody reads this.
+                return Response(status_code=400)
+            hold.become(len(answer.data))
+            return _Sent(answer, stack.pop_all(), desk.limits.transfer)
+
+
+async def _received(request: Request, desk: Desk, hold: Hold) -> Job:
+    """Take a form into memory while it arrives."""
+    limits = desk.limits
+    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+        raise HTTPException(415, "send multipart/form-data, with the picture in a part called picture")
+    # Refused by what the header says, nothing has to be sent at all.
+    if int(request.headers.get("content-length", 0)) > limits.upload + _FORM:
+        raise _too_large(limits)
+
+    async def pieces() -> AsyncGenerator[bytes, None]:
+        size = 0
+        async for piece in request.stream():
+            size += len(piece)
+            if size > limits.upload + _FORM:
+                raise _too_large(limits)
+            hold.grow(len(piece))
+            yield piece
+
+    parser = MultiPartParser(request.headers, pieces(), max_files=1, max_fields=16, max_part_size=4096)
+    # Above this size the parser would write into a file.
+    parser.spool_max_size = limits.upload + _FORM
+    try:
+        async with asyncio.timeout(limits.transfer):
+            form = await parser.parse()
+    except MultiPartException as error:
+        raise HTTPException(400, f"the form cannot be read: {error.message}") from error
+    except TimeoutError as error:
+        message = f"the picture did not arrive within {limits.transfer:g} seconds"
+        raise HTTPException(408, message, {"Connection": "close"}) from error
+    return await _job(form, desk)
+
+
+async def _job(form: FormData, desk: Desk) -> Job:
+    upload = form.get("picture")
+    if not isinstance(upload, UploadFile):
+        raise HTTPException(422, "picture: attach a file in a part of this name")
+    fields = {key: value for key, value in form.items() if isinstance(value, str)}
+    try:
+        # An empty field is one that was left out.
+        options = Options.model_validate({key: value for key, value in fields.items() if value})
+    except ValidationError as error:
+        raise HTTPException(422, "; ".join(_complaints(error))) from error
+    if options.model is not None and options.model not in desk.engines:
+        raise HTTPException(422, f"model: unknown, known ones: {', '.join(desk.engines)}")
+    data = await upload.read()
+    await upload.close()
+    if len(data) > desk.limits.upload:
+        raise _too_large(desk.limits)
+    return Job(data, harmless(upload.filename), options)
+
+
+def _complaints(error: ValidationError) -> Iterable[str]:
+    for problem in error.errors(include_url=False, include_input=False, include_context=False):
+        name = ".".join(map(str, problem["loc"]))
+        unknown = problem["type"] == "extra_forbidden"
+        yield f"{name}: {'unknown, leave it out' if unknown else problem['msg'].lower()}"
+
+
+def _too_large(limits: Limits) -> HTTPException:
+    return HTTPException(413, f"picture: more than {limits.upload / 1e6:g} MB, the limit of this server")
+
+
+async def _answered(desk: Desk, job: Job, request: Request) -> Answer:
+    """Run a job for as long as somebody waits for it."""
+    work = asyncio.create_task(desk.run(job))
+    gone = asyncio.create_task(_gone(request))
+    try:
+        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            raise ClientDisconnect
+        return work.result()
+    except image.TooManyPixelsError as error:
+        message = f"{job.name}: more than {desk.limits.pixels / 1e6:g} megapixels, the limit of this server"
+        raise HTTPException(413, message) from error
+    except UnrainError as error:
+        raise HTTPException(422, str(error)) from error
+    except MemoryError as error:
+        raise HTTPException(503, f"{job.name}: not enough memory, try a smaller tile") from error
+    except OverdueError as error:
+        message = f"{job.name}: took more than {desk.limits.timeout:g} seconds, waiting included"
+        raise HTTPException(503, message) from error
+    finally:
+        for task in (work, gone):
+            task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.gather(work, gone, return_exceptions=True)
+
+
+async def _gone(request: Request) -> None:
+    """Return when the client has hung up."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+class _Sent(Response):
+    """An answer that is sent in pieces, and given up if nobody takes it."""
+
+    def __init__(self, answer: Answer, held: ExitStack, seconds: float) -> None:
+        super().__init__(media_type=answer.media_type)
+        self._data = answer.data
+        self._held = held
+        self._seconds = seconds
+        ascii_name = answer.name.encode("ascii", "replace").decode().replace("?", "_")
+        self.headers.update(
+            {
+                "Content-Length": str(len(answer.data)),
+                "Content-Disposition": f"attachment; filename=\"{ascii_name}\"; filename*=UTF-8''"
+                + quote(answer.name, safe=""),
+                "Unrain-Recursions": str(answer.recursions),
+                "Unrain-Seconds": f"{answer.seconds:.3f}",
+                "Unrain-Notes": json.dumps(answer.notes),
+            }
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # A connection that is given up stays without its end, and the server closes it.
+        with self._held, contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._seconds):
+                await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+                for start in range(0, len(self._data), _PIECE):
+                    piece = self._data[start : start + _PIECE]
+                    await send({"type": "http.response.body", "body": piece, "more_body": True})
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def _described(model: zoo.Model, desk: Desk) -> dict[str, Any]:
+    engine = desk.engines[model.name]
+    return {
+        "name": model.name,
+        "bytes": model.path.stat().st_size,
+        "recursions": engine.recursions if engine.recursive else 1,
+        "recursive": engine.recursive,
+        **{key: model.card[key] for key in _CARD if key in model.card},
+    }
+
+
+def _request_body() -> dict[str, Any]:
+    schema = Options.model_json_schema()
+    picture = {"type": "string", "format": "binary", "description": "A picture's file."}
+    schema["properties"] = {"picture": picture, **schema["properties"]}
+    schema["required"] = ["picture"]
+    return {"required": True, "content": {"multipart/form-data": {"schema": schema}}}
+
+
+def _refused(description: str) -> dict[str, Any]:
+    detail = {"type": "object", "properties": {"detail": {"type": "string"}}, "required": ["detail"]}
+    return {"description": description, "content": {"application/json": {"schema": detail}}}
+
+
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+_ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The picture, or a zip if more than the picture was asked for.",
+        "content": dict.fromkeys([*TYPES.values(), "application/zip"], _BINARY),
+        "headers": {
+            "Unrain-Recursions": {"description": "Passes made.", "schema": {"type": "integer"}},
+            "Unrain-Seconds": {
+                "description": "How long it took, waiting left out.",
+                "schema": {"type": "number"},
+            },
+            "Unrain-Notes": {
+                "description": "What was not kept as it was: a JSON list of sentences.",
+                "schema": {"type": "string"},
+            },
+        },
+    },
+    400: _refused("The form cannot be read."),
+    403: _refused("The request comes from another site's page."),
+    408: _refused("The picture did not arrive in time."),
+    413: _refused("Too many bytes or pixels."),
+    415: _refused("No multipart/form-data."),
+    421: _refused("The server does not go by the name in the Host header."),
+    422: _refused("The picture is damaged or of an unknown kind, or an option is out of range."),
+    429: _refused("The queue is full; Retry-After says in how many seconds to try again."),
+    503: _refused("It took too long, or memory is short."),
+}

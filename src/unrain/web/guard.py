@@ -1,0 +1,95 @@
+"""What stands before every answer: who may ask, and what a browser may do with the answer."""
+
+import ipaddress
+import re
+import socket
+from collections.abc import Collection
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+# Nothing is loaded from elsewhere, nothing sent elsewhere, and no other page may show or read this one.
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "img-src 'self' blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), microphone=(), geolocation=(), browsing-topics=()",
+}
+_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^\[\]:/@\s]+)(:[0-9]{1,5})?")
+
+
+class Guard:
+    """Refuses strange names for this server and requests of foreign pages; adds security headers.
+
+    A foreign page can make its own name point to this machine (DNS rebinding), but then the browser sends
+    that name as `Host`. Addresses in figures cannot be faked in this way.
+    """
+
+    def __init__(self, app: ASGIApp, *, loopback: bool, hosts: Collection[str] = ()) -> None:
+        """Stand before an application.
+
+        Args:
+            app: The application.
+            loopback: Whether only this machine can reach the server; other addresses are then refused too.
+            hosts: Further names by which the server may be called.
+        """
+        self.app = app
+        self._loopback = loopback
+        self._names = {"localhost", *(name.lower() for name in hosts)}
+        if not loopback:
+            own = socket.gethostname().lower()
+            self._names |= {own, f"{own}.local"}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or let the application do it."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+
+        async def send_guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                answer = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    answer[name] = value
+                answer.setdefault("Cache-Control", "no-store")
+            await send(message)
+
+        app = self.app
+        if not self.knows(headers.get("host", "")):
+            app = _refusal(
+                421, "this server does not go by that name; the operator can allow it (--allow-host)"
+            )
+        elif scope["method"] not in ("GET", "HEAD") and _foreign(headers):
+            app = _refusal(403, "requests of other sites' pages are refused")
+        await app(scope, receive, send_guarded)
+
+    def knows(self, host: str) -> bool:
+        """Whether a `Host` header names this server."""
+        match = _HOST.fullmatch(host.lower())
+        if match is None:
+            return False
+        name = match[1].strip("[]").removesuffix(".")
+        try:
+            address = ipaddress.ip_address(name)
+        except ValueError:
+            return name in self._names
+        return name in self._names or address.is_loopback or not self._loopback
+
+
+def _refusal(status: int, detail: str) -> ASGIApp:
+    return JSONResponse({"detail": detail}, status)
+
+
+def _foreign(headers: Headers) -> bool:
+    """Whether a browser says that a page of another site makes the request; other clients say nothing."""
+    origin = headers.get("origin")
+    if origin is not None:
+        return urlsplit(origin).netloc.lower() != headers.get("host", "").lower()
+    return headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none")

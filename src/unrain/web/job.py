@@ -1,0 +1,211 @@
+"""One picture of a request: what is asked for, and the way from the file's bytes to the result's."""
+
+import io
+import re
+import time
+import zipfile
+from dataclasses import dataclass, replace
+from pathlib import PurePath, PureWindowsPath
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from unrain import batch, image
+from unrain.derainer import Derainer
+from unrain.engines import Engine
+from unrain.errors import UnrainError
+
+MAX_RECURSIONS = 16
+MAX_TILE = 1152
+TICKET = r"^[A-Za-z0-9_-]{16,64}$"
+TYPES = {
+    "JPEG": "image/jpeg",
+    "PNG": "image/png",
+    "WEBP": "image/webp",
+    "TIFF": "image/tiff",
+    "BMP": "image/bmp",
+    "AVIF": "image/avif",
+}
+_SUFFIXES = {
+    "JPEG": ".jpg",
+    "PNG": ".png",
+    "WEBP": ".webp",
+    "TIFF": ".tif",
+    "BMP": ".bmp",
+    "AVIF": ".avif",
+}
+
+
+class Options(BaseModel):
+    """What a request may ask for: the options of the command line, less those that are the operator's."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: Annotated[str | None, Field(description="A name that /api/models lists.")] = None
+    recursions: Annotated[
+        int | None,
+        Field(
+            ge=1, le=MAX_RECURSIONS, description="Passes of the network, the model's own number if left out."
+        ),
+    ] = None
+    until: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            allow_inf_nan=False,
+            description="Stop earlier, after a pass that changed the picture by less than this: the mean "
+            "over all pixels and colours, in steps of 8 bits.",
+        ),
+    ] = None
+    tile: Annotated[
+        int | None,
+        Field(ge=1, le=MAX_TILE, description="Side of the tiles in which large pictures are worked on."),
+    ] = None
+    quality: Annotated[
+        int | None,
+        Field(ge=1, le=100, description="For JPEG, WebP and AVIF; otherwise a JPEG keeps its own."),
+    ] = None
+    format: Annotated[
+        Literal["jpeg", "png", "webp", "tiff", "bmp", "avif"] | None,
+        Field(description="Format of the result; that of the picture if left out."),
+    ] = None
+    rain_layer: Annotated[
+        bool, Field(description="Also what was taken away, as NAME_rain.png; the answer is a zip.")
+    ] = False
+    compare: Annotated[
+        bool,
+        Field(description="Also before and after side by side, as NAME_compare.EXT; the answer is a zip."),
+    ] = False
+    preview: Annotated[
+        bool,
+        Field(
+            description="Also before and after as JPEG, for browsers that cannot show the format, as "
+            "preview_before.jpg and preview_after.jpg; the answer is a zip."
+        ),
+    ] = False
+    ticket: Annotated[
+        str | None,
+        Field(pattern=TICKET, description="A random word of yours to ask /api/progress/TICKET with."),
+    ] = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What goes back.
+
+    Attributes:
+        data: A picture's file, or a zip with several.
+        media_type: What it is.
+        name: How a browser should call it.
+        notes: What was not kept as it was in the picture.
+        recursions: How many passes were made.
+        seconds: How long it took, waiting left out.
+    """
+
+    data: bytes
+    media_type: str
+    name: str
+    notes: tuple[str, ...]
+    recursions: int
+    seconds: float
+
+
+class AbandonedError(Exception):
+    """Nobody waits for the result any more."""
+
+
+@dataclass(eq=False)
+class Job:
+    """A picture that waits for the network, or is in it.
+
+    Attributes:
+        data: The picture's file.
+        name: What the client calls it, made harmless; only used to name results and in messages.
+        options: What is asked for.
+        done: Tiles done.
+        total: Tiles in all, 0 before the first is done.
+        abandoned: Set from outside to stop the work after the tile that it is at.
+    """
+
+    data: bytes
+    name: str
+    options: Options
+    done: int = 0
+    total: int = 0
+    abandoned: bool = False
+
+    def abandon(self) -> None:
+        """Stop the work as soon as may be, and let go of the picture."""
+        self.abandoned = True
+        self.data = b""
+
+    def run(self, engine: Engine, max_pixels: int) -> Answer:
+        """Take the rain out.
+
+        Args:
+            engine: The network.
+            max_pixels: Refuse pictures with more pixels, as their header says.
+
+        Raises:
+            AbandonedError: `abandon` was called meanwhile.
+            UnrainError: The picture or an option cannot be used.
+        """
+        start = time.monotonic()
+        if self.abandoned:
+            raise AbandonedError
+        options = self.options
+        derainer = Derainer(engine, recursions=options.recursions, until=options.until, tile=options.tile)
+        before = image.decode(self.data, self.name, max_pixels=max_pixels)
+        self.data = b""
+        try:
+            result = derainer.derain(before.pixels, progress=self._step)
+        except UnrainError as error:
+            raise UnrainError(f"{self.name}: {error}") from error
+        after = replace(before, pixels=result.image)
+        kind = before.format if options.format is None else options.format.upper()
+        data, lost = self._encoded(after, kind)
+        notes = tuple(dict.fromkeys((*before.notes, *lost)))
+        stem = PurePath(self.name).stem
+        suffix = PurePath(self.name).suffix
+        suffix = suffix if image.FORMATS.get(suffix.lower()) == kind else _SUFFIXES[kind]
+        files = {f"{stem}_derained{suffix}": data}
+        if options.rain_layer:
+            layer = image.Picture(result.rain_layer, colour=before.colour)
+            files[f"{stem}_rain.png"] = self._encoded(layer, "PNG")[0]
+        if options.compare:
+            files[f"{stem}_compare{suffix}"] = self._encoded(batch.side_by_side(before, after), kind)[0]
+        if options.preview:
+            files["preview_before.jpg"] = self._encoded(before, "JPEG")[0]
+            files["preview_after.jpg"] = self._encoded(after, "JPEG")[0]
+        name, media_type = f"{stem}_derained{suffix}", TYPES[kind]
+        if len(files) > 1:
+            data, name, media_type = _zipped(files), f"{stem}.zip", "application/zip"
+        return Answer(data, media_type, name, notes, result.recursions, time.monotonic() - start)
+
+    def _step(self, done: int, total: int) -> None:
+        if self.abandoned:
+            raise AbandonedError
+        self.done, self.total = done, total
+
+    def _encoded(self, picture: image.Picture, kind: str) -> tuple[bytes, tuple[str, ...]]:
+        try:
+            return image.encode(picture, kind, quality=self.options.quality)
+        except UnrainError as error:
+            raise UnrainError(f"{self.name}: {error}") from error
+
+
+def _zipped(files: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    # Pictures are compressed already.
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return buffer.getvalue()
+
+
+def harmless(name: str | None) -> str:
+    """Reduce a file name from outside to its last part, printable and short."""
+    # Windows' rules take both kinds of slashes for separators.
+    last = re.sub(r"[^\w .()+,;=@~-]", "_", PureWindowsPath(name or "").name)
+    stem, suffix = PurePath(last).stem.strip(" ."), PurePath(last).suffix
+    return f"{stem[:100] or 'picture'}{suffix[:8]}"

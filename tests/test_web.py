@@ -1,0 +1,584 @@
+"""The HTTP API: right answers, limits, refusals, and clients that are slow or rude."""
+
+import contextlib
+import io
+import json
+import socket
+import struct
+import threading
+import time
+import zipfile
+import zlib
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from conftest import natural
+from PIL import Image
+
+pytest.importorskip("fastapi", reason="needs the extra web")
+pytest.importorskip("uvicorn", reason="needs the extra web")
+pytest.importorskip("python_multipart", reason="needs the extra web")
+httpx = pytest.importorskip("httpx", reason="needs httpx")
+
+from fastapi.testclient import TestClient  # noqa: E402
+
+from unrain import image, zoo  # noqa: E402
+from unrain.derainer import Derainer  # noqa: E402
+from unrain.errors import UnrainError  # noqa: E402
+from unrain.web import server  # noqa: E402
+from unrain.web.app import STATIC, create  # noqa: E402
+from unrain.web.desk import Limits  # noqa: E402
+from unrain.web.job import Options, harmless  # noqa: E402
+
+URL = "http://127.0.0.1:8000"
+
+
+class Doorkeeper:
+    """An engine that lets a pass through when told, to have jobs wait."""
+
+    multiple, halo, recursions, recursive = 8, 8, 1, False
+
+    def __init__(self):
+        self.entered = threading.Semaphore(0)
+        self.gate = threading.Semaphore(0)
+
+    def step(self, rainy, estimate):
+        self.entered.release()
+        assert self.gate.acquire(timeout=20)
+        return rainy
+
+
+@pytest.fixture(scope="module")
+def app(model_folder):
+    return create([zoo.find(model_folder / "tiny.onnx")], threads=1)
+
+
+@pytest.fixture(scope="module")
+def client(app):
+    with TestClient(app, base_url=URL) as client:
+        yield client
+
+
+@contextlib.contextmanager
+def limited(model_folder, engine=None, **limits):
+    """A client of a server with other limits, and the server's desk."""
+    app = create([zoo.find(model_folder / "tiny.onnx")], threads=1, limits=Limits(**limits))
+    desk = app.app.state.desk
+    if engine is not None:
+        desk.engines["tiny"] = engine
+    with TestClient(app, base_url=URL) as client:
+        yield client, desk
+
+
+@contextlib.contextmanager
+def running(model_folder, engine=None, **limits):
+    """A real server on loopback; gives its port and its desk."""
+    app = create([zoo.find(model_folder / "tiny.onnx")], threads=1, limits=Limits(**limits))
+    if engine is not None:
+        app.app.state.desk.engines["tiny"] = engine
+    listener = socket.create_server(("127.0.0.1", 0))
+    process = server.configured(app)
+    thread = threading.Thread(target=process.run, args=([listener],), daemon=True)
+    thread.start()
+    try:
+        yield listener.getsockname()[1], app.app.state.desk
+    finally:
+        process.should_exit = True
+        thread.join(10)
+    assert not thread.is_alive()
+
+
+def picture(kind="PNG", height=40, width=56, seed=0, **options):
+    buffer = io.BytesIO()
+    Image.fromarray(natural(height, width, seed)).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def send(client, data=None, name="photo.png", **fields):
+    return client.post(
+        "/api/derain", files={"picture": (name, picture() if data is None else data)}, data=fields
+    )
+
+
+def expected(model_folder, data, kind, **options):
+    """What the command line would write."""
+    source = image.decode(data, "x")
+    result = Derainer(model_folder / "tiny.onnx", threads=1, **options).derain(source.pixels)
+    return image.encode(replace(source, pixels=result.image), kind)[0], result, source
+
+
+def wait_for(condition, seconds=10):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "did not happen in time"
+        time.sleep(0.01)
+
+
+# ----------------------------------------------------------------------------------------------- answers
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "BMP"])
+def test_picture_in_picture_out_as_the_command_line_does(client, model_folder, kind):
+    data = picture(kind)
+    answer = send(client, data, f"photo.{kind.lower()}", recursions="2")
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-type"] == f"image/{kind.lower()}"
+    assert answer.headers["unrain-recursions"] == "2"
+    assert f'filename="photo_derained.{kind.lower()}"' in answer.headers["content-disposition"]
+    assert answer.content == expected(model_folder, data, kind, recursions=2)[0]
+
+
+def test_alpha_profile_exif_and_sixteen_bits_are_kept(client, model_folder):
+    from PIL import ImageCms
+
+    pixels = (natural(24, 32).astype(np.uint16) * 257) ^ 3
+    alpha = np.full((24, 32), 40_000, np.uint16)
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    known = image.Metadata(icc=profile, exif=exif())
+    data, _ = image.encode(image.Picture(pixels, alpha, metadata=known), "PNG")
+    answer = send(client, data)
+    assert answer.content == expected(model_folder, data, "PNG")[0]
+    result = image.decode(answer.content, "result")
+    assert result.pixels.dtype == np.uint16
+    assert np.array_equal(result.alpha, alpha)
+    assert result.metadata.icc == profile
+    assert result.metadata.exif == known.exif
+    lost = send(client, data, format="jpeg")
+    assert lost.headers["content-type"] == "image/jpeg"
+    assert any("16 are reduced to 8" in note for note in json.loads(lost.headers["unrain-notes"]))
+
+
+def exif():
+    tags = Image.Exif()
+    tags[0x010F] = "maker"
+    return tags.tobytes()[6:]
+
+
+def test_rain_layer_comparison_and_previews_come_in_a_zip(client, model_folder):
+    data = picture("TIFF")
+    answer = send(client, data, "Ein Bild.tif", rain_layer="true", compare="true", preview="true")
+    assert answer.headers["content-type"] == "application/zip"
+    with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
+        assert archive.testzip() is None
+        assert archive.namelist() == [
+            "Ein Bild_derained.tif",
+            "Ein Bild_rain.png",
+            "Ein Bild_compare.tif",
+            "preview_before.jpg",
+            "preview_after.jpg",
+        ]
+        derained, result, source = expected(model_folder, data, "TIFF")
+        assert archive.read("Ein Bild_derained.tif") == derained
+        layer = image.decode(archive.read("Ein Bild_rain.png"), "layer").pixels
+        assert np.array_equal(layer, result.rain_layer)
+        before = image.decode(archive.read("preview_before.jpg"), "before").pixels
+        assert np.abs(before.astype(int) - source.pixels).mean() < 4
+
+
+def test_tiles_quality_and_early_stop(client, model_folder):
+    data = picture("JPEG", 96, 120)
+    whole = send(client, data)
+    tiled = send(client, data, tile="56")
+    assert tiled.status_code == 200, tiled.text
+    difference = image.decode(whole.content, "a").pixels.astype(int) - image.decode(tiled.content, "b").pixels
+    assert np.abs(difference).max() <= 3
+    assert len(send(client, data, quality="30").content) < len(whole.content)
+    assert send(client, data, recursions="5", until="200").headers["unrain-recursions"] == "1"
+
+
+def test_models_limits_health_and_openapi(client, app):
+    (model,) = client.get("/api/models").json()
+    assert model["name"] == "tiny"
+    assert model["recursions"] == 2
+    assert "path" not in json.dumps(model)
+    assert client.get("/api/limits").json()["bytes"] == 25_000_000
+    assert client.get("/healthz").json()["status"] == "ok"
+    paths = client.get("/openapi.json").json()["paths"]
+    schema = paths["/api/derain"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
+    assert set(schema["properties"]) == {"picture", *Options.model_fields}
+    assert schema["required"] == ["picture"]
+    # Their pages would load scripts from elsewhere.
+    assert client.get("/docs").status_code == client.get("/redoc").status_code == 404
+
+
+def test_the_whole_zoo_is_offered_with_the_default_first():
+    models = create(threads=1).app.state.desk.engines
+    assert list(models) == [model.name for model in zoo.models()]
+
+
+def test_no_model_or_two_of_one_name_is_an_error(model_folder, tmp_path):
+    with pytest.raises(UnrainError, match="no models"):
+        create([])
+    model = zoo.find(model_folder / "tiny.onnx")
+    with pytest.raises(UnrainError, match="second model called tiny"):
+        create([model, model])
+
+
+# ---------------------------------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"recursions": "0"}, "recursions"),
+        ({"recursions": "17"}, "recursions"),
+        ({"recursions": "many"}, "recursions"),
+        ({"until": "0"}, "until"),
+        ({"until": "nan"}, "until"),
+        ({"quality": "101"}, "quality"),
+        ({"tile": "8"}, "tile is 8"),
+        ({"tile": "5000"}, "tile"),
+        ({"format": "gif"}, "format"),
+        ({"model": "../../etc/passwd"}, "unknown, known ones: tiny"),
+        ({"model": "/etc/passwd"}, "unknown, known ones: tiny"),
+        ({"url": "http://example.org/a.png"}, "url: unknown"),
+        ({"ticket": "../x"}, "ticket"),
+    ],
+)
+def test_options_out_of_range(client, fields, message):
+    answer = send(client, **fields)
+    assert answer.status_code == 422
+    assert message in answer.json()["detail"]
+    assert "\n" not in answer.json()["detail"]
+
+
+def test_a_model_is_never_taken_from_a_path(client, model_folder):
+    assert send(client, model=str(model_folder / "tiny.onnx")).status_code == 422
+    assert send(client, model="tiny").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "empty"),
+        (b"no picture at all", "no picture in"),
+        (picture("PNG")[:200], "damaged"),
+        (picture("JPEG")[:300], "damaged"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no picture in"),
+        (
+            b"<svg xmlns='http://www.w3.org/2000/svg'><image href='file:///etc/passwd'/></svg>",
+            "no picture in",
+        ),
+    ],
+)
+def test_files_that_are_no_pictures(client, data, message):
+    answer = send(client, data)
+    assert answer.status_code == 422
+    assert message in answer.json()["detail"]
+    assert "photo.png" in answer.json()["detail"]
+
+
+def test_malformed_requests(client):
+    post = client.post
+    assert post("/api/derain", content=picture()).status_code == 415
+    assert post("/api/derain", json={"picture": "file:///etc/passwd"}).status_code == 415
+    assert post("/api/derain", data={"picture": "/etc/passwd"}).status_code == 415
+    headers = {"Content-Type": "multipart/form-data"}
+    assert post("/api/derain", content=b"x", headers=headers).status_code == 400
+    headers = {"Content-Type": "multipart/form-data; boundary=b"}
+    for body in (b"", b"--b\r\n\r\nx", b"garbage", b"--b--", b"--b\r\nA: b\r\n\r\nx\r\n--b--\r\n"):
+        assert post("/api/derain", content=body, headers=headers).status_code in (400, 422)
+    many = [("picture", ("a.png", picture())), ("picture", ("b.png", picture()))]
+    assert post("/api/derain", files=many).status_code == 400
+    path = {"picture": (None, "/etc/passwd")}
+    assert post("/api/derain", files=path).status_code == 422
+    fields = {f"field{number}": "x" for number in range(40)}
+    assert send(client, **fields).status_code == 400
+    assert send(client, model="x" * 10_000).status_code == 400
+    assert client.get("/api/derain").status_code in (404, 405)
+    assert client.get("/../../etc/passwd").status_code == 404
+    assert client.get("/%2e%2e/%2e%2e/app.py").status_code == 404
+
+
+def bomb(width=60_000, height=60_000):
+    """A PNG of a few kilobytes that says it holds 3.6 gigapixels."""
+
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    rows = zlib.compress(bytes(1_000_000), 9)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("size", [(60_000, 60_000), (8_000, 5_001), (2**31 - 1, 2**31 - 1)])
+def test_a_decompression_bomb_is_refused_by_its_header(client, size):
+    start = time.monotonic()
+    answer = send(client, bomb(*size))
+    assert answer.status_code == 413
+    assert "megapixels" in answer.json()["detail"]
+    assert time.monotonic() - start < 2
+
+
+def test_oversized_uploads_with_and_without_a_length(model_folder):
+    with limited(model_folder, upload=100_000) as (client, desk):
+        assert send(client, bytes(100_001)).status_code == 413
+        assert send(client, bytes(400_000)).status_code == 413
+        read = 0
+
+        def body():
+            nonlocal read
+            yield b'--b\r\nContent-Disposition: form-data; name="picture"; filename="a.png"\r\n\r\n'
+            for _ in range(1000):
+                read += 10_000
+                yield bytes(10_000)
+
+        headers = {"Content-Type": "multipart/form-data; boundary=b"}
+        answer = client.post("/api/derain", content=body(), headers=headers)
+        assert "content-length" not in answer.request.headers
+        assert answer.status_code == 413
+        assert "0.1 MB" in answer.json()["detail"]
+        assert desk.held == 0
+        assert send(client).status_code == 200
+
+
+def test_names_from_outside_are_harmless(client):
+    assert harmless("../../etc/passwd") == "passwd"
+    assert harmless("C:\\Users\\me\\rain.jpg") == "rain.jpg"
+    assert harmless('a"\r\nSet-Cookie: x.png') == "a___Set-Cookie_ x.png"
+    assert harmless(None) == harmless("..") == harmless("") == "picture"
+    assert len(harmless("x" * 999 + ".png")) < 110
+    answer = send(client, name="Straßenbahn 雨.png")
+    assert (
+        "filename*=UTF-8''Stra%C3%9Fenbahn%20%E9%9B%A8_derained.png" in answer.headers["content-disposition"]
+    )
+
+
+# --------------------------------------------------------------------------------------------- who may ask
+
+
+def test_security_headers_are_on_every_answer(client):
+    answers = [client.get("/"), client.get("/nothing"), client.get("/api/models"), send(client, b"x")]
+    answers.append(client.get("/", headers={"Host": "evil.example"}))
+    for answer in answers:
+        policy = answer.headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "frame-ancestors 'none'" in policy
+        assert "http" not in policy
+        assert "unsafe" not in policy
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["referrer-policy"] == "no-referrer"
+        assert answer.headers["cache-control"] in ("no-store", "no-cache")
+        assert "access-control-allow-origin" not in answer.headers
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:8000", "localhost", "LOCALHOST:1", "[::1]:8000", "127.8.0.1"])
+def test_own_names(client, host):
+    assert client.get("/healthz", headers={"Host": host}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example:80", "192.168.1.2", "", "a@b", "[::1"],
+)
+def test_names_of_others(client, host):
+    assert client.get("/healthz", headers={"Host": host}).status_code == 421
+
+
+def test_names_where_others_can_reach_it(model_folder):
+    models = [zoo.find(model_folder / "tiny.onnx")]
+    guard = create(models, threads=1, loopback=False, hosts=["Dry.example.org"])
+    for host in ("192.168.1.2:8000", "localhost", f"{socket.gethostname()}:80", "dry.example.org"):
+        assert guard.knows(host)
+    assert not guard.knows("evil.example")
+
+
+def test_pages_of_other_sites_may_not_post(client):
+    post = client.post
+    assert post("/api/derain", headers={"Origin": "https://evil.example"}).status_code == 403
+    assert post("/api/derain", headers={"Origin": "null"}).status_code == 403
+    assert post("/api/derain", headers={"Sec-Fetch-Site": "cross-site"}).status_code == 403
+    assert post("/api/derain", headers={"Origin": URL}).status_code == 415
+    preflight = {"Origin": "https://evil.example", "Access-Control-Request-Method": "POST"}
+    answer = client.options("/api/derain", headers=preflight)
+    assert answer.status_code == 403
+    assert not any(name.startswith("access-control") for name in answer.headers)
+
+
+def test_the_page_names_nothing_from_elsewhere(client):
+    page = client.get("/")
+    assert page.headers["content-type"].startswith("text/html")
+    for file in STATIC.iterdir():
+        text = file.read_text()
+        if file.suffix in (".html", ".css") or file.name in ("page.js", "zip.js"):
+            for line in text.splitlines():
+                assert "http://www.w3.org/" in line or "://" not in line, f"{file.name}: {line}"
+        assert client.get(f"/{file.name}").status_code == 200
+    assert (STATIC / "img-comparison-slider.LICENSE.txt").read_text().startswith("MIT License")
+
+
+# ------------------------------------------------------------------------------------------------ the queue
+
+
+def ask(client, answers, **fields):
+    thread = threading.Thread(target=lambda: answers.append(send(client, **fields)), daemon=True)
+    thread.start()
+    return thread
+
+
+def test_a_full_queue_says_when_to_come_again(model_folder):
+    engine = Doorkeeper()
+    with limited(model_folder, engine, queue=2) as (client, desk):
+        answers = []
+        threads = [ask(client, answers, ticket=f"a-long-enough-ticket-{n}") for n in range(3)]
+        wait_for(lambda: len(desk.line) == 3)
+        refused = send(client)
+        assert refused.status_code == 429
+        assert 1 <= int(refused.headers["retry-after"]) <= 120
+        assert refused.json()["detail"] == "2 pictures wait already, try again"
+        ahead = [client.get(f"/api/progress/a-long-enough-ticket-{n}").json()["ahead"] for n in range(3)]
+        assert sorted(ahead) == [0, 1, 2]
+        taken = send(client, ticket="a-long-enough-ticket-1")
+        assert taken.status_code == 429
+        engine.gate.release(3)
+        for thread in threads:
+            thread.join(20)
+        assert [answer.status_code for answer in answers] == [200] * 3
+        assert desk.line == []
+        assert desk.held == 0
+        assert client.get("/api/progress/a-long-enough-ticket-0").status_code == 404
+
+
+def test_a_ticket_in_use_is_refused(model_folder):
+    engine = Doorkeeper()
+    with limited(model_folder, engine) as (client, desk):
+        answers = []
+        thread = ask(client, answers, ticket="a-long-enough-ticket")
+        wait_for(lambda: desk.line)
+        assert "in use" in send(client, ticket="a-long-enough-ticket").json()["detail"]
+        engine.gate.release()
+        thread.join(20)
+
+
+def test_what_takes_too_long_is_given_up(model_folder):
+    engine = Doorkeeper()
+    with limited(model_folder, engine, timeout=0.3) as (client, desk):
+        late = send(client)
+        assert late.status_code == 503
+        assert "took more than 0.3 seconds" in late.json()["detail"]
+        assert desk.line == []
+        assert desk.held == 0
+        engine.gate.release(9)
+        assert send(client).status_code == 200
+
+
+def test_memory_has_a_bound(model_folder):
+    engine = Doorkeeper()
+    with limited(model_folder, engine, upload=10_000, held=2) as (client, desk):
+        answers = []
+        thread = ask(client, answers)
+        wait_for(lambda: desk.line)
+        assert desk.held > 0
+        full = send(client, bytes(30_000))
+        assert full.status_code == 429
+        engine.gate.release()
+        thread.join(20)
+        assert desk.held == 0
+
+
+def test_a_fault_inside_tells_nothing(model_folder):
+    class Broken(Doorkeeper):
+        def step(self, rainy, estimate):
+            raise RuntimeError("secret")
+
+    app = create([zoo.find(model_folder / "tiny.onnx")], threads=1)
+    app.app.state.desk.engines["tiny"] = Broken()
+    with TestClient(app, base_url=URL, raise_server_exceptions=False) as client:
+        answer = send(client)
+        assert answer.status_code == 500
+        assert "secret" not in answer.text
+        assert "content-security-policy" in answer.headers
+        assert client.get("/healthz").status_code == 200
+
+
+# ------------------------------------------------------------------------------------------- rude clients
+
+
+def test_clients_that_hang_up_free_their_place(model_folder):
+    engine = Doorkeeper()
+    with running(model_folder, engine) as (port, desk):
+        url = f"http://127.0.0.1:{port}/api/derain"
+        with pytest.raises(httpx.TimeoutException):
+            httpx.post(url, files={"picture": ("a.png", picture())}, timeout=0.5)
+        wait_for(lambda: not desk.line and not desk.held)
+        engine.gate.release(9)
+        answer = httpx.post(url, files={"picture": ("a.png", picture())}, timeout=20)
+        assert answer.status_code == 200
+
+
+def test_slow_clients_are_cut_and_others_are_served(model_folder, monkeypatch):
+    monkeypatch.setattr(server.Brisk, "idle", 1.0)
+    with running(model_folder, transfer=1.0) as (port, desk):
+        silent = socket.create_connection(("127.0.0.1", port))
+        headless = socket.create_connection(("127.0.0.1", port))
+        headless.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: ")
+        bodiless = socket.create_connection(("127.0.0.1", port))
+        head = (
+            b"POST /api/derain HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000000\r\n"
+            b"Content-Type: multipart/form-data; boundary=b\r\n\r\n"
+        )
+        part = b'--b\r\nContent-Disposition: form-data; name="picture"; filename="a.png"\r\n\r\n'
+        bodiless.sendall(head + part + bytes(5000))
+        wait_for(lambda: desk.held >= 5000)
+        url = f"http://127.0.0.1:{port}"
+        answer = httpx.post(f"{url}/api/derain", files={"picture": ("a.png", picture())}, timeout=20)
+        assert answer.status_code == 200
+        for client in (silent, headless, bodiless):
+            client.settimeout(10)
+        assert silent.recv(100) == b""
+        assert cut(headless) == b""
+        assert b" 408 " in cut(bodiless).splitlines()[0]
+        wait_for(lambda: desk.held == 0)
+        assert httpx.get(f"{url}/healthz").json()["pictures"] == 0
+
+
+def cut(client):
+    """Everything that still comes until the server closes the connection."""
+    received = b""
+    with contextlib.suppress(ConnectionError):
+        while piece := client.recv(65_536):
+            received += piece
+    return received
+
+
+def test_an_answer_that_nobody_takes_is_dropped(model_folder, monkeypatch):
+    monkeypatch.setattr(server.Brisk, "idle", 1.0)
+    with running(model_folder, transfer=1.0) as (port, desk):
+        noise = np.random.default_rng(0).integers(0, 256, (1500, 1500, 3), np.uint8)
+        buffer = io.BytesIO()
+        Image.fromarray(noise).save(buffer, "BMP")
+        request = httpx.Request(
+            "POST", f"http://127.0.0.1:{port}/api/derain", files={"picture": ("a.bmp", buffer.getvalue())}
+        )
+        lazy = socket.socket()
+        lazy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        lazy.connect(("127.0.0.1", port))
+        head = (
+            f"POST /api/derain HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {request.headers['content-type']}"
+        )
+        head += f"\r\nContent-Length: {request.headers['content-length']}\r\n\r\n"
+        lazy.sendall(head.encode() + request.read())
+        wait_for(lambda: desk.line, 20)
+        wait_for(lambda: not desk.line and desk.held, 60)
+        wait_for(lambda: desk.held == 0)
+        lazy.settimeout(10)
+        assert len(cut(lazy)) < len(buffer.getvalue())
+
+
+def test_no_file_is_left_or_even_written(model_folder, monkeypatch, tmp_path):
+    import tempfile
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "_TemporaryFileWrapper", None)
+    with limited(model_folder) as (client, _):
+        # Above the megabyte from which the form parser would write into a file.
+        assert send(client, picture("BMP", 640, 700), rain_layer="true").status_code == 200
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_taken_port_is_one_line(model_folder):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(UnrainError, match=f"port {port} is in use"):
+            server.serve(port=port, models=[zoo.find(model_folder / "tiny.onnx")], say=lambda line: None)
