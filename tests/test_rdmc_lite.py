@@ -53,3 +53,17 @@ def test_wrong_shapes_are_refused():
         small(decoder=(1,))
     with pytest.raises(ValueError, match="does not divide"):
         small(width=32)
+
+
+def test_the_form_for_export_is_the_same_network(monkeypatch):
+    net, rainy = stirred(), torch.rand(2, 3, 24, 32)
+    with torch.inference_mode():
+        expected = net(rainy, 2)[-1]
+        norms = []
+        hook = torch.nn.modules.module.register_module_forward_hook(
+            lambda module, *_: norms.append(module) if isinstance(module, torch.nn.LayerNorm) else None
+        )
+        monkeypatch.setattr(torch.onnx, "is_in_onnx_export", lambda: True)
+        torch.testing.assert_close(net(rainy, 2)[-1], expected, atol=1e-5, rtol=0)
+        hook.remove()
+    assert not norms

@@ -32,6 +32,30 @@ class ChannelNorm(nn.LayerNorm):
         return super().forward(features.float().permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
+def _in_parts(features: Tensor, conv: nn.Conv2d, parts: int, norm: ChannelNorm | None = None) -> list[Tensor]:
+    """Normalise, if wanted, convolve 1 x 1 and split by channels.
+
+    Exported to ONNX, each part has a convolution of its own, the normalisation is plain arithmetic, and its
+    scale and shift are in the convolution's weights. ONNX Runtime then re-orders less memory on the way.
+    """
+    if not torch.onnx.is_in_onnx_export():
+        return list(conv(features if norm is None else norm(features)).chunk(parts, 1))
+    kernel, shift = conv.weight, conv.bias
+    assert shift is not None
+    if norm is not None:
+        shift = shift + kernel.flatten(1) @ norm.bias
+        kernel = kernel * norm.weight[:, None, None]
+        pixels = features.flatten(2)
+        mean = features.new_full((1, 1, features.shape[1]), 1 / features.shape[1])
+        centred = pixels - mean @ pixels
+        features = (centred * torch.rsqrt(mean @ centred.square() + norm.eps)).view_as(features)
+    size = len(kernel) // parts
+    return [
+        F.conv2d(features, kernel[at : at + size], shift[at : at + size])
+        for at in range(0, len(kernel), size)
+    ]
+
+
 class MultiScale(nn.Module):
     """Multi-scale extraction: one group of channels for each dilation, gated, added to the input.
 
@@ -56,9 +80,9 @@ class MultiScale(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Return N x C x H x W for N x C x H x W."""
-        groups = self.spread(self.norm(features)).chunk(len(self.branches), 1)
+        groups = _in_parts(features, self.spread, len(self.branches), self.norm)
         scales = [branch(group) for branch, group in zip(self.branches, groups, strict=True)]
-        value, gate = self.mix(torch.cat(scales, 1)).chunk(2, 1)
+        value, gate = _in_parts(torch.cat(scales, 1), self.mix, 2)
         scaled: Tensor = value * gate * self.scale
         return features + scaled
 
@@ -84,9 +108,18 @@ class GatedBlock(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Return N x C x H x W for N x C x H x W."""
-        value, gate = self.depthwise(self.expand1(self.norm1(features))).chunk(2, 1)
+        if torch.onnx.is_in_onnx_export():
+            kernel, shift = self.depthwise.weight, self.depthwise.bias
+            assert shift is not None
+            half = len(kernel) // 2
+            value, gate = (
+                F.conv2d(part, kernel[at : at + half], shift[at : at + half], padding=1, groups=half)
+                for at, part in zip((0, half), _in_parts(features, self.expand1, 2, self.norm1), strict=True)
+            )
+        else:
+            value, gate = self.depthwise(self.expand1(self.norm1(features))).chunk(2, 1)
         features = features + self.project1(value * gate) * self.scale1
-        value, gate = self.expand2(self.norm2(features)).chunk(2, 1)
+        value, gate = _in_parts(features, self.expand2, 2, self.norm2)
         scaled: Tensor = self.project2(value * gate) * self.scale2
         return features + scaled
 
