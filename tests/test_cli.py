@@ -477,3 +477,11 @@ def test_the_names_of_the_package(here):
         unrain.nope  # noqa: B018
     with pytest.raises(unrain.UnrainError, match=r"gone\.jpg: no such file"):
         unrain.derain("gone.jpg")
+
+
+def test_serve_without_its_extra_is_one_line(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    monkeypatch.delitem(sys.modules, "unrain.web.server", raising=False)
+    assert cli.main(["serve"]) == 1
+    err = capsys.readouterr().err
+    assert err == "unrain: error: serve: needs uvicorn, which is not here: pip install 'unrain[web]'\n"

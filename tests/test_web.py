@@ -45,7 +45,7 @@ class Doorkeeper:
 
     def step(self, rainy, estimate):
         self.entered.release()
-        assert self.gate.acquire(timeout=20)
+        assert self.gate.acquire(timeout=120)
         return rainy
 
 

@@ -281,6 +281,7 @@ function show() {
   $("title").textContent = file.name;
   $("views").disabled = !result;
   $("download").hidden = !result;
+  $("size").hidden = !result;
   $("stage").dataset.state = state;
   if (result) {
     const rain = view === "rain";
@@ -335,7 +336,10 @@ function comparison(name, { beforeShown, afterShown }) {
   after.alt = `${name} after, without its rain`;
   after.src = afterShown;
   fit(after, frame);
-  slider.append(before, after);
+  const handle = document.createElement("span");
+  handle.slot = "handle";
+  handle.className = "handle";
+  slider.append(before, after, handle);
   slider.setAttribute("role", "slider");
   slider.setAttribute("aria-label", "Part of the picture that is shown as it was before");
   slider.setAttribute("aria-valuemin", "0");
@@ -436,6 +440,7 @@ $("model").addEventListener("change", showModel);
 $("recursions").addEventListener("change", refresh);
 $("options").addEventListener("submit", (event) => event.preventDefault());
 $("views").addEventListener("change", show);
+$("actual").addEventListener("change", ({ target }) => $("stage").classList.toggle("actual", target.checked));
 $("all").addEventListener("click", downloadAll);
 $("again").addEventListener("click", () => {
   pictures.filter(({ state, result }) => state === "done" && !same(result.settings, settings())).forEach(queue);
