@@ -271,7 +271,7 @@ def test_a_folder_without_pictures(here):
     picture(here / "in" / "old_derained.png")
     (outcome,) = batch.run(batch.plan(["in"]), dimmer)
     assert outcome.status == "failed"
-    assert outcome.message.startswith("in: no picture in this folder")
+    assert outcome.message.startswith("in: no picture or video in this folder")
 
 
 def test_an_output_folder_that_cannot_be(here):

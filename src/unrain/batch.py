@@ -1,4 +1,4 @@
-"""Many files: find pictures, plan where results go, run them through one Derainer, tell how it went.
+"""Many files: find pictures and videos, plan where results go, run them through one Derainer.
 
 `plan` looks at every path before anything is run and refuses what would overwrite an input or write two
 results into one file. `run` then goes on after a bad file; only a full disk stops it.
@@ -10,14 +10,14 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from unrain import image
+from unrain import image, video
 from unrain.errors import UnrainError
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class PlanError(UnrainError):
 
 @dataclass(frozen=True)
 class Job:
-    """One picture and where its results go.
+    """One picture or video and where its results go.
 
     Attributes:
         source: The file; None stands for standard input.
@@ -50,6 +50,11 @@ class Job:
     def name(self) -> str:
         """How messages call the input."""
         return "standard input" if self.source is None else str(self.source)
+
+    @property
+    def is_video(self) -> bool:
+        """Whether the file's extension says that it is a video."""
+        return self.source is not None and video.is_video(self.source)
 
     @property
     def to_stdout(self) -> bool:
@@ -80,6 +85,8 @@ class Outcome:
         notes: What was not kept as it was in the input.
         seconds: How long it took.
         recursions: How many passes were made.
+        warnings: Like notes, but of things that are missed: said without being asked for.
+        frames: How many frames a video has; 0 for a picture.
     """
 
     name: str
@@ -89,6 +96,8 @@ class Outcome:
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
     recursions: int = 0
+    warnings: tuple[str, ...] = ()
+    frames: int = 0
 
 
 @dataclass(frozen=True)
@@ -96,7 +105,7 @@ class Plan:
     """What a run will do.
 
     Attributes:
-        jobs: The pictures to run, in order.
+        jobs: The pictures and videos to run, in order.
         settled: Inputs of which nothing will be run, and why.
         folder: Where all results go, if `-o` named a folder.
     """
@@ -151,7 +160,7 @@ def _stream_job(output: str | None, extras: list[Kind]) -> Job:
         return _stdout_job(None, extras)
     if _is_folder(output):
         raise PlanError(f"{output}: a folder, but standard input has no name: give a file name after -o")
-    _check_extension(Path(output))
+    _check_extension(Path(output), image.FORMATS)
     return Job(None, _targets(Path(output), extras))
 
 
@@ -164,16 +173,27 @@ def _stdout_job(source: Path | None, extras: list[Kind]) -> Job:
 
 
 def _single(source: Path, output: str | None, extras: list[Kind]) -> Plan:
+    if video.is_video(source):
+        if extras:
+            raise PlanError(f"{source}: --rain-layer and --compare are for pictures, not for videos")
+        if output == STREAM:
+            raise PlanError(
+                "-: standard output takes a picture, give a file name or folder for a video after -o"
+            )
     if output is None:
-        job = Job(source, _targets(_beside(source), extras))
+        job = _job(source, _beside(source), extras)
     elif output == STREAM:
         job = _stdout_job(source, extras)
     elif _is_folder(output):
-        job = Job(source, _targets(Path(output) / _beside(source).name, extras))
+        job = _job(source, Path(output) / _beside(source).name, extras)
     else:
-        _check_extension(Path(output))
-        job = Job(source, _targets(Path(output), extras))
+        _check_extension(Path(output), video.WRITTEN if video.is_video(source) else image.FORMATS)
+        job = _job(source, Path(output), extras)
     return _checked(Plan([job]))
+
+
+def _job(source: Path, derained: Path, extras: list[Kind]) -> Job:
+    return Job(source, _targets(derained, [] if video.is_video(source) else extras))
 
 
 def _many(paths: list[Path], output: str | None, extras: list[Kind]) -> Plan:
@@ -192,21 +212,23 @@ def _many(paths: list[Path], output: str | None, extras: list[Kind]) -> Plan:
             settled += unreadable
             if not found and not unreadable:
                 known = " ".join(sorted(image.FORMATS))
-                message = f"{path}: no picture in this folder, results of earlier runs aside ({known})"
+                message = (
+                    f"{path}: no picture or video in this folder, results of earlier runs aside ({known})"
+                )
                 settled.append(Outcome(str(path), "failed", message))
             for source in found:
                 place = source if folder is None else folder / source.relative_to(path)
-                jobs.append(Job(source, _targets(_beside(place), extras)))
+                jobs.append(_job(source, _beside(place), extras))
         elif (origin := _origin(path, named)) is not None:
             settled.append(Outcome(str(path), "skipped", f"a result of {origin}"))
         else:
             place = path if folder is None else folder / path.name
-            jobs.append(Job(path, _targets(_beside(place), extras)))
+            jobs.append(_job(path, _beside(place), extras))
     return _checked(Plan(jobs, settled, folder))
 
 
 def _walk(folder: Path, output: Path | None, failed: list[Outcome]) -> Iterator[Path]:
-    """Find the pictures below a folder, less hidden ones, earlier results and the output folder."""
+    """Find pictures and videos below a folder, less hidden ones, earlier results and the output folder."""
 
     def unreadable(error: OSError) -> None:
         message = f"{error.filename}: cannot be read ({error.strerror}), check its permissions"
@@ -219,8 +241,8 @@ def _walk(folder: Path, output: Path | None, failed: list[Outcome]) -> Iterator[
         )
         for name in sorted(files):
             path = here / name
-            known = not name.startswith(".") and path.suffix.lower() in image.FORMATS
-            if known and not _RESULT.fullmatch(path.stem):
+            known = path.suffix.lower() in image.FORMATS or video.is_video(path)
+            if known and not name.startswith(".") and not _RESULT.fullmatch(path.stem):
                 yield path
 
 
@@ -229,7 +251,7 @@ def _origin(path: Path, named: set[str]) -> Path | None:
     match = _RESULT.fullmatch(path.stem)
     if match is None:
         return None
-    for extension in (path.suffix, *image.FORMATS):
+    for extension in (path.suffix, *image.FORMATS, *sorted(video.SUFFIXES)):
         origin = path.with_name(match[1] + extension)
         if os.path.realpath(origin) in named:
             return origin
@@ -237,6 +259,8 @@ def _origin(path: Path, named: set[str]) -> Path | None:
 
 
 def _beside(source: Path) -> Path:
+    if video.is_video(source):
+        return video.beside(source)
     return source.with_name(f"{source.stem}_derained{source.suffix}")
 
 
@@ -258,10 +282,10 @@ def _is_folder(output: str) -> bool:
     return not Path(output).suffix and not os.path.lexists(output)
 
 
-def _check_extension(output: Path) -> None:
-    device = output.exists() and not output.is_file()
-    if output.suffix.lower() not in image.FORMATS and not device:
-        known = " ".join(sorted(image.FORMATS))
+def _check_extension(output: Path, known_ones: Collection[str]) -> None:
+    device = output.exists() and not output.is_file() and known_ones is image.FORMATS
+    if output.suffix.lower() not in known_ones and not device:
+        known = " ".join(sorted(known_ones))
         raise PlanError(f"{output}: extension {output.suffix or 'missing'}: use one of {known}")
 
 
@@ -319,23 +343,26 @@ def run(
     overwrite: bool = False,
     quality: int | None = None,
     max_pixels: int = image.MAX_PIXELS,
+    settings: video.Settings | None = None,
     progress: Callable[[Job, int, int], None] | None = None,
 ) -> Iterator[Outcome]:
-    """Take the rain out of one picture after the other.
+    """Take the rain out of one picture or video after the other.
 
     Args:
         plan: What to do.
         load: Makes the Derainer; called once, and only if there is something to do.
         overwrite: Replace results that are already there.
         quality: 1 to 100 for JPEG, WebP and AVIF; None keeps what the source has.
-        max_pixels: Refuse pictures with more pixels.
-        progress: Called with the job, the tiles done and the tiles in all.
+        max_pixels: Refuse pictures and frames with more pixels.
+        settings: What is wanted of videos.
+        progress: Called with the job, the tiles done and the tiles in all; for a video with frames instead.
 
     Yields:
         What became of each input, as soon as it is known. After a full disk the rest is not tried.
 
     Raises:
         UnrainError: The model cannot be loaded, or no result can be written into the plan's folder.
+        KeyboardInterrupt: Ctrl-C; in the middle of a video after its outcome, since what was done is kept.
     """
     yield from plan.settled
     if plan.folder is not None and plan.jobs:
@@ -352,6 +379,12 @@ def run(
         try:
             for target in pending.values():
                 _make_folder(target)
+            if job.is_video:
+                report = _video(job, pending["derained"], derainer, settings, max_pixels, progress)
+                yield _told(job, pending["derained"], report, time.monotonic() - start)
+                if report.interrupted:
+                    raise KeyboardInterrupt
+                continue
             results, notes, passes = _results(job, pending, derainer, max_pixels, progress)
             for kind, picture in results.items():
                 notes += _save(picture, pending.get(kind), quality)
@@ -368,6 +401,39 @@ def run(
             yield Outcome(
                 job.name, "derained", "", tuple(pending.values()), tuple(dict.fromkeys(notes)), took, passes
             )
+
+
+def _video(
+    job: Job,
+    target: Path,
+    derainer: "Derainer",
+    settings: video.Settings | None,
+    max_pixels: int,
+    progress: Callable[[Job, int, int], None] | None,
+) -> video.Report:
+    assert job.source is not None
+
+    def step(done: int, total: int) -> None:
+        if progress is not None:
+            progress(job, done, total)
+
+    return video.derain(job.source, target, derainer, settings, max_pixels=max_pixels, progress=step)
+
+
+def _told(job: Job, target: Path, report: video.Report, seconds: float) -> Outcome:
+    problem = (
+        report.problem and f"{job.name}: {report.problem}; {target} holds what was done and can be played"
+    )
+    return Outcome(
+        job.name,
+        "failed" if problem else "derained",
+        problem,
+        (target,),
+        seconds=seconds,
+        recursions=report.recursions,
+        warnings=report.warnings,
+        frames=report.frames,
+    )
 
 
 def _results(

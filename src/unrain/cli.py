@@ -3,6 +3,7 @@
 import json as jsonlib
 import os
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -31,11 +32,11 @@ _STREAM = "\0"
 _USAGE = """Usage: unrain IN... [-o OUT] [OPTIONS]
        unrain COMMAND [OPTIONS]
 """
-_HELP = """Take the rain out of pictures.
+_HELP = """Take the rain out of pictures and videos.
 
-unrain photo.jpg writes photo_derained.jpg beside photo.jpg. IN is a picture,
-a folder of pictures (with everything below it), or - for standard input.
-A picture called like a command is reached as ./NAME."""
+unrain photo.jpg writes photo_derained.jpg beside photo.jpg. IN is a picture, a
+video, a folder of them (with everything below it), or - for a picture from
+standard input. A file called like a command is reached as ./NAME."""
 
 
 def _version() -> str:
@@ -56,7 +57,7 @@ def _version() -> str:
         f"unrain {__version__}",
         f"Python {platform.python_version()} ({platform.python_implementation()})",
         f"{platform.platform()}, {os.cpu_count()} CPUs",
-        *(installed(package) for package in ("numpy", "pillow", "onnxruntime")),
+        *(installed(package) for package in ("numpy", "pillow", "onnxruntime", "av")),
         f"models: {', '.join(model.name for model in zoo.models()) or 'none'}",
     ]
     return "\n".join(lines)
@@ -75,9 +76,10 @@ app = App(
     default_parameter=Parameter(negative=(), show_default=False),
 )
 
-_MODEL = Group("Network", sort_key=1)
+_VIDEO = Group("Videos", sort_key=1)
+_MODEL = Group("Network", sort_key=2)
 _RESULT = Group("Results", sort_key=0)
-_RUN = Group("Run", sort_key=2)
+_RUN = Group("Run", sort_key=3)
 
 Count = Annotated[int | None, Parameter(validator=validators.Number(gte=1), group=_MODEL)]
 
@@ -92,6 +94,10 @@ def derain(
     quality: Annotated[
         int | None, Parameter(group=_RESULT, validator=validators.Number(gte=1, lte=100))
     ] = None,
+    codec: Annotated[str | None, Parameter(group=_VIDEO)] = None,
+    crf: Annotated[int | None, Parameter(group=_VIDEO)] = None,
+    start: Annotated[str | None, Parameter(group=_VIDEO)] = None,
+    duration: Annotated[str | None, Parameter(group=_VIDEO)] = None,
     model: Annotated[str | None, Parameter(group=_MODEL)] = None,
     recursions: Count = None,
     until: Annotated[float | None, Parameter(validator=validators.Number(gt=0), group=_MODEL)] = None,
@@ -102,16 +108,20 @@ def derain(
     quiet: Annotated[bool, Parameter(alias="-q", group=_RUN)] = False,
     verbose: Annotated[bool, Parameter(alias="-v", group=_RUN)] = False,
 ) -> int:
-    """Take the rain out of pictures.
+    """Take the rain out of pictures and videos.
 
     Args:
-        inputs: Pictures, folders of pictures, or - for standard input.
-        output: A folder, where the structure of input folders is kept. For one picture also a file name,
+        inputs: Pictures, videos, folders of them, or - for standard input.
+        output: A folder, where the structure of input folders is kept. For one input also a file name,
             whose extension decides the format, or - for standard output.
         overwrite: Replace results that are already there. An input is never overwritten.
         rain_layer: Also write what was taken away, as NAME_rain.png.
         compare: Also write before and after side by side, as NAME_compare.EXT.
         quality: 1 to 100 for JPEG, WebP and AVIF; otherwise a JPEG keeps its own.
+        codec: How videos are compressed: h264 (vp9 in WebM), hevc, vp9 or av1.
+        crf: Quality of videos, less is better and larger (18 for h264).
+        start: Begin a video here: seconds, MM:SS or HH:MM:SS.
+        duration: Take that much of a video: seconds, MM:SS or HH:MM:SS.
         model: A name that unrain models lists, or an ONNX file.
         recursions: Passes of the network; more is slower and may be cleaner.
         until: Stop each picture earlier, after a pass that changed it by less than this: the mean over all
@@ -123,14 +133,22 @@ def derain(
         quiet: Say nothing but errors.
         verbose: Say what was done to each picture.
     """
-    from unrain import batch, image, zoo
+    from unrain import batch, image, video, zoo
 
+    settings = video.Settings(
+        codec,
+        crf,
+        video.parse_time(start, "--start") if start is not None else video.Settings.start,
+        video.parse_time(duration, "--duration") if duration is not None else None,
+    )
     plan = batch.plan(
         [batch.STREAM if text == _STREAM else text for text in inputs],
         batch.STREAM if output == _STREAM else output,
         rain_layer=rain_layer,
         compare=compare,
     )
+    if settings != video.Settings() and not any(job.is_video for job in plan.jobs):
+        raise batch.PlanError("--codec, --crf, --start and --duration are for videos, but none is named")
     chosen = zoo.find(zoo.DEFAULT if model is None else model)
     if dry_run:
         return _dry_run(plan, overwrite=overwrite)
@@ -152,6 +170,7 @@ def derain(
                 overwrite=overwrite,
                 quality=quality,
                 max_pixels=image.MAX_PIXELS if max_pixels is None else max_pixels,
+                settings=settings,
                 progress=screen.tile_done,
             ):
                 screen.settle(outcome)
@@ -184,6 +203,7 @@ class _Screen:
         self._quiet = quiet
         self._verbose = verbose
         self._bar: Progress | None = None
+        self._first_frame = 0.0
 
     def __enter__(self) -> "_Screen":
         if not self._quiet and self._inputs and sys.stderr.isatty():
@@ -215,15 +235,24 @@ class _Screen:
             self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def tile_done(self, job: "Job", done: int, total: int) -> None:
-        """Move the bar by one tile of a picture."""
+        """Move the bar by one tile of a picture or one frame of a video."""
         if self._bar is not None:
             name = Path(job.name).name
+            if job.is_video:
+                if done == 1:
+                    # The first frame waits for the file to be opened: speed is counted from its end.
+                    self._first_frame = time.monotonic()
+                took = time.monotonic() - self._first_frame
+                name += f" {done}/{total} frames" + (f", {(done - 1) / took:.2f} a second" if took else "")
             self._bar.update(self._task, description=name, completed=self._done + done / total)
 
     def settle(self, outcome: "Outcome") -> None:
         """Count an outcome and say what is to be said about it."""
         self._counts[outcome.status] += 1
         self._done += 1
+        if not self._quiet:
+            for warning in outcome.warnings:
+                self.say(f"unrain: {outcome.name}: {warning}")
         if self._bar is not None:
             self._bar.update(self._task, completed=self._done)
         if outcome.status == "failed":
@@ -235,7 +264,11 @@ class _Screen:
         else:
             where = ", ".join(str(path) for path in outcome.written) or "standard output"
             passes = f", {outcome.recursions} pass{'es' * (outcome.recursions != 1)}" if self._verbose else ""
-            self.say(f"{outcome.name} -> {where} ({outcome.seconds:.1f} s{passes})")
+            frames = ""
+            if outcome.frames:
+                speed = outcome.frames / max(outcome.seconds, 1e-9)
+                frames = f", {outcome.frames} frames, {speed:.2f} a second"
+            self.say(f"{outcome.name} -> {where} ({outcome.seconds:.1f} s{frames}{passes})")
             for note in outcome.notes if self._verbose else ():
                 self.say(f"  {note}")
 
@@ -454,8 +487,15 @@ def bench(
     suite: Annotated[tuple[str, ...], Parameter(negative=())] = (),
     recursions: Annotated[tuple[int, ...], Parameter(negative=())] = (),
     threads: Annotated[int, Parameter(validator=validators.Number(gte=0))] = 0,
+    metric: Annotated[tuple[str, ...], Parameter(negative=())] = (),
+    real: Annotated[tuple[str, ...], Parameter(negative=())] = (),
     truncate: bool = False,
     card: bool = False,
+    fresh: bool = False,
+    csv: Path | None = None,
+    sheet: Path | None = None,
+    sheet_pictures: Annotated[int, Parameter(validator=validators.Number(gte=1))] = 20,
+    sheet_width: Annotated[int, Parameter(validator=validators.Number(gte=32))] = 360,
     speed: bool = False,
     size: Annotated[tuple[str, ...], Parameter(negative=())] = (),
     rounds: Annotated[int, Parameter(validator=validators.Number(gte=5))] = 5,
@@ -463,22 +503,35 @@ def bench(
 ) -> int:
     """Measure models on whole test sets, the field's way (needs the lab: pip install 'unrain[lab]').
 
-    PSNR and SSIM on the Y channel after rounding to 8 bits, averaged over all pictures of a set; or with
-    --speed the time that they take.
+    PSNR and SSIM on the Y channel after rounding to 8 bits, averaged over all pictures of a set; for real rain
+    what went of the streaks and of the rest; or with --speed the time that they take. What was measured is
+    kept in runs/bench: a run that was killed goes on, and a second one with the same files and code reuses it.
 
     Args:
         names: Models of the zoo, ONNX files, checkpoints of unrain train, or folders of derained pictures,
             which are matched by name (in a sub-folder called like the suite, if there is one). The default
             model if nothing is named.
-        data: Folder with the data sets; --speed needs none.
+        data: Folder with the data sets; --speed and --real need none.
         peer: Somebody else's weights for one of our networks, as NETWORK:FILE, for example
             prenet:weights.safetensors; may be given several times.
         suite: Sets of pairs, or folders of clean photographs, which are measured against themselves. May be
-            given several times; by default the usual sets that are there.
+            given several times; by default the usual sets that are there. Rain100L, Rain100H, Rain12,
+            Rain200L, Rain200H, Rain800, Rain1400, Test1200 and SPA-Data are known as downloaded.
         recursions: Numbers of passes to measure, may be given several times; the model's own by default.
         threads: Processor threads, 0 for all.
+        metric: Measure also rgb (PSNR and SSIM of all channels), lpips, niqe, brisque or streaks; lpips, niqe and
+            brisque need a file, as NAME:PATH or in UNRAIN_LPIPS, UNRAIN_NIQE and UNRAIN_BRISQUE. May be given
+            several times.
+        real: Folders of real rain, whose clean side nobody knows, below DATA or anywhere. May be given several
+            times. Measured are the share of the streaks that went, the change away from them, and NIQE and
+            BRISQUE if their files are named.
         truncate: Also score the results truncated to 8 bits, as the script of PReNet's authors does.
         card: Write the scores into the models' cards.
+        fresh: Measure again what an earlier run has measured.
+        csv: Also write the scores into this file.
+        sheet: Draw pictures side by side into this file, instead of measuring.
+        sheet_pictures: How many, evenly spread over the set.
+        sheet_width: How wide each, in pixels.
         speed: Time the models instead, in turn, beside the first peer and the machine's own matrix product.
         size: For --speed, size of the picture as WIDTHxHEIGHT, may be given several times (481x321).
         rounds: For --speed, how often each model runs; medians are given.
@@ -505,34 +558,25 @@ def bench(
             else:
                 _print_speed(report, first.name if first else None)
             return
-        if data is None:
-            raise UnrainError("bench: give the folder with the data sets with --data, or --speed")
-        from unrain.lab.bench.benchmark import bench as measure
-        from unrain.lab.bench.benchmark import find_suites
+        from unrain.lab.bench.command import Options
+        from unrain.lab.bench.command import bench as measure
 
-        rows = []
-        if not json:
-            _print(
-                f"{'model':20} {'suite':16} {'T':>2} {'pictures':>8} {'PSNR':>7} {'SSIM':>7} {'seconds':>7}"
-            )
-        for entrant, score in measure(
-            found,
-            data,
-            suites=find_suites(data, suite),
+        options = Options(
+            suites=suite,
+            real=real,
+            metrics=metric,
             recursions=recursions,
             threads=threads,
             truncate=truncate,
             card=card,
-        ):
-            rows.append({"model": entrant.name, **asdict(score)})
-            if not json:
-                _print(
-                    f"{entrant.name:20} {score.suite:16} {score.recursions or '-':>2} {score.pictures:8} "
-                    f"{score.psnr:7.2f} {score.ssim:7.4f} {score.seconds:7.3f}"
-                    f"{' truncated' if score.truncated else ''}"
-                )
-        if json:
-            _print(jsonlib.dumps(rows, indent=2))
+            fresh=fresh,
+            json=json,
+            csv=csv,
+            sheet=sheet,
+            pictures=sheet_pictures,
+            width=sheet_width,
+        )
+        measure(found, data, options, say=_print, note=lambda line: _error_line(f"unrain: {line}"))
 
     return _in_lab("bench", run)
 
@@ -598,8 +642,8 @@ def _dispatch(argv: Sequence[str]) -> int:
         return EXIT_USAGE
     except UnrainError as error:
         _error_line(f"unrain: error: {error}")
-        # Told by name, because importing batch for its PlanError would import NumPy.
-        return EXIT_USAGE if type(error).__name__ == "PlanError" else EXIT_FAILED
+        # Told by name, because importing batch and video for them would import NumPy.
+        return EXIT_USAGE if type(error).__name__ in {"PlanError", "OptionError"} else EXIT_FAILED
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
