@@ -31,7 +31,8 @@ from unrain.lab.recipe import (  # noqa: E402
     write_recipe,
 )
 
-RECIPES = Path(__file__).parents[1] / "recipes"
+FOLDER = Path(__file__).parents[1] / "recipes"
+RECIPES = [path for path in sorted(FOLDER.glob("*.toml")) if not path.stem.startswith("ablation-")]
 TOY = """
 network = "rdmc_lite"
 recursion_weights = [0.5, 1.0]
@@ -77,7 +78,7 @@ def toy(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_that_we_ship_is_well_formed(path):
     recipe = read_recipe(path)
     trainer.Deraining(recipe)
@@ -88,7 +89,7 @@ def test_every_recipe_that_we_ship_is_well_formed(path):
     assert not [name for name in used if "test" in name or "kodak" in name or name.startswith("real/eval")]
 
 
-@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_a_recipe_that_is_written_reads_back_as_it_was(path, tmp_path):
     recipe = read_recipe(path)
     write_recipe(recipe, tmp_path / "copy.toml", "a comment")
@@ -109,7 +110,7 @@ def test_files_that_a_recipe_names_lie_beside_it_and_survive_writing_elsewhere(t
 
 def test_the_papers_recipes_have_the_papers_schedule():
     for name, epoch in (("rdmc-rain100l", 375), ("rdmc-rain100h", 392)):
-        recipe = read_recipe(RECIPES / f"{name}.toml")
+        recipe = read_recipe(FOLDER / f"{name}.toml")
         assert recipe.steps == 150 * epoch
         rates = [
             trainer.learning_rate(recipe.stages, epoch * n + at)
@@ -318,3 +319,20 @@ def test_each_pass_has_its_share_of_a_split_batch_and_gradients(bf16: bool) -> N
 def test_a_split_batch_takes_patches_of_any_size() -> None:
     net = build("rdmc_lite", width=24, encoder=[1, 1], decoder=[1])
     assert trainer.split_passes(net, torch.rand(2, 3, 15, 9), 2).shape == (2, 3, 15, 9)
+
+
+def test_a_run_goes_on_from_another_and_its_card_says_so(toy):
+    first = toy / "first"
+    trainer.train(toy / "toy.toml", toy / "data", out=first)
+    (toy / "more.toml").write_text(TOY.format(more='initial = "first/weights.safetensors"'))
+    trainer.train(toy / "more.toml", toy / "data", out=toy / "more")
+    with safe_open(toy / "more" / "weights.safetensors", "pt") as file:
+        card = json.loads(file.metadata()["card"])
+    assert card["went_on_from"]["recipe"] == "toy.toml" and card["went_on_from"]["steps"] == 6
+    assert card["recipe"] == "more.toml" and card["steps"] == 6
+    (toy / "other.toml").write_text((toy / "more.toml").read_text().replace("width = 24", "width = 48"))
+    with pytest.raises(UnrainError, match=r"weights\.safetensors: weights of another network"):
+        trainer.train(toy / "other.toml", toy / "data", out=toy / "other")
+    (toy / "none.toml").write_text(TOY.format(more='initial = "none.safetensors"'))
+    with pytest.raises(UnrainError, match=r"none\.safetensors: no such checkpoint"):
+        trainer.train(toy / "none.toml", toy / "data", out=toy / "none")

@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -30,7 +29,7 @@ from unrain.errors import UnrainError
 from unrain.lab.data import Batches, Source
 from unrain.lab.nets.rdmc import DOWN_GATES, RDMC, UP_GATES
 from unrain.lab.recipe import Recipe, Search, read_recipe, write_recipe
-from unrain.lab.train import Deraining, Pictures, adamw, preflight, trainer_for
+from unrain.lab.train import Deraining, Pictures, adamw, preflight, start_from, trainer_for
 
 Batch = tuple[Tensor, Tensor]
 
@@ -195,7 +194,7 @@ def search(recipe: Path, data: Path, *, out: Path | None = None) -> Found:
     if not isinstance(module.net, RDMC) or not module.net.gates:
         raise UnrainError(f"{recipe}: its network has no skips to choose from; take rdmc with its gates")
     if plan.initial:
-        module.net.load_state_dict(load_file(plan.initial))
+        start_from(module, Path(plan.initial))
     pictures = Halves(plan, data)
     out.mkdir(parents=True, exist_ok=True)
     last = out / "last.ckpt"

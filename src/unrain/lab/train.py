@@ -28,7 +28,7 @@ from pytorch_lightning.callbacks import (
     WeightAveraging,
 )
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
@@ -37,6 +37,7 @@ from unrain.errors import UnrainError
 from unrain.lab import losses
 from unrain.lab.bench import metrics
 from unrain.lab.data import Batches, Stage, pairs, stage_at
+from unrain.lab.export import load_checkpoint
 from unrain.lab.nets import build
 from unrain.lab.nets.layers import RecursiveNet, pad_to_multiple
 from unrain.lab.rain import Picture
@@ -134,6 +135,7 @@ class Deraining(pl.LightningModule):
         self.net = channels_last(build(recipe.network, **recipe.arguments))
         if recipe.compile:
             self.net.compile()
+        self.went_on_from: dict[str, Any] = {}
         self.seconds = 0.0
         self._resumed = time.monotonic()
         self._errors: dict[str, list[float]] = {}
@@ -197,6 +199,7 @@ class Deraining(pl.LightningModule):
             "training_data": [spec.described for spec in recipe.sources],
             "steps": trainer.global_step,
             "wall_time": round(self.elapsed()),
+            **({"went_on_from": self.went_on_from} if self.went_on_from else {}),
             "hardware": hardware(self.device, trainer.world_size),
             "torch": str(torch.__version__),
             "licence": recipe.licence,
@@ -216,6 +219,22 @@ class Deraining(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Set the clock to what earlier parts of the run took."""
         self.seconds = float(checkpoint["unrain"]["seconds"])
+
+
+def start_from(module: Deraining, initial: Path) -> None:
+    """Take over the weights of an earlier run, and note in the card where they come from.
+
+    Raises:
+        UnrainError: The file is missing or broken, or holds another network.
+    """
+    start = load_checkpoint(initial)
+    try:
+        module.net.load_state_dict(start.net.state_dict())
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[2].strip().partition("\n")[0]
+        raise UnrainError(f"{initial}: weights of another network than the recipe's ({reason})") from error
+    earlier = ("recipe", "steps", "wall_time", "went_on_from")
+    module.went_on_from = {key: start.card[key] for key in earlier if key in start.card}
 
 
 def adamw(
@@ -518,7 +537,7 @@ def train(
     prior = plan.contrastive.load() if plan.loss.contrastive else None
     module = Deraining(plan, recipe.stem, prior)
     if plan.initial:
-        module.net.load_state_dict(load_file(plan.initial))
+        start_from(module, Path(plan.initial))
     pictures = Pictures(plan, data)
     if not last.exists():
         preflight(module.net, pictures.batches().batch(0), plan, prior)

@@ -20,7 +20,7 @@ _REMARKS = {
 
 
 def scores_table(models: Iterable[Model]) -> str:
-    """Return the scores in the models' cards as Markdown, set by set and pass by pass, and how they were made."""
+    """Return the scores in the models' cards as Markdown, and the commands that measured them."""
     lines = ["| model | passes | set | pictures | PSNR | SSIM | |", "|---|---|---|---|---|---|---|"]
     sources: list[str] = []
     for model in models:
