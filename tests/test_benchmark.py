@@ -1,3 +1,4 @@
+import csv
 import json
 import shutil
 
@@ -13,10 +14,20 @@ from safetensors.torch import save_file
 from unrain import cli
 from unrain.derainer import Derainer
 from unrain.errors import UnrainError
-from unrain.lab.bench import benchmark, metrics
+from unrain.lab.bench import benchmark, metrics, results
 from unrain.lab.bench.entrants import find, find_peer, to_8_bit
+from unrain.lab.bench.measures import UNCHANGED, open_measures
+from unrain.lab.bench.results import open_results
+from unrain.lab.bench.sheet import spread
+from unrain.lab.bench.suites import open_suite
 from unrain.lab.data import pairs
 from unrain.lab.nets import build
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """Results are kept below the working folder."""
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture
@@ -28,6 +39,7 @@ def data(tmp_path):
         for i in range(3):
             Image.fromarray(rng.integers(0, high, (24, 20, 3), dtype=np.uint8)).save(folder / f"{i}.png")
     shutil.copytree(tmp_path / "data" / "set" / "test" / "clean", tmp_path / "data" / "photos")
+    shutil.copytree(tmp_path / "data" / "set" / "test" / "rain", tmp_path / "data" / "real" / "wet")
     return tmp_path / "data"
 
 
@@ -36,16 +48,27 @@ def halve(pair):
     return pair.rainy // 2
 
 
+def measure(restore, data, suite, recursions, *, truncate=False, metrics=()):
+    opened = open_suite(data, suite)
+    measures, _ = open_measures(metrics, opened.kind)
+    kept = open_results(None, {})
+    benchmark.measure(restore, opened, measures, kept, truncate=truncate)
+    return benchmark.summarise(opened, measures, kept, recursions, truncate=truncate)
+
+
 def test_a_score_is_the_mean_over_every_picture(data):
     found = pairs(data, "set/test")
-    (score,) = benchmark.measure(halve, "set/test", found, 2)
-    expected = [metrics.psnr(pair.rainy // 2, pair.clean) for pair in found]
+    (score,) = measure(halve, data, "set/test", 2, metrics=("rgb",))
     assert score.pictures == 3
     assert score.recursions == 2
-    assert score.psnr == pytest.approx(np.mean(expected), abs=1e-3)
-    assert score.ssim == pytest.approx(
-        np.mean([metrics.ssim(pair.rainy // 2, pair.clean) for pair in found]), abs=1e-4
-    )
+    for name, function, error in (
+        ("psnr", metrics.psnr, 1e-3),
+        ("ssim", metrics.ssim, 1e-4),
+        ("psnr_rgb", metrics.psnr_rgb, 1e-3),
+        ("ssim_rgb", metrics.ssim_rgb, 1e-4),
+    ):
+        expected = np.mean([function(pair.rainy // 2, pair.clean) for pair in found])
+        assert getattr(score, name) == pytest.approx(expected, abs=error)
 
 
 def test_results_can_be_truncated_beside_rounded(data):
@@ -54,7 +77,7 @@ def test_results_can_be_truncated_beside_rounded(data):
     def restore(pair):
         return np.minimum(pair.clean / np.float32(255) + np.float32(0.6 / 255), 1)
 
-    rounded, truncated = benchmark.measure(restore, "set/test", found, 1, truncate=True)
+    rounded, truncated = measure(restore, data, "set/test", 1, truncate=True)
     assert not rounded.truncated and truncated.truncated
     assert rounded.psnr == pytest.approx(
         np.mean([metrics.psnr(np.minimum(pair.clean, 254) + 1, pair.clean) for pair in found]), abs=1e-3
@@ -76,31 +99,31 @@ def test_rounding_in_bench_is_the_derainers_own(data, tiny_model):
 
 
 def test_photographs_are_measured_against_themselves(data):
-    found = benchmark.suite_pairs(data, "photos")
+    found = list(open_suite(data, "photos"))
     assert len(found) == 3
     assert all((pair.rainy == pair.clean).all() for pair in found)
-    (score,) = benchmark.measure(lambda pair: pair.rainy, "photos", found, 1)
-    assert score.psnr == benchmark.UNCHANGED
+    (score,) = measure(lambda pair: pair.rainy, data, "photos", 1)
+    assert score.psnr == UNCHANGED
 
 
 def test_pictures_of_somebody_else_are_matched_by_name(data, tmp_path):
-    results = tmp_path / "theirs" / "set" / "test"
-    results.mkdir(parents=True)
+    theirs = tmp_path / "theirs" / "set" / "test"
+    theirs.mkdir(parents=True)
     found = pairs(data, "set/test")
     for pair, name in zip(found, ("0", "rain-1", "2_derained"), strict=True):
-        Image.fromarray(pair.rainy // 2).save(results / f"{name}.png")
-    (expected,) = benchmark.measure(halve, "set/test", found, None)
+        Image.fromarray(pair.rainy // 2).save(theirs / f"{name}.png")
+    (expected,) = measure(halve, data, "set/test", None)
     entrant = find(str(tmp_path / "theirs"))
     assert entrant.name == "theirs"
     ((_, score),) = benchmark.bench([entrant], data, suites=("set/test",))
     assert (score.psnr, score.ssim, score.recursions) == (expected.psnr, expected.ssim, None)
-    (results / "rain-1.png").rename(results / "4.png")
+    (theirs / "rain-1.png").rename(theirs / "4.png")
     with pytest.raises(UnrainError, match="no pictures for 1 of set/test"):
         list(benchmark.bench([entrant], data, suites=("set/test",)))
-    Image.fromarray(found[1].rainy[:12]).save(results / "1.png")
+    Image.fromarray(found[1].rainy[:12]).save(theirs / "1.png")
     with pytest.raises(UnrainError, match="1 of set/test: the result is 20x12, the picture 20x24"):
         list(benchmark.bench([entrant], data, suites=("set/test",)))
-    Image.fromarray(found[1].rainy).save(results / "norain-1.png")
+    Image.fromarray(found[1].rainy).save(theirs / "norain-1.png")
     with pytest.raises(UnrainError, match=r"2 pictures for 1 of set/test: 1\.png, norain-1\.png"):
         list(benchmark.bench([entrant], data, suites=("set/test",)))
 
@@ -123,7 +146,7 @@ def test_a_checkpoint_is_measured_without_exporting_it(data, tmp_path):
                 dry = net.eval()(rainy, passes)[-1][0].clamp(0, 1).numpy()
             return to_8_bit(dry.transpose(1, 2, 0))
 
-        (expected,) = benchmark.measure(restore, "set/test", pairs(data, "set/test"), passes)
+        (expected,) = measure(restore, data, "set/test", passes)
         assert (score.recursions, score.psnr, score.ssim) == (passes, expected.psnr, expected.ssim)
     with pytest.raises(UnrainError, match="run: only exported models have a card"):
         list(benchmark.bench([entrant], data, suites=("set/test",), card=True))
@@ -161,37 +184,149 @@ def test_the_command_prints_every_score_and_notes_it_in_the_card(data, tmp_path,
     arguments = ["bench", str(tiny), "--data", str(data), "--suite", "set/test", "--suite", "photos"]
     assert cli.main([*arguments, "--recursions", "1", "--recursions", "2", "--card"]) == 0
     out = capsys.readouterr().out
-    assert len(out.splitlines()) == 1 + 4
+    # The head, the input on the pairs, two numbers of passes on two suites.
+    assert len(out.splitlines()) == 1 + 1 + 4
     scores = json.loads(card.read_text())["scores"]
     assert set(scores) == {"set/test T1", "set/test T2", "photos T1", "photos T2"}
     assert scores["set/test T1"]["pictures"] == 3
+    assert set(scores["photos T1"]) == {"pictures", "psnr", "ssim", "seconds"}
     peer = tmp_path / "peer.safetensors"
     save_file(build("prenet").state_dict(), peer)
-    assert cli.main([*arguments, "--json", "--peer", f"prenet:{peer}", "--truncate"]) == 0
+    table = tmp_path / "out" / "table.csv"
+    options = ["--json", "--peer", f"prenet:{peer}", "--truncate", "--metric", "rgb", "--csv", str(table)]
+    assert cli.main([*arguments, *options]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [(row["model"], row["suite"], row["truncated"]) for row in rows] == [
         (model, suite, truncated)
-        for suite in ("set/test", "photos")
-        for model in ("tiny", "peer")
+        for suite, models in (("set/test", ("input", "tiny", "peer")), ("photos", ("tiny", "peer")))
+        for model in models
         for truncated in (False, True)
     ]
+    assert all((row["psnr_rgb"] is None) == row["truncated"] for row in rows)
+    with table.open(newline="") as file:
+        written = list(csv.DictReader(file))
+    assert [row["psnr"] for row in written] == [str(row["psnr"]) for row in rows]
 
 
-def test_unknown_suites_are_refused(data):
-    with pytest.raises(UnrainError, match="holds none of rain100l/test"):
-        benchmark.find_suites(data, ())
-    with pytest.raises(UnrainError, match="none: no such folder"):
-        benchmark.suite_pairs(data, "none")
+def test_real_rain_is_measured_without_a_clean_side(data, tiny_model, capsys, monkeypatch):
+    for variable in ("UNRAIN_NIQE", "UNRAIN_BRISQUE"):
+        monkeypatch.delenv(variable, raising=False)
+    assert cli.main(["bench", str(tiny_model), "--real", str(data / "real" / "wet"), "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert "NIQE is left out: UNRAIN_NIQE is not set" in err
+    rows = json.loads(out)
+    assert [row["model"] for row in rows] == ["input", "tiny"]
+    assert all(row["psnr"] is None and row["niqe"] is None for row in rows)
+    assert rows[0]["change_away"] in (0, None)
+    assert cli.main(["bench", str(tiny_model), "--data", str(data), "--suite", "real/wet"]) == 0
+    head, first, second = capsys.readouterr().out.splitlines()
+    assert "streaks" in head and first.startswith("input") and second.startswith("tiny")
+    with pytest.raises(UnrainError, match="real rain has no PSNR"):
+        list(benchmark.bench([find(str(tiny_model))], data, suites=("real/wet",)))
 
 
-def test_a_packed_set_is_not_taken_for_photographs(tmp_path):
-    """Its source pictures, both sides in one, lie in the folder that has the set's name."""
-    both = np.random.default_rng(0).integers(0, 256, (16, 40, 3), dtype=np.uint8)
-    folder = tmp_path / "set" / "test"
-    folder.mkdir(parents=True)
-    Image.fromarray(both).save(folder / "1.png")
-    row = {"set": "set/test", "name": "1", "kind": "side", "rain": "set/test/1.png"}
-    (tmp_path / "pairs.jsonl").write_text(json.dumps(row))
-    (pair,) = benchmark.suite_pairs(tmp_path, "set/test")
-    assert (pair.clean == both[:, :20]).all()
-    assert (pair.rainy == both[:, 20:]).all()
+def test_a_killed_run_goes_on_and_a_second_one_reuses(data, tiny_model, tmp_path, monkeypatch, capsys):
+    arguments = ["bench", str(tiny_model), "--data", str(data), "--suite", "set/test", "--json"]
+    derained = []
+
+    def counted(self, image, real=Derainer.__call__):
+        derained.append(1)
+        if len(derained) == 2:
+            raise UnrainError("killed")
+        return real(self, image)
+
+    monkeypatch.setattr(Derainer, "__call__", counted)
+    assert cli.main(arguments) == cli.EXIT_FAILED
+    # As if it had been killed in the middle of a line.
+    for file in (tmp_path / "runs" / "bench").iterdir():
+        with file.open("a") as stream:
+            stream.write('{"name": "1", "ps')
+    capsys.readouterr()
+    assert cli.main(arguments) == 0
+    out, err = capsys.readouterr()
+    first = json.loads(out)
+    assert len(derained) == 2 + 2
+    assert [row["reused"] for row in first] == [3, 1]
+    assert "4 of 6 values are from an earlier run with the same files, code and libraries (runs/bench)" in err
+    assert cli.main(arguments) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert len(derained) == 4
+    assert [row | {"reused": 0} for row in again] == [row | {"reused": 0} for row in first]
+    assert cli.main([*arguments, "--fresh"]) == 0
+    assert [row["reused"] for row in json.loads(capsys.readouterr().out)] == [0, 0]
+    assert len(derained) == 7
+    # Another picture, another code: nothing is reused.
+    Image.new("RGB", (20, 24)).save(data / "set" / "test" / "rain" / "0.png")
+    assert cli.main(arguments) == 0
+    assert [row["reused"] for row in json.loads(capsys.readouterr().out)] == [0, 0]
+    monkeypatch.setattr(results, "code", lambda: "another")
+    monkeypatch.setattr(benchmark, "code", lambda: "another")
+    assert cli.main(arguments) == 0
+    assert [row["reused"] for row in json.loads(capsys.readouterr().out)] == [0, 0]
+
+
+def test_what_an_entrant_is_decides_what_is_reused(data, tiny_model, tmp_path):
+    other = build("prenet")
+    save_file(other.state_dict(), tmp_path / "one.safetensors")
+    one = find_peer(f"prenet:{tmp_path / 'one.safetensors'}")
+    assert results.identity(one) == results.identity(one)
+    with torch.no_grad():
+        next(iter(other.parameters())).add_(1e-3)
+    save_file(other.state_dict(), tmp_path / "two.safetensors")
+    assert results.identity(one) != results.identity(find_peer(f"prenet:{tmp_path / 'two.safetensors'}"))
+    folder = find(str(data / "photos"))
+    before = results.identity(folder)
+    (data / "photos" / "0.png").touch()
+    assert results.identity(folder) != before
+    assert results.identity(find(str(tiny_model))) != results.identity(benchmark.INPUT)
+
+
+def test_wrong_metrics_are_refused(data, tiny_model, capsys, monkeypatch):
+    monkeypatch.delenv("UNRAIN_LPIPS", raising=False)
+    arguments = ["bench", str(tiny_model), "--data", str(data), "--suite", "set/test", "--metric"]
+    for metric, words in (
+        ("vif", "no such metric, choose among rgb, lpips, niqe, brisque, streaks"),
+        ("rgb:file", "give a file as NAME:PATH, for lpips, niqe, brisque"),
+        ("lpips", "UNRAIN_LPIPS: not set"),
+        ("niqe:nothing.npz", "nothing.npz: no such file"),
+        ("brisque:nothing", "no such file"),
+    ):
+        assert cli.main([*arguments, metric]) == cli.EXIT_FAILED
+        err = capsys.readouterr().err
+        assert words in err
+        assert len(err.splitlines()) == 1
+    assert cli.main(["bench", str(tiny_model)]) == cli.EXIT_FAILED
+    assert "--data, or --real, or --speed" in capsys.readouterr().err
+
+
+def test_a_sheet_has_a_row_for_each_picture_and_a_column_for_each_entrant(data, tiny_model, tmp_path, capsys):
+    out = tmp_path / "sheets" / "sheet.png"
+    arguments = ["bench", str(tiny_model), "--data", str(data), "--sheet", str(out), "--sheet-pictures", "2"]
+    assert cli.main([*arguments, "--suite", "real/wet"]) == 0
+    assert "2 of 3 pictures of real/wet" in capsys.readouterr().out
+    with Image.open(out) as sheet:
+        pixels = np.asarray(sheet.convert("RGB"))
+    column, row = 20 + 6, 24 + 22 + 6
+    assert pixels.shape == (22 + 2 * row, 6 + 2 * column, 3)
+    for i, name in enumerate(("0", "2")):
+        rainy = np.asarray(Image.open(data / "real" / "wet" / f"{name}.png"))
+        y = 22 + i * row + 22
+        np.testing.assert_array_equal(pixels[y : y + 24, 6:26], rainy)
+        derained = Derainer(tiny_model)(rainy)
+        np.testing.assert_array_equal(pixels[y : y + 24, 6 + column : 26 + column], derained)
+    # Pairs have their clean side in the last column, and each suite has a sheet of its own.
+    assert cli.main([*arguments, "--suite", "set/test", "--suite", "photos"]) == 0
+    with Image.open(out.with_name("sheet-set-test.png")) as sheet:
+        assert sheet.width == 6 + 3 * column
+    with Image.open(out.with_name("sheet-photos.png")) as sheet:
+        assert sheet.width == 6 + 2 * column
+    assert cli.main([*arguments[:4], "--suite", "photos", "--sheet", "sheet.xyz"]) == cli.EXIT_FAILED
+    assert "sheet.xyz: cannot be written" in capsys.readouterr().err
+
+
+def test_pictures_are_spread_over_the_set():
+    names = tuple(map(str, range(84)))
+    assert spread(names, 100) == names
+    assert spread(names, 2) == ("0", "83")
+    found = [int(name) for name in spread(names, 20)]
+    assert len(set(found)) == 20 and set(np.diff(found)) <= {4, 5}

@@ -503,9 +503,9 @@ def bench(
 ) -> int:
     """Measure models on whole test sets, the field's way (needs the lab: pip install 'unrain[lab]').
 
-    PSNR and SSIM on the Y channel after rounding to 8 bits, averaged over all pictures of a set; for real rain
-    what went of the streaks and of the rest; or with --speed the time that they take. What was measured is
-    kept in runs/bench: a run that was killed goes on, and a second one with the same files and code reuses it.
+    PSNR and SSIM on the Y channel after rounding to 8 bits, averaged over all pictures of a set; for real
+    rain what went of the streaks and of the rest; or with --speed the time that they take. What was measured
+    is kept in runs/bench: a run that was killed goes on, and one with the same files and code reuses it.
 
     Args:
         names: Models of the zoo, ONNX files, checkpoints of unrain train, or folders of derained pictures,
@@ -519,12 +519,12 @@ def bench(
             Rain200L, Rain200H, Rain800, Rain1400, Test1200 and SPA-Data are known as downloaded.
         recursions: Numbers of passes to measure, may be given several times; the model's own by default.
         threads: Processor threads, 0 for all.
-        metric: Measure also rgb (PSNR and SSIM of all channels), lpips, niqe, brisque or streaks; lpips, niqe and
-            brisque need a file, as NAME:PATH or in UNRAIN_LPIPS, UNRAIN_NIQE and UNRAIN_BRISQUE. May be given
-            several times.
-        real: Folders of real rain, whose clean side nobody knows, below DATA or anywhere. May be given several
-            times. Measured are the share of the streaks that went, the change away from them, and NIQE and
-            BRISQUE if their files are named.
+        metric: Measure also rgb (PSNR and SSIM of all channels), lpips, niqe, brisque or streaks; lpips, niqe
+            and brisque need a file, as NAME:PATH or in UNRAIN_LPIPS, UNRAIN_NIQE and UNRAIN_BRISQUE. May be
+            given several times.
+        real: Folders of real rain, whose clean side nobody knows, below DATA or anywhere. May be given
+            several times. Measured are the share of the streaks that went, the change away from them, and
+            NIQE and BRISQUE if their files are named.
         truncate: Also score the results truncated to 8 bits, as the script of PReNet's authors does.
         card: Write the scores into the models' cards.
         fresh: Measure again what an earlier run has measured.

@@ -32,11 +32,11 @@ class Entrant:
 
     Attributes:
         name: What the tables call it.
-        source: An exported model, a network, or a folder of results.
+        source: An exported model, a network, or a folder of results; None for the rainy pictures themselves.
     """
 
     name: str
-    source: zoo.Model | RecursiveNet | Path
+    source: zoo.Model | RecursiveNet | Path | None
 
 
 def find(name: str) -> Entrant:
@@ -120,7 +120,7 @@ def find_results(folder: Path, suite: str) -> Callable[[str], Picture]:
         by_name.setdefault(_DECORATION.sub("", path.stem), []).append(path)
 
     def look_up(name: str) -> Picture:
-        found = by_name.get(_DECORATION.sub("", name), [])
+        found = by_name.get(_DECORATION.sub("", Path(name).name), [])
         if len(found) != 1:
             several = f": {', '.join(path.name for path in found)}" if found else ""
             raise UnrainError(f"{here}: {len(found) or 'no'} pictures for {name} of {suite}{several}")

@@ -1,0 +1,146 @@
+"""What `unrain bench` does, without the parsing of its options."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from unrain.errors import UnrainError
+from unrain.lab.bench import report
+from unrain.lab.bench.benchmark import Measured, run
+from unrain.lab.bench.entrants import Entrant
+from unrain.lab.bench.measures import open_measures
+from unrain.lab.bench.results import FOLDER
+from unrain.lab.bench.sheet import draw_sheet, write_sheet
+from unrain.lab.bench.suites import find_suites, open_suite
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to measure, and where to write it.
+
+    Attributes:
+        suites: Sets of pairs, folders of clean photographs, or of real rain, below the data folder.
+        real: Folders of real rain, below the data folder or anywhere.
+        metrics: What to measure beside PSNR and SSIM on Y.
+        recursions: Numbers of passes; the model's own when empty.
+        threads: CPU threads, 0 for all.
+        truncate: Whether to score results truncated to 8 bits also.
+        card: Whether to write scores into the models' cards.
+        fresh: Whether to measure again what is known from an earlier run.
+        json: Whether to print JSON in place of the table.
+        csv: A file for all scores.
+        sheet: A picture for a contact sheet, which is drawn instead of measuring.
+        pictures: How many rows the sheet has.
+        width: Of the pictures on the sheet.
+    """
+
+    suites: tuple[str, ...] = ()
+    real: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ()
+    recursions: tuple[int, ...] = ()
+    threads: int = 0
+    truncate: bool = False
+    card: bool = False
+    fresh: bool = False
+    json: bool = False
+    csv: Path | None = None
+    sheet: Path | None = None
+    pictures: int = 20
+    width: int = 360
+
+
+def bench(
+    entrants: list[Entrant],
+    data: Path | None,
+    options: Options,
+    *,
+    say: Callable[[str], None],
+    note: Callable[[str], None],
+) -> None:
+    """Measure, or draw a contact sheet.
+
+    Args:
+        entrants: What to measure.
+        data: The folder that the suites are in; None when there are only folders of real rain.
+        options: The rest.
+        say: Called with each line of the result.
+        note: Called with each line about it.
+
+    Raises:
+        UnrainError: Something is missing or broken.
+    """
+    suites = _suites(data, options)
+    if options.sheet:
+        for path, (root, name, real) in zip(_sheets(options.sheet, suites), suites, strict=True):
+            suite = open_suite(root, name, real=real)
+            sheet = draw_sheet(
+                entrants,
+                suite,
+                pictures=options.pictures,
+                width=options.width,
+                recursions=options.recursions,
+                threads=options.threads,
+            )
+            write_sheet(sheet, path)
+            say(f"{path}: {min(options.pictures, len(suite))} of {len(suite)} pictures of {name}")
+        return
+    measured: list[Measured] = []
+    names = max(20, *(len(entrant.name) for entrant in entrants))
+    shown: list[report.Column] = []
+    for one in run(
+        entrants,
+        suites,
+        metrics=options.metrics,
+        recursions=options.recursions,
+        threads=options.threads,
+        truncate=options.truncate,
+        card=options.card,
+        inputs=True,
+        folder=FOLDER,
+        fresh=options.fresh,
+        note=note,
+    ):
+        measured.append(one)
+        if options.csv:
+            report.write_csv(options.csv, measured)
+        if options.json:
+            continue
+        columns = report.columns(one.metrics)
+        if columns != shown:
+            shown = columns
+            say(report.head(shown, names))
+        for score in one.scores:
+            say(report.line(one.entrant.name, score, shown, names))
+    if options.json:
+        say(json.dumps(report.as_rows(measured), indent=2))
+    for line in report.footnotes(measured):
+        note(line)
+
+
+def _suites(data: Path | None, options: Options) -> list[tuple[Path, str, bool]]:
+    """Return folder, name, and whether it is real rain, of each suite."""
+    if data is None and (options.suites or not options.real):
+        raise UnrainError("bench: give the folder with the data sets with --data, or --real, or --speed")
+    found = []
+    if data is not None and (options.suites or not options.real):
+        found = [(data, suite, False) for suite in find_suites(data, options.suites)]
+    for folder in options.real:
+        if data is not None and (data / folder).is_dir():
+            found.append((data, folder, True))
+        else:
+            path = Path(folder).resolve()
+            found.append((path.parent, path.name, True))
+    for metric in options.metrics:
+        # A wrong name or a missing file is told before anything is opened.
+        open_measures([metric], "pairs")
+    return found
+
+
+def _sheets(path: Path, suites: list[tuple[Path, str, bool]]) -> list[Path]:
+    """Name a sheet for each suite."""
+    if len(suites) == 1:
+        return [path]
+    return [path.with_stem(f"{path.stem}-{name.replace('/', '-')}") for _, name, _ in suites]
