@@ -48,7 +48,7 @@ class Brisk(H11Protocol):
             self.transport.abort()
             return
         state = (self.cycle,) if over else None
-        self._watch = self.loop.call_later(self.idle / 2, self._look, state)
+        self._watch = self.loop.call_later(self.idle, self._look, state)
 
 
 def serve(

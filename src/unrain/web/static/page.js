@@ -287,7 +287,7 @@ function show() {
     const rain = view === "rain";
     $("download").href = rain ? result.rain : result.after;
     $("download").download = rain ? result.rainName : result.name;
-    $("download").textContent = rain ? "Download rain layer" : "Download";
+    $("download").setAttribute("aria-label", `Download ${$("download").download}`);
   }
   const key = `${chosen.urls[0]} ${result?.after} ${result ? view : ""} ${state === "failed"}`;
   if ($("stage").dataset.key === key) return;
