@@ -311,6 +311,21 @@ def test_a_decompression_bomb_is_refused_by_its_header(client, size):
     assert time.monotonic() - start < 2
 
 
+def test_a_tiff_of_many_directories_does_not_hold_the_network(client):
+    tags = [(256, 8), (257, 8), (258, 8), (259, 1), (262, 1), (273, 8), (277, 1), (278, 8), (279, 64)]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    size = 2 + len(entries) + 4
+    pages = 5000
+    starts = [72 + size * page for page in range(1, pages)] + [0]
+    directories = [struct.pack("<H", len(tags)) + entries + struct.pack("<I", start) for start in starts]
+    data = b"II*\0" + struct.pack("<I", 72) + bytes(64) + b"".join(directories)
+    start = time.monotonic()
+    answer = send(client, data)
+    assert answer.status_code == 422
+    assert "split it first" in answer.json()["detail"]
+    assert time.monotonic() - start < 5
+
+
 def test_oversized_uploads_with_and_without_a_length(model_folder):
     with limited(model_folder, upload=100_000) as (client, desk):
         assert send(client, bytes(100_001)).status_code == 413

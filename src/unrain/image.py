@@ -51,6 +51,7 @@ _AGAIN = "get it again from its source"
 _DECODERS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "AVIF")
 _SIGNATURES = re.compile(rb"\xff\xd8|\x89PNG|RIFF....WEBP|II[*+]\0|MM\0[*+]|BM|....ftypavi[fs]", re.DOTALL)
 _DEEP = {"PNG", "TIFF"}
+_MOST_DIRECTORIES = 100
 _SIDE_LIMIT = {"JPEG": 65_500, "WEBP": 16_383, "AVIF": 65_536}
 _FULL_DISK = {errno.ENOSPC, errno.EDQUOT}
 # Pillow's limit is a global, so one picture is decoded at a time.
@@ -272,14 +273,18 @@ def _rawmode(image: ImageFile.ImageFile) -> str:
 
 def _frames(image: ImageFile.ImageFile) -> int:
     """How many pictures that a person would count are in the file."""
-    frames: int = getattr(image, "n_frames", 1)
-    if image.format == "MPO" or frames == 1:
+    if image.format == "MPO":
         return 1
     if not isinstance(image, TiffImagePlugin.TiffImageFile):
+        frames: int = getattr(image, "n_frames", 1)
         return frames
     pages = 0
-    for page in range(frames):
-        image.seek(page)
+    # Asking for the number would read every directory, and a small file can hold a million.
+    for page in range(_MOST_DIRECTORIES):
+        try:
+            image.seek(page)
+        except EOFError:
+            break
         # Bits 0 and 2 of NewSubfileType: a smaller copy (thumbnail), a transparency mask.
         pages += not image.tag_v2.get(254, 0) & 0b101
     image.seek(0)
