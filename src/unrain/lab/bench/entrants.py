@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from safetensors.torch import load_file
 from unrain import zoo
 from unrain.derainer import Derainer
 from unrain.errors import UnrainError
+from unrain.lab.bench.suites import key
 from unrain.lab.data import pictures, read
 from unrain.lab.engine import TorchEngine
 from unrain.lab.export import load_checkpoint
@@ -23,7 +23,6 @@ from unrain.lab.nets.layers import RecursiveNet
 from unrain.lab.rain import Picture
 
 CHECKPOINTS = {".ckpt", ".safetensors"}
-_DECORATION = re.compile(r"^(?:no)?rain-|_derained$")
 
 
 @dataclass(frozen=True)
@@ -111,22 +110,27 @@ def find_results(folder: Path, suite: str) -> Callable[[str], Picture]:
         suite: The suite.
 
     Returns:
-        What gives the picture of a name. Extensions, the prefixes "rain-" and "norain-" and the suffix
-        "_derained" make no difference. It raises UnrainError where there is none, or more than one.
+        What gives the picture of a name. Extensions, the suffix "_derained" and what tells the two sides of
+        a suite apart (the prefixes "rain-" and "norain-", ...) make no difference. It raises UnrainError
+        where there is none, or more than one.
     """
     here = folder / suite if (folder / suite).is_dir() else folder
     by_name: dict[str, list[Path]] = {}
     for path in pictures(here):
-        by_name.setdefault(_DECORATION.sub("", path.stem), []).append(path)
+        by_name.setdefault(_plain(path.stem), []).append(path)
 
     def look_up(name: str) -> Picture:
-        found = by_name.get(_DECORATION.sub("", Path(name).name), [])
+        found = by_name.get(_plain(Path(name).name), [])
         if len(found) != 1:
             several = f": {', '.join(path.name for path in found)}" if found else ""
             raise UnrainError(f"{here}: {len(found) or 'no'} pictures for {name} of {suite}{several}")
         return read(found[0])
 
     return look_up
+
+
+def _plain(stem: str) -> str:
+    return key(stem.removesuffix("_derained"))
 
 
 def to_8_bit(picture: NDArray[np.uint8] | NDArray[np.float32], *, truncate: bool = False) -> Picture:

@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 from unrain.errors import UnrainError
-from unrain.lab.data import CLEAN_FOLDERS, RAIN_FOLDERS, Pair, packed, pairs, pictures, read
+from unrain.lab.data import CLEAN_FOLDERS, RAIN_FOLDERS, SUFFIXES, Pair, packed, pairs, pictures, read
 
 SUITES = ("rain100l/test", "rain100h/test", "rain800/test", "clean/kodak24")
 REAL_FOLDER = "real"
@@ -197,8 +197,7 @@ def open_suite(root: Path, name: str, *, real: bool = False) -> Suite:
         files = [root / row[side] for row in rows for side in ("rain", "clean") if side in row]
         found = {pair.name: pair for pair in pairs(root, name)}
         _check_count(name, len(found), known)
-        suite = Suite(name, "pairs", tuple(found), found.__getitem__, _print(files, json.dumps(rows)), known)
-        return suite
+        return Suite(name, "pairs", tuple(found), found.__getitem__, _print(files, json.dumps(rows)), known)
     folder = root / name
     if not folder.is_dir():
         raise UnrainError(f"{folder}: no such folder; give the folder that holds it with --data")
@@ -245,35 +244,35 @@ def _sides(folder: Path) -> tuple[list[Path], list[Path]] | None:
         rain = rain / "X2"
     if rain is not None and clean is not None:
         return pictures(rain), pictures(clean)
-    loose = sorted(folder.glob("*.*"))
+    loose = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
     if rain is not None:
         # PReNet's download keeps the clean side beside the folder of the rainy one.
         beside = [path for path in loose if path.stem.startswith("norain-")]
         return (pictures(rain), beside) if beside else None
-    marked = [path for path in loose if path.is_file() and _SUFFIX.search(path.stem)]
-    if not marked or len(marked) != sum(path.is_file() for path in loose):
+    marked = [path for path in loose if _SUFFIX.search(path.stem)]
+    if not marked or len(marked) != len(loose):
         return None
     dry = [path for path in marked if _IS_CLEAN.search(path.stem)]
     return [path for path in marked if path not in dry], dry
 
 
-def key(path: Path) -> str:
-    """Name a picture as its partner is named: without its extension and what tells the two sides apart."""
-    return _SUFFIX.sub("", _PREFIX.sub("", path.stem))
+def key(stem: str) -> str:
+    """Name a picture as its partner is named: without what tells the two sides apart."""
+    return _SUFFIX.sub("", _PREFIX.sub("", stem))
 
 
 def _paired(name: str, folder: Path, rain: list[Path], clean: list[Path], known: Published | None) -> Suite:
     """Match the two sides by name; one clean picture may stand for several rainy ones, called NAME_1..."""
     by_key: dict[str, Path] = {}
     for path in clean:
-        if by_key.setdefault(key(path), path) != path:
-            raise UnrainError(f"{path}: two clean pictures are called {key(path)}, remove one")
+        if by_key.setdefault(key(path.stem), path) != path:
+            raise UnrainError(f"{path}: two clean pictures are called {key(path.stem)}, remove one")
     partners: dict[str, tuple[Path, Path]] = {}
     for path in rain:
-        own = key(path)
+        own = key(path.stem)
         partner = by_key.get(own) or by_key.get(_VARIANT.sub("", own))
         if partner is None:
-            lonely = [p for p in rain if not {key(p), _VARIANT.sub("", key(p))} & by_key.keys()]
+            lonely = [p for p in rain if not {key(p.stem), _VARIANT.sub("", key(p.stem))} & by_key.keys()]
             raise UnrainError(f"{path}: no clean partner of that name ({len(lonely)} without one)")
         if own in partners:
             raise UnrainError(f"{path}: two rainy pictures are called {own}, remove one")
