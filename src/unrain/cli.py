@@ -98,6 +98,7 @@ def derain(
     crf: Annotated[int | None, Parameter(group=_VIDEO)] = None,
     start: Annotated[str | None, Parameter(group=_VIDEO)] = None,
     duration: Annotated[str | None, Parameter(group=_VIDEO)] = None,
+    neighbours: Annotated[bool, Parameter(negative="--no-neighbours", group=_VIDEO)] = True,
     model: Annotated[str | None, Parameter(group=_MODEL)] = None,
     recursions: Count = None,
     until: Annotated[float | None, Parameter(validator=validators.Number(gt=0), group=_MODEL)] = None,
@@ -122,6 +123,7 @@ def derain(
         crf: Quality of videos, less is better and larger (18 for h264).
         start: Begin a video here: seconds, MM:SS or HH:MM:SS.
         duration: Take that much of a video: seconds, MM:SS or HH:MM:SS.
+        neighbours: Steady the still places of a video with what the frames before and after know.
         model: A name that unrain models lists, or an ONNX file.
         recursions: Passes of the network; more is slower and may be cleaner.
         until: Stop each picture earlier, after a pass that changed it by less than this: the mean over all
@@ -140,6 +142,7 @@ def derain(
         crf,
         video.parse_time(start, "--start") if start is not None else video.Settings.start,
         video.parse_time(duration, "--duration") if duration is not None else None,
+        neighbours,
     )
     plan = batch.plan(
         [batch.STREAM if text == _STREAM else text for text in inputs],
@@ -148,7 +151,9 @@ def derain(
         compare=compare,
     )
     if settings != video.Settings() and not any(job.is_video for job in plan.jobs):
-        raise batch.PlanError("--codec, --crf, --start and --duration are for videos, but none is named")
+        raise batch.PlanError(
+            "--codec, --crf, --start, --duration and --no-neighbours are for videos, but none is named"
+        )
     chosen = zoo.find(zoo.DEFAULT if model is None else model)
     if dry_run:
         return _dry_run(plan, overwrite=overwrite)

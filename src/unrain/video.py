@@ -16,7 +16,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from unrain import image
 from unrain.errors import UnrainError
+from unrain.steady import Steadier
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -107,6 +108,7 @@ class Settings:
         crf: The encoder's quality, less is better; None takes the codec's own.
         start: Where to begin, in seconds.
         duration: How many seconds to take; None goes on to the end.
+        neighbours: Whether still places are steadied with what the frames before and after know.
 
     Raises:
         OptionError: The codec is unknown or a number impossible.
@@ -116,6 +118,7 @@ class Settings:
     crf: int | None = None
     start: Fraction = Fraction(0)
     duration: Fraction | None = None
+    neighbours: bool = True
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -318,6 +321,7 @@ class _Work:
         self._writer = writer
         self._derainer = derainer
         self._progress = progress
+        self._steadier: Steadier[Shot] | None = Steadier() if settings.neighbours else None
         self._incoming = _Pipe(_AHEAD)
         self._outgoing = _Pipe(_AHEAD)
         self._done = 0
@@ -341,6 +345,7 @@ class _Work:
                     if not self._done:
                         self._outgoing.shut()
                         raise
+                self._last()
             finally:
                 self._incoming.shut()
                 self._outgoing.end()
@@ -368,16 +373,31 @@ class _Work:
 
     def _derain(self) -> None:
         for item in self._incoming:
-            if isinstance(item, Shot):
+            if not isinstance(item, Shot):
+                ready = [item]
+            else:
                 derained = self._derainer.derain(item.pixels)
                 self._recursions = max(self._recursions, derained.recursions)
-                item = Shot(derained.image, item.pts, item.duration)
-            if not self._outgoing.put(item):
+                ready = self._steadied(item, derained.image)
+            if not all([self._outgoing.put(one) for one in ready]):
                 return
             if isinstance(item, Shot):
                 self._done += 1
                 if self._progress is not None:
                     self._progress(self._done, max(self._done, self._reader.total))
+
+    def _steadied(self, shot: Shot, derained: Pixels) -> list[Shot]:
+        """Give the frames that are ready once this one is."""
+        result = replace(shot, pixels=derained)
+        if self._steadier is None:
+            return [result]
+        ready = self._steadier.push(result, shot.pixels, derained)
+        return [replace(one, pixels=pixels) for one, pixels in ready]
+
+    def _last(self) -> None:
+        """Pass on the frames that waited for neighbours."""
+        for one, pixels in self._steadier.flush() if self._steadier is not None else ():
+            self._outgoing.put(replace(one, pixels=pixels))
 
     def _write(self) -> None:
         try:
