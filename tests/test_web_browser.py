@@ -233,6 +233,8 @@ def test_drop_and_paste(visit):
 
 def test_progress_and_a_full_queue(visit, model_folder):
     engine = Doorkeeper()
+    # As the model that the page was told of.
+    engine.recursive = True
     with running(model_folder, engine, queue=0) as (port, _):
         page = visit(port)
         upload(page, ("a.png", "image/png", picture(seed=1)), ("b.png", "image/png", picture(seed=2)))
