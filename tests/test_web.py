@@ -3,13 +3,19 @@
 import contextlib
 import io
 import json
+import os
+import re
+import signal
 import socket
 import struct
+import subprocess
+import sys
 import threading
 import time
 import zipfile
 import zlib
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -32,6 +38,7 @@ from unrain.web.desk import Limits  # noqa: E402
 from unrain.web.job import Options, harmless  # noqa: E402
 
 URL = "http://127.0.0.1:8000"
+ROOT = Path(__file__).parent.parent
 
 
 class Doorkeeper:
@@ -308,7 +315,7 @@ def test_a_decompression_bomb_is_refused_by_its_header(client, size):
     answer = send(client, bomb(*size))
     assert answer.status_code == 413
     assert "megapixels" in answer.json()["detail"]
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 10
 
 
 def test_a_tiff_of_many_directories_does_not_hold_the_network(client):
@@ -323,7 +330,7 @@ def test_a_tiff_of_many_directories_does_not_hold_the_network(client):
     answer = send(client, data)
     assert answer.status_code == 422
     assert "split it first" in answer.json()["detail"]
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 15
 
 
 def test_oversized_uploads_with_and_without_a_length(model_folder):
@@ -505,6 +512,48 @@ def test_a_fault_inside_tells_nothing(model_folder):
         assert "secret" not in answer.text
         assert "content-security-policy" in answer.headers
         assert client.get("/healthz").status_code == 200
+
+
+def test_many_clients_at_once_get_right_answers_or_are_told_to_come_again(model_folder):
+    jobs = []
+    for seed in range(4):
+        data = picture(seed=seed)
+        jobs.append((data, expected(model_folder, data, "PNG")[0]))
+    outcomes = []
+
+    def ask_often(url, number):
+        for turn in range(4):
+            data, right = jobs[(number + turn) % 4]
+            answer = httpx.post(url, files={"picture": ("a.png", data)}, timeout=60)
+            outcomes.append((answer.status_code, answer.content == right, "retry-after" in answer.headers))
+
+    with running(model_folder, queue=3) as (port, desk):
+        url = f"http://127.0.0.1:{port}/api/derain"
+        threads = [threading.Thread(target=ask_often, args=(url, number)) for number in range(16)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(120)
+        assert desk.line == []
+        wait_for(lambda: desk.held == 0)
+    assert len(outcomes) == 64
+    assert set(outcomes) <= {(200, True, False), (429, False, True)}
+    assert (200, True, False) in outcomes
+
+
+def test_the_command_serves_until_interrupted(tiny_model):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "unrain", "serve", "--port", "0", "--model", str(tiny_model)]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            first = process.stderr.readline()
+            url = re.search(r"http://127\.0\.0\.1:\d+/", first)[0]
+            assert httpx.get(f"{url}api/models", timeout=60).json()[0]["name"] == "tiny"
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 0
+            assert process.stderr.read() == "unrain: ended\n"
+        finally:
+            process.kill()
 
 
 # ------------------------------------------------------------------------------------------- rude clients
