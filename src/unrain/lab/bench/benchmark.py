@@ -74,6 +74,7 @@ class Summary:
         niqe: NIQE.
         brisque: BRISQUE.
         streaks_removed: Share of the streak energy removed, see `unrain.lab.bench.streaks`.
+        streak_pictures: How many pictures have streaks enough to count for that share.
         change_away: Mean absolute change away from streaks, in steps of 8 bits.
         reused: How many pictures an earlier run had measured already.
     """
@@ -91,6 +92,7 @@ class Summary:
     niqe: float | None = None
     brisque: float | None = None
     streaks_removed: float | None = None
+    streak_pictures: int | None = None
     change_away: float | None = None
     reused: int = 0
 
@@ -169,6 +171,7 @@ def summarise(
         niqe=mean("niqe"),
         brisque=mean("brisque"),
         streaks_removed=mean("streaks_removed"),
+        streak_pictures=None if (counted := means.get("streak_pictures")) is None else int(counted),
         change_away=mean("away"),
         reused=results.reused,
     )

@@ -95,6 +95,7 @@ class Measures:
                 for row in rows
             ]
             means["streaks_removed"] = streaks.removed(lines)
+            means["streak_pictures"] = len(streaks.measurable(lines))
         return means
 
 

@@ -36,7 +36,11 @@ _BY_METRIC = {
     "lpips": (Column("lpips", "LPIPS", 7, 4),),
     "niqe": (Column("niqe", "NIQE", 7, 3),),
     "brisque": (Column("brisque", "BRISQUE", 7, 2),),
-    "streaks": (Column("streaks_removed", "streaks", 7, 3), Column("change_away", "away", 6, 2)),
+    "streaks": (
+        Column("streaks_removed", "streaks", 7, 3),
+        Column("streak_pictures", "of", 4, 0),
+        Column("change_away", "away", 6, 2),
+    ),
 }
 
 

@@ -12,12 +12,13 @@ photographs has about as much energy across that direction as along it. So:
   right angle to it, E(d) - E(d + 90), in the rainy picture.
 - Excess of streaks: x = ln(E(d) / E(d + 90)): 0 for photographs in the mean, 1 to 2 under rain. It does not
   change with contrast.
-- Detail kept: k = min(1, E'(p) / E(p)), the smallest over the directions p = d + 90, d + 45 and d - 45,
+- Detail kept: k = min(1, sqrt(E'(p) / E(p))), the smallest over the directions p = d + 90, d + 45 and d - 45,
   where rain has little part: what blurring takes from lines that are no streaks. E' is the result's.
 - Share of the streak energy removed, of a set: (1 - mean x' / mean x) * k, where x' is the results' excess
   and k the geometric mean over the pictures. 0 for the rainy pictures themselves, about 1 for clean ones (a
   little less where rain lay over lines of the picture, too), above 1 where lines of the picture went with the
-  rain. A blurred rainy picture keeps most of its excess, and loses k.
+  rain. A blurred rainy picture keeps most of its excess, and loses k. Only pictures whose rainy excess is
+  `LEAST_EXCESS` or more count: in others a share of next to nothing would be all noise.
 - Change away from streaks: the mean absolute difference between result and rainy picture, in steps of 8 bits,
   over the pixels that are further than `MARGIN` from any streak-like line of the rainy picture.
 
@@ -26,7 +27,7 @@ A single picture may hold a picket fence: only means over a set are to be read.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,8 +44,8 @@ DIRECTIONS = tuple(range(-45, 46, 5))
 # An answer of the streak filter from which on a pixel may be rain, in steps of 8 bits, and the way around it.
 STREAK = 3.0
 MARGIN = 3
-# Below this a set has no more lines along the rain than across it, and nothing can be said.
-LEAST_EXCESS = 0.05
+# A third more energy along the rain than across it; half of the photographs of real rain have it.
+LEAST_EXCESS = 0.3
 
 _PAD = 40
 # So small against any photograph that it matters only to flat ones.
@@ -104,18 +105,24 @@ class Rainy:
         return Lines(
             excess=float(np.log(spectrum.energy(self.direction) / others[0])),
             rainy_excess=float(np.log(self.along / self.others[0])),
-            kept=float(min(1.0, kept)),
+            kept=float(min(1.0, np.sqrt(kept))),
             away=float(change[self.away].mean()) if self.away.any() else None,
         )
 
 
-def removed(lines: Sequence[Lines]) -> float | None:
+def measurable(lines: Iterable[Lines]) -> list[Lines]:
+    """Return those whose rainy picture has streaks enough to say what went of them."""
+    return [one for one in lines if one.rainy_excess >= LEAST_EXCESS]
+
+
+def removed(lines: Iterable[Lines]) -> float | None:
     """Return the share of the streak energy that went from a set; None where there is none to speak of."""
-    before = float(np.mean([one.rainy_excess for one in lines]))
-    if before < LEAST_EXCESS:
+    counted = measurable(lines)
+    if not counted:
         return None
-    after = float(np.mean([one.excess for one in lines]))
-    kept = float(np.exp(np.mean(np.log([max(one.kept, 1e-6) for one in lines]))))
+    before = float(np.mean([one.rainy_excess for one in counted]))
+    after = float(np.mean([one.excess for one in counted]))
+    kept = float(np.exp(np.mean(np.log([max(one.kept, 1e-6) for one in counted]))))
     return (1 - after / before) * kept
 
 
