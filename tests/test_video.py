@@ -581,3 +581,29 @@ def test_where_the_results_of_videos_go(here):
     plan = batch.plan(["."], rain_layer=True)
     assert [str(job.targets["derained"]) for job in plan.jobs] == ["a_derained.mp4", "b_derained.mkv"]
     assert all(list(job.targets) == ["derained"] for job in plan.jobs)
+
+
+def test_flicker_counts_still_places_only():
+    from unrain.lab.bench.flicker import flicker, still
+
+    before = np.full((4, 6, 3), 100, np.uint8)
+    after = before.copy()
+    after[:, :3] = 200
+    where = still(before, after)
+    assert where.sum() == 12
+    wet = after.copy()
+    wet[0, 5] = 124
+    assert flicker(before, wet, where) == 2.0
+    assert np.isnan(flicker(before, wet, where & False))
+
+
+def test_flicker_of_files(tmp_path):
+    from unrain.lab.bench.flicker import measure
+
+    source = clip(tmp_path / "clip.mp4", frames=4, sound=False)
+    (psnr_same, change), (psnr_new, _) = measure(source, [source, run(source)[1]])
+    assert psnr_same > 100
+    assert psnr_new > 30
+    assert change < 2
+    with pytest.raises(ValueError, match="zip"):
+        measure(source, [clip(tmp_path / "short.mp4", frames=3, sound=False)])
