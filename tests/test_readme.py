@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from unrain import zoo
+from unrain import cli, zoo
 from unrain.errors import UnrainError
 from unrain.lab.bench.readme import BEGIN, END, scores_table, with_scores, write_scores
 from unrain.zoo import Model
@@ -53,3 +54,15 @@ def test_a_readme_without_a_place_for_scores_is_refused_and_kept(tmp_path, text)
 def test_a_missing_readme_is_an_error_that_names_it(tmp_path):
     with pytest.raises(UnrainError, match=r"none\.md: cannot be written"):
         write_scores(tmp_path / "none.md", [MODEL])
+
+
+def test_bench_writes_the_readme_when_it_has_measured(tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+    monkeypatch.chdir(tmp_path)
+    for side in ("rain", "clean"):
+        (tmp_path / "data" / "set" / side).mkdir(parents=True)
+        Image.effect_noise((24, 24), 40).convert("RGB").save(tmp_path / "data" / "set" / side / "1.png")
+    readme = tmp_path / "README.md"
+    readme.write_text(f"{BEGIN}\n{END}\n")
+    assert cli.main(["bench", "--data", "data", "--suite", "set", "--readme", str(readme)]) == 0
+    assert readme.read_text() == f"{BEGIN}\n{scores_table(zoo.models())}{END}\n"

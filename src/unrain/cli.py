@@ -496,6 +496,7 @@ def bench(
     real: Annotated[tuple[str, ...], Parameter(negative=())] = (),
     truncate: bool = False,
     card: bool = False,
+    readme: Path | None = None,
     fresh: bool = False,
     csv: Path | None = None,
     sheet: Path | None = None,
@@ -532,6 +533,7 @@ def bench(
             NIQE and BRISQUE if their files are named.
         truncate: Also score the results truncated to 8 bits, as the script of PReNet's authors does.
         card: Write the scores into the models' cards.
+        readme: Then write the scores in the cards of all models into this README, between its two marks.
         fresh: Measure again what an earlier run has measured.
         csv: Also write the scores into this file.
         sheet: Draw pictures side by side into this file, instead of measuring.
@@ -574,6 +576,7 @@ def bench(
             threads=threads,
             truncate=truncate,
             card=card,
+            readme=readme,
             fresh=fresh,
             json=json,
             csv=csv,

@@ -7,11 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from unrain import zoo
 from unrain.errors import UnrainError
 from unrain.lab.bench import report
 from unrain.lab.bench.benchmark import Measured, run
 from unrain.lab.bench.entrants import Entrant
 from unrain.lab.bench.measures import open_measures
+from unrain.lab.bench.readme import write_scores
 from unrain.lab.bench.results import FOLDER
 from unrain.lab.bench.sheet import draw_sheet, write_sheet
 from unrain.lab.bench.suites import find_suites, open_suite
@@ -29,6 +31,7 @@ class Options:
         threads: CPU threads, 0 for all.
         truncate: Whether to score results truncated to 8 bits also.
         card: Whether to write scores into the models' cards.
+        readme: A README whose table is then written from the cards of all models.
         fresh: Whether to measure again what is known from an earlier run.
         json: Whether to print JSON in place of the table.
         csv: A file for all scores.
@@ -44,6 +47,7 @@ class Options:
     threads: int = 0
     truncate: bool = False
     card: bool = False
+    readme: Path | None = None
     fresh: bool = False
     json: bool = False
     csv: Path | None = None
@@ -116,6 +120,8 @@ def bench(
             say(report.line(one.entrant.name, score, shown, names))
     if options.json:
         say(json.dumps(report.as_rows(measured), indent=2))
+    if options.readme:
+        write_scores(options.readme, zoo.models())
     for line in report.footnotes(measured):
         note(line)
 
