@@ -253,7 +253,12 @@ BAD = {
         1,
         "bomb.png: 30000 x 20000, more than the limit of 400,000,000",
     ),
-    "folder without pictures": (["none"], lambda: Path("none").mkdir(), 1, "none: no picture or video in this folder"),
+    "folder without pictures": (
+        ["none"],
+        lambda: Path("none").mkdir(),
+        1,
+        "none: no picture or video in this folder",
+    ),
     "output below a file": (["photo.jpg", "-o", "photo.jpg/x/"], None, 1, "photo.jpg/x: cannot be written"),
     "unknown model": (
         ["photo.jpg", "--model", "nope"],

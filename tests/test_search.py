@@ -13,7 +13,7 @@ from unrain.lab import search as searching  # noqa: E402
 from unrain.lab.data import Pair, Source  # noqa: E402
 from unrain.lab.nets.rdmc import GATES  # noqa: E402
 from unrain.lab.recipe import read_recipe  # noqa: E402
-from unrain.lab.train import Deraining, train  # noqa: E402
+from unrain.lab.train import Deraining, Progress, train  # noqa: E402
 
 SCALARS = {f"net.gates.{name}" for name in GATES} | {"net.upsampling"}
 TOY = """
@@ -195,3 +195,16 @@ def test_a_recipe_without_a_search_and_a_set_that_is_too_small_are_refused(toy):
     (toy / "toy.toml").write_text(text.replace("architecture_lr = 0.01", ""))
     with pytest.raises(UnrainError, match=r"has no \[search\] table"):
         searching.search(toy / "toy.toml", toy / "data", out=toy / "s")
+
+
+def test_the_progress_bar_counts_batches_not_the_steps_of_both_optimisers(toy, monkeypatch):
+    totals = []
+    end = Progress.on_train_batch_end
+
+    def noted(self, *args):
+        totals.append(self.train_progress_bar.total)
+        end(self, *args)
+
+    monkeypatch.setattr(Progress, "on_train_batch_end", noted)
+    searching.search(toy / "toy.toml", toy / "data", out=toy / "out")
+    assert totals == [3, 3, 3]

@@ -414,7 +414,7 @@ def _gradients(layer: nn.Module, calls: list[Call], *, exact: bool, bf16: bool) 
 
 
 class Progress(TQDMProgressBar):
-    """Lightning's bar, which forgets the total when a run goes on from a checkpoint.
+    """Lightning's bar, which forgets the total when a run goes on from a checkpoint, or has two optimisers.
 
     Args:
         optimisers: How many of them make a step in every batch; Lightning counts each.
@@ -424,10 +424,15 @@ class Progress(TQDMProgressBar):
         super().__init__(refresh_rate=20)
         self.optimisers = optimisers
 
+    @property
+    def total_train_batches(self) -> int:
+        """Return the batches of the whole run."""
+        return self.trainer.max_steps // self.optimisers
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Count all batches of the run, those of its earlier parts included."""
         super().on_train_start(trainer, pl_module)
-        self.train_progress_bar.reset(trainer.max_steps // self.optimisers)
+        self.train_progress_bar.reset(self.total_train_batches)
         self.train_progress_bar.initial = trainer.global_step // self.optimisers
 
 
