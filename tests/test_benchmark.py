@@ -330,3 +330,10 @@ def test_pictures_are_spread_over_the_set():
     assert spread(names, 2) == ("0", "83")
     found = [int(name) for name in spread(names, 20)]
     assert len(set(found)) == 20 and set(np.diff(found)) <= {4, 5}
+
+
+def test_a_card_names_the_command_that_measures_it_again():
+    usual = [f"{suite} T{t}" for suite in benchmark.SUITES for t in (2, 1)]
+    assert benchmark._command("a", usual[1::2]) == "unrain bench a --data DATA --card"
+    assert benchmark._command("a", usual) == "unrain bench a --data DATA --recursions 1 --recursions 2 --card"
+    assert benchmark._command("a", ["x/y T1"]) == "unrain bench a --data DATA --suite x/y --card"

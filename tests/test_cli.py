@@ -486,7 +486,9 @@ def test_the_names_of_the_package(here):
 
 def test_serve_without_its_extra_is_one_line(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
+    # Another test may have imported the server already, which then is an attribute, too.
     monkeypatch.delitem(sys.modules, "unrain.web.server", raising=False)
+    monkeypatch.delattr("unrain.web.server", raising=False)
     assert cli.main(["serve"]) == 1
     err = capsys.readouterr().err
     assert err == "unrain: error: serve: needs uvicorn, which is not here: pip install 'unrain[web]'\n"

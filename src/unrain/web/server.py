@@ -1,6 +1,7 @@
 """The server that `unrain serve` runs: uvicorn, with patience for no one."""
 
 import asyncio
+import contextlib
 import errno
 import ipaddress
 import socket
@@ -87,10 +88,10 @@ def serve(
             say("unrain: everyone who reaches this port can use it; there is no password and no encryption")
         if open_browser:
             webbrowser.open(url)
-        try:
+        # Where Ctrl-C was ignored from the start, as in a shell's background, uvicorn just returns.
+        with contextlib.suppress(KeyboardInterrupt):
             configured(app).run(sockets=[listener])
-        except KeyboardInterrupt:
-            say("unrain: ended")
+        say("unrain: ended")
 
 
 def configured(app: Guard) -> uvicorn.Server:

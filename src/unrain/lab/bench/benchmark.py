@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -390,12 +390,23 @@ def _note(model: Model, found: Summary) -> None:
     path = model.path.with_suffix(".json")
     card: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     entry = {name: value for name in _IN_CARD if (value := asdict(found)[name]) is not None}
-    card.setdefault("scores", {})[f"{found.suite} T{found.recursions}"] = entry
-    card["scores_by"] = f"unrain bench {model.name} --data DATA --card"
+    scores = card.setdefault("scores", {})
+    scores[f"{found.suite} T{found.recursions}"] = entry
+    card["scores_by"] = _command(model.name, scores)
     card["scores_commit"] = _commit()
     part = path.with_suffix(".part")
     part.write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     part.replace(path)
+
+
+def _command(name: str, scores: Collection[str]) -> str:
+    """Return the command that measures what a card lists."""
+    suites, passes = (
+        list(dict.fromkeys(part)) for part in zip(*(key.rsplit(" T", 1) for key in scores), strict=True)
+    )
+    options = [f"--suite {suite}" for suite in suites if set(suites) != set(SUITES)]
+    options += [f"--recursions {one}" for one in sorted(passes) if len(passes) > 1]
+    return " ".join([f"unrain bench {name} --data DATA", *options, "--card"])
 
 
 def _commit() -> str:
