@@ -15,7 +15,7 @@ from unrain import cli
 from unrain.derainer import Derainer
 from unrain.errors import UnrainError
 from unrain.lab.bench import benchmark, metrics, results
-from unrain.lab.bench.entrants import find, find_peer, to_8_bit
+from unrain.lab.bench.entrants import Entrant, find, find_peer, to_8_bit
 from unrain.lab.bench.measures import UNCHANGED, open_measures
 from unrain.lab.bench.results import open_results
 from unrain.lab.bench.sheet import spread
@@ -337,3 +337,12 @@ def test_a_card_names_the_command_that_measures_it_again():
     assert benchmark._command("a", usual[1::2]) == "unrain bench a --data DATA --card"
     assert benchmark._command("a", usual) == "unrain bench a --data DATA --recursions 1 --recursions 2 --card"
     assert benchmark._command("a", ["x/y T1"]) == "unrain bench a --data DATA --suite x/y --card"
+
+
+def test_a_network_that_counts_its_batches_has_an_identity():
+    # BatchNorm keeps a number without dimensions, whose bytes PyTorch does not show.
+    net = build("rdmc", width=2, recursions=1)
+    before = results.identity(Entrant("rdmc", net))
+    counted = next(name for name in net.state_dict() if name.endswith("num_batches_tracked"))
+    net.state_dict()[counted].add_(1)
+    assert results.identity(Entrant("rdmc", net)) != before

@@ -114,9 +114,7 @@ def identity(entrant: Entrant) -> str:
     elif isinstance(source, RecursiveNet):
         total.update(repr(source).encode())
         for name, value in source.state_dict().items():
-            total.update(
-                name.encode() + value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
-            )
+            total.update(name.encode() + value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     else:
         for path in sorted(file for file in source.rglob("*") if file.is_file()):
             about = path.stat()
