@@ -589,6 +589,72 @@ def bench(
     return _in_lab("bench", run)
 
 
+@app.command
+def bench_tasks(
+    *names: Annotated[str, Parameter(name="MODEL")],
+    data: Path,
+    detect: Annotated[tuple[str, ...], Parameter(negative=())] = (),
+    segment: Annotated[tuple[Path, ...], Parameter(negative=())] = (),
+    suite: str = "coco",
+    peer: Annotated[tuple[str, ...], Parameter(negative=())] = (),
+    rain: Annotated[tuple[str, ...], Parameter(negative=())] = (),
+    seed: Annotated[int, Parameter(validator=validators.Number(gte=0))] = 0,
+    recursions: Annotated[tuple[int, ...], Parameter(negative=())] = (),
+    threads: Annotated[int, Parameter(validator=validators.Number(gte=0))] = 0,
+    fresh: bool = False,
+    csv: Path | None = None,
+    json: bool = False,
+) -> int:
+    """Measure what deraining does for detectors and segmentation (needs pip install 'unrain[tasks]').
+
+    Networks of yours look at photographs as they are, with drawn rain of three strengths, and derained; mAP
+    and mIoU in per cent. What was measured is kept in runs/bench, as by unrain bench.
+
+    Args:
+        names: Models of the zoo, ONNX files, or checkpoints of unrain train; the default model if nothing is
+            named.
+        data: Folder with the data sets.
+        detect: A YOLO of COCO's 80 classes: FILE.onnx or FILE.cfg+FILE.weights; may be given several times.
+        segment: A network of PASCAL VOC's 21 classes: FILE.tflite or FILE.onnx; may be given several times.
+        suite: The set below DATA: a folder with images, boxes (YOLO's lines), and masks in semantic (COCO's
+            panoptic numbers) or labels (CamVid's).
+        peer: Somebody else's weights for one of our networks, as NETWORK:FILE; may be given several times.
+        rain: Strengths: none, light, middling or heavy; may be given several times, all by default.
+        seed: Another number puts the drops elsewhere.
+        recursions: Numbers of passes to measure, may be given several times; the model's own by default.
+        threads: Processor threads, 0 for all.
+        fresh: Measure again what an earlier run has measured.
+        csv: Also write the scores into this file.
+        json: Print the scores for programs.
+    """
+
+    def run() -> None:
+        from unrain import zoo
+        from unrain.lab.bench import entrants, tasks
+
+        chosen = names if names or peer else (zoo.DEFAULT,)
+        tasks.bench_tasks(
+            [*map(entrants.find, chosen), *map(entrants.find_peer, peer)],
+            data,
+            tasks.Options(
+                detect=detect,
+                segment=segment,
+                suite=suite,
+                rains=rain or tuple(tasks.RAINS),
+                seed=seed,
+                recursions=recursions,
+                threads=threads,
+                fresh=fresh,
+                csv=csv,
+                json=json,
+            ),
+            say=_print,
+            note=lambda line: _error_line(f"unrain: {line}"),
+        )
+
+    return _with_extra("tasks", "bench-tasks", run)
+
+
 def _print_speed(report: "Report", peer: str | None) -> None:
     _print(
         f"{report.machine}; {report.threads} thread{'s' * (report.threads != 1)}; median of {report.rounds} "

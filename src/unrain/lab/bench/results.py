@@ -19,7 +19,6 @@ import torch
 
 from unrain import zoo
 from unrain.lab.bench.entrants import Entrant
-from unrain.lab.bench.measures import Row
 from unrain.lab.nets.layers import RecursiveNet
 
 FOLDER = Path("runs/bench")
@@ -58,10 +57,10 @@ class Results:
 
     path: Path | None
     about: dict[str, Any]
-    rows: dict[str, Row] = field(default_factory=dict)
+    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
     reused: int = 0
 
-    def add(self, name: str, row: Row) -> None:
+    def add(self, name: str, row: dict[str, Any]) -> None:
         """Keep a picture's line, on disk at once."""
         self.rows[name] = row
         if self.path is None:
