@@ -7,7 +7,7 @@ from PIL import Image
 
 torch = pytest.importorskip("torch")
 from unrain.errors import UnrainError  # noqa: E402
-from unrain.lab.data import Batches, Pair, Source, Stage, pairs, photographs, stage_at  # noqa: E402
+from unrain.lab.data import Batches, Pair, Source, Stage, Unpaired, pairs, photographs, stage_at  # noqa: E402
 from unrain.lab.rain import RainMaker  # noqa: E402
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -108,6 +108,30 @@ def test_devices_share_a_batch():
     whole = batches().batch(1)[0]
     shares = [batches(rank=rank, world=2).batch(1)[0] for rank in (0, 1)]
     assert torch.equal(torch.stack(shares, 1).flatten(0, 1), whole)
+
+
+def flat(*levels):
+    return [np.full((20, 24, 3), level, np.uint8) for level in levels]
+
+
+@pytest.mark.parametrize("clean", [None, Source(photos=flat(7, 8))])
+def test_stages_with_real_rain_bring_real_and_unpaired_clean_patches(clean):
+    sources = [Source(photos=flat(1, 2, 3))]
+    stages = (Stage(1, patch=16, batch=3), Stage(2, patch=16, batch=2, real=6))
+    unpaired = Unpaired(Source(photos=flat(4, 5, 6)), clean)
+
+    def run(**place):
+        return Batches(sources, [1], stages, unpaired=unpaired, seed=5, **place)
+
+    supervised, first, second = run()
+    assert len(supervised) == 2
+    assert [len(side) for side in first] == [2, 2, 6, 6]
+    levels = [set(side[:, 0, 0, 0].tolist()) for side in first]
+    assert levels[2] <= {4, 5, 6} and len(levels[2]) > 1
+    assert levels[3] <= ({7, 8} if clean else {1, 2, 3}) and len(levels[3]) > 1
+    assert all(torch.equal(*both) for both in zip(second, *run(start=2), strict=True))
+    shares = [run(rank=rank, world=2).batch(1)[2] for rank in (0, 1)]
+    assert torch.equal(torch.stack(shares, 1).flatten(0, 1), first[2])
 
 
 def test_dry_patches_stay_dry():

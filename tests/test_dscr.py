@@ -9,6 +9,7 @@ from PIL import Image
 from unrain.lab.data import Source
 from unrain.lab.dscr import (
     DSCR,
+    PLAIN,
     Augmentation,
     Encoder,
     Samples,
@@ -19,8 +20,6 @@ from unrain.lab.dscr import (
     wet,
 )
 from unrain.lab.rain import RainMaker
-
-PLAIN = Augmentation(flip=False, angle=0, intensity=(1, 1), sums=0, exposure=(1, 1))
 
 
 def seeded(seed: int = 0) -> torch.Generator:

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, minimum_filter
 from skimage.color import rgb2ycbcr
 from skimage.metrics import peak_signal_noise_ratio
 
@@ -72,6 +72,41 @@ def test_luma_psnr_of_a_perfect_picture_is_finite_and_so_is_its_gradient():
     losses.luma_psnr(restored, clean).backward()
     assert float(losses.luma_psnr(clean, clean)) == pytest.approx(60)
     assert torch.isfinite(restored.grad).all()
+
+
+def test_total_variation_equals_its_definition_in_double_precision():
+    a, _ = pair(4)
+    expected = np.abs(np.diff(a, axis=2)).mean() + np.abs(np.diff(a, axis=3)).mean()
+    assert float(losses.total_variation(torch.from_numpy(a).float())) == pytest.approx(expected, rel=1e-5)
+
+
+def test_low_pass_is_scipys_gaussian_of_what_is_there_in_double_precision():
+    a, b = pair(5, (2, 3, 40, 29))
+
+    def smooth(x):
+        options = {"sigma": (0, 0, 8, 8), "mode": "constant", "truncate": 8}
+        return gaussian_filter(x, **options) / gaussian_filter(np.ones_like(x), **options)
+
+    ours, other = (torch.from_numpy(x).float() for x in (a, b))
+    np.testing.assert_allclose(losses.low_pass(ours).numpy(), smooth(a), rtol=1e-5)
+    difference = losses.low_pass_identity(ours, other)
+    assert float(difference) == pytest.approx(np.abs(smooth(a) - smooth(b)).mean(), rel=1e-4)
+
+
+def test_low_pass_identity_hardly_feels_streaks_that_go_and_feels_light_that_moves():
+    rainy = torch.zeros(1, 3, 64, 64)
+    rainy[..., ::16] = 0.5
+    streaks_gone = losses.low_pass_identity(torch.zeros_like(rainy), rainy)
+    with torch.autocast("cpu", torch.bfloat16):
+        darker = losses.low_pass_identity(rainy - 0.1, rainy)
+    assert float(darker) == pytest.approx(0.1, rel=1e-4)
+    assert streaks_gone < 0.5 * float(darker)
+
+
+def test_dark_channel_is_scipys_minimum_filter():
+    a, _ = pair(6)
+    expected = minimum_filter(a.min(1), size=(1, 15, 15), mode="constant", cval=np.inf).mean()
+    assert float(losses.dark_channel(torch.from_numpy(a).float())) == pytest.approx(expected, rel=1e-5)
 
 
 def test_losses_agree_with_finite_differences():

@@ -249,6 +249,7 @@ class Stage:
         steps: How many optimiser steps it lasts.
         patch: Side of the square patches.
         batch: Patches in a step, over all devices.
+        real: Patches of real rain in a step, besides, over all devices.
         recursions: Passes T in this stage.
         split: Whether each pass has a share of the batch to itself and starts from a finished estimate, so
             that T passes cost little more than one; if not, gradients run back through all of them.
@@ -261,6 +262,7 @@ class Stage:
     steps: int
     patch: int = 64
     batch: int = 8
+    real: int = 0
     recursions: int = 1
     split: bool = False
     lr: float = 1e-3
@@ -269,13 +271,29 @@ class Stage:
     factor: float = 0.2
 
 
-class Batches(IterableDataset[tuple[Tensor, Tensor]]):
+@dataclass(frozen=True)
+class Unpaired:
+    """Photographs of real rain, and clean photographs that do not belong to them.
+
+    Attributes:
+        rainy: Where patches of real rain come from.
+        clean: Where clean patches come from; None for the clean sides of the sources.
+    """
+
+    rainy: Source
+    clean: Source | None = None
+
+
+class Batches(IterableDataset[tuple[Tensor, ...]]):
     """Batches for every step of a run, from any step on: N x 3 x H x W uint8 tensors, rainy and clean.
+
+    In a stage with real rain two tensors more: real patches, and clean ones that do not belong to them.
 
     Args:
         sources: Where patches come from.
         weights: How often each source is drawn, relative to the others.
         stages: The parts of the run, in order.
+        unpaired: What stages with real rain draw from.
         seed: Seed of the run.
         start: First step (not batch index) to produce.
         rank: Number of this device, and
@@ -288,16 +306,17 @@ class Batches(IterableDataset[tuple[Tensor, Tensor]]):
         weights: list[float],
         stages: tuple[Stage, ...],
         *,
+        unpaired: Unpaired | None = None,
         seed: int = 0,
         start: int = 0,
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        self.sources, self.stages, self.seed = sources, stages, seed
+        self.sources, self.stages, self.unpaired, self.seed = sources, stages, unpaired, seed
         self.share: NDArray[np.float64] = np.asarray(weights, np.float64) / np.sum(weights)
         self.start, self.rank, self.world = start, rank, world
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         """Yield one batch for each step that is left."""
         worker = get_worker_info()
         number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
@@ -305,16 +324,29 @@ class Batches(IterableDataset[tuple[Tensor, Tensor]]):
         for step in range(self.start + number, end, workers):
             yield self.batch(step)
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+    def batch(self, step: int) -> tuple[Tensor, ...]:
         """Return this device's share of the batch of one step."""
         stage, _ = stage_at(self.stages, step)
-        drawn = [self._patch(step, i, stage.patch) for i in range(self.rank, stage.batch, self.world)]
-        rainy, clean = (np.stack(side).transpose(0, 3, 1, 2) for side in zip(*drawn, strict=True))
-        return torch.from_numpy(rainy), torch.from_numpy(clean)
+        sides: list[tuple[Picture, ...]] = []
+        for draw, count in ((self._patch, stage.batch), (self._unpaired, stage.real)):
+            drawn = [draw(step, i, stage.patch) for i in range(self.rank, count, self.world)]
+            sides += zip(*drawn, strict=True)
+        return tuple(torch.from_numpy(np.stack(side).transpose(0, 3, 1, 2)) for side in sides)
 
     def _patch(self, step: int, index: int, size: int) -> tuple[Picture, Picture]:
         rng = np.random.default_rng((self.seed, step, index))
-        return self.sources[int(rng.choice(len(self.sources), p=self.share))].patch(size, rng)
+        return self._source(rng).patch(size, rng)
+
+    def _unpaired(self, step: int, index: int, size: int) -> tuple[Picture, Picture]:
+        assert self.unpaired is not None
+        # Another stream than the paired patch of this number.
+        rng = np.random.default_rng((self.seed, step, index, 1))
+        rainy, _ = self.unpaired.rainy.patch(size, rng)
+        _, clean = (self.unpaired.clean or self._source(rng)).patch(size, rng)
+        return rainy, clean
+
+    def _source(self, rng: np.random.Generator) -> Source:
+        return self.sources[int(rng.choice(len(self.sources), p=self.share))]
 
 
 def stage_at(stages: tuple[Stage, ...], step: int) -> tuple[Stage, int]:

@@ -110,6 +110,10 @@ class Augmentation:
         return F.grid_sample(pictures.float(), grid, padding_mode="reflection", align_corners=False)
 
 
+# Samples as they are.
+PLAIN = Augmentation(flip=False, angle=0.0, intensity=(1.0, 1.0), sums=0.0, exposure=(1.0, 1.0))
+
+
 def _factors(pictures: Tensor, bounds: tuple[float, float], random: torch.Generator) -> Tensor:
     draw = torch.rand(len(pictures), generator=random, device=random.device).to(pictures.device)
     return (bounds[0] + (bounds[1] - bounds[0]) * draw).view(-1, 1, 1, 1)

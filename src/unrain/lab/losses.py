@@ -13,6 +13,9 @@ from unrain.lab.nets.vgg import VGG19
 _WINDOW = 11
 _SIGMA = 1.5
 _CONTRAST_EPSILON = 1e-7
+# Streaks are thin and long; what is left of them behind so wide a filter is their mean light.
+_LOW_PASS = 8.0
+_DARK_WINDOW = 15
 
 # Which outputs of VGG-19 the contrastive prior compares, and their weights w_i.
 CONTRAST_LAYERS: dict[str, dict[str, float]] = {
@@ -74,6 +77,49 @@ def luma_psnr(restored: Tensor, clean: Tensor) -> Tensor:
     luma = restored.new_tensor([65.481, 128.553, 24.966], dtype=torch.float32) / 255
     error = torch.einsum("nchw,c->nhw", restored.float() - clean.float(), luma)
     return -10 * error.square().mean((1, 2)).add(1e-6).log10().mean()
+
+
+def total_variation(restored: Tensor) -> Tensor:
+    """Measure how much neighbouring pixels differ: the mean |difference| down plus that across."""
+    picture = restored.float()
+    down = (picture[..., 1:, :] - picture[..., :-1, :]).abs().mean()
+    return down + (picture[..., 1:] - picture[..., :-1]).abs().mean()
+
+
+def low_pass(picture: Tensor) -> Tensor:
+    """Filter with a Gaussian of standard deviation 8 pixels; at the border with what there is of it.
+
+    As two products with small matrices, in float32.
+
+    Shape:
+        N x C x H x W -> the same.
+    """
+    with torch.autocast(picture.device.type, enabled=False):
+        rows, columns = (_smoothing(size, picture.device) for size in picture.shape[-2:])
+        return rows @ (picture.float() @ columns.T)
+
+
+def _smoothing(size: int, device: torch.device) -> Tensor:
+    at = torch.arange(size, dtype=torch.float32, device=device)
+    taps = torch.exp(-(at[:, None] - at).square() / (2 * _LOW_PASS**2))
+    return taps / taps.sum(1, keepdim=True)
+
+
+def low_pass_identity(restored: Tensor, rainy: Tensor) -> Tensor:
+    """Measure how far colours and light have moved: the mean |difference| of both pictures' low frequencies.
+
+    Taking streaks away hardly moves them. No need of a clean picture, so that it holds for real rain, too.
+    """
+    return low_pass(restored.float() - rainy.float()).abs().mean()
+
+
+def dark_channel(restored: Tensor) -> Tensor:
+    """Measure the mean dark channel: the least of all channels over 15 x 15 pixels (He et al., CVPR 2009).
+
+    Near 0 for dry photographs without much sky; rain and its veil raise it.
+    """
+    least = restored.float().amin(1, keepdim=True)
+    return -F.max_pool2d(-least, _DARK_WINDOW, stride=1, padding=_DARK_WINDOW // 2).mean()
 
 
 def contrastive(

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from unrain.errors import UnrainError
-from unrain.lab.data import Source, Stage, pairs, photographs, rain_layers
+from unrain.lab.data import Source, Stage, Unpaired, pairs, photographs, rain_layers
 from unrain.lab.losses import CONTRAST_LAYERS, ContrastivePrior
 from unrain.lab.nets.vgg import load_vgg19
 from unrain.lab.rain import RainMaker
@@ -132,6 +132,54 @@ class Contrast:
 
 
 @dataclass(frozen=True)
+class Real:
+    """Photographs of real rain, and what is learnt from them in the stages that draw real patches.
+
+    Attributes:
+        photos: Folders of rainy photographs.
+        clean: Folders of clean photographs that need not belong to them; without any the clean sides of the
+            sources are taken.
+        rain_contrast: Weight of the contrast in the space of rain layers.
+        clean_contrast: Weight of the contrast in the space of clean pictures.
+        warmup: Steps over which both rise from 0, while the encoders learn.
+        augment: Whether the contrast's samples are augmented.
+        encoder_lr: Learning rate of the encoders.
+        total_variation: Weight of the results' total variation.
+        low_pass: Weight of the difference that results make to low frequencies.
+        dark_channel: Weight of the results' dark channel.
+        teacher: Weight of the loss against the averaged network's result, when more rain is put on the
+            picture.
+    """
+
+    photos: tuple[str, ...]
+    clean: tuple[str, ...] = ()
+    rain_contrast: float = 0.1
+    clean_contrast: float = 0.1
+    warmup: int = 500
+    augment: bool = True
+    encoder_lr: float = 1e-3
+    total_variation: float = 1e-3
+    low_pass: float = 0.1
+    dark_channel: float = 0.0
+    teacher: float = 0.0
+
+    @property
+    def described(self) -> list[str]:
+        """Return lines for the model's card."""
+        clean = [f"{', '.join(self.clean)}: clean, not paired"] if self.clean else []
+        return [f"{', '.join(self.photos)}: real rain, nobody knows the clean side", *clean]
+
+    def load(self, root: Path) -> Unpaired:
+        """Read the pictures from below the data folder.
+
+        Raises:
+            UnrainError: A file or folder is missing or broken.
+        """
+        clean = Source(photos=photographs(root, self.clean)) if self.clean else None
+        return Unpaired(Source(photos=photographs(root, self.photos)), clean)
+
+
+@dataclass(frozen=True)
 class Search(Stage):
     """How `unrain search` goes: a stage of training, and what it learns besides.
 
@@ -158,6 +206,7 @@ class Recipe:
         stages: Parts of the run: steps, patch, batch, recursions, learning rate.
         loss: Weights of the loss terms.
         contrastive: How its contrastive term is computed.
+        real: Real rain, for stages that draw it.
         search: How `unrain search` goes; training does without it.
         summary: What the model is for, in a line: it goes into its card.
         licence: Under which its weights are given away.
@@ -182,6 +231,7 @@ class Recipe:
     stages: tuple[Stage, ...]
     loss: LossWeights
     contrastive: Contrast = Contrast()
+    real: Real | None = None
     search: Search | None = None
     summary: str = ""
     licence: str = "Apache-2.0"
@@ -204,6 +254,11 @@ class Recipe:
     def steps(self) -> int:
         """Return the optimiser steps of the whole run."""
         return sum(stage.steps for stage in self.stages)
+
+    @property
+    def training_data(self) -> list[str]:
+        """Return lines for the model's card."""
+        return [spec.described for spec in self.sources] + (self.real.described if self.real else [])
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -236,6 +291,10 @@ def recipe_from(table: dict[str, Any], where: str, beside: Path) -> Recipe:
             raise UnrainError(f"{where}: {key} is {value!r}, choose {', '.join(known[:-1])} or {known[-1]}")
     if not recipe.sources or not recipe.stages:
         raise UnrainError(f"{where}: needs at least one [[sources]] and one [[stages]]")
+    if any(stage.real > 0 for stage in recipe.stages) != (recipe.real is not None):
+        raise UnrainError(f"{where}: a [real] table and stages with real patches (real = 8) go together")
+    if recipe.real is not None and not recipe.real.photos:
+        raise UnrainError(f"{where}: real: photos is empty, name a folder of rainy photographs")
     vgg, initial = recipe.contrastive.vgg, recipe.initial
     beside = beside.resolve()
     return dataclasses.replace(

@@ -31,7 +31,7 @@ from unrain.lab.nets.rdmc import DOWN_GATES, RDMC, UP_GATES
 from unrain.lab.recipe import Recipe, Search, read_recipe, write_recipe
 from unrain.lab.train import Deraining, Pictures, adamw, preflight, start_from, trainer_for
 
-Batch = tuple[Tensor, Tensor]
+Batch = tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
@@ -41,6 +42,7 @@ from unrain.lab.export import load_checkpoint
 from unrain.lab.nets import build
 from unrain.lab.nets.layers import RecursiveNet, pad_to_multiple
 from unrain.lab.rain import Picture
+from unrain.lab.real import RealRain, Seen, frozen_statistics, warmth
 from unrain.lab.recipe import LossWeights, Recipe, read_recipe
 
 # What a layer was given, and the gradient of its output.
@@ -133,6 +135,7 @@ class Deraining(pl.LightningModule):
         # Lightning has a `name` of its own.
         self.recipe, self.recipe_name, self.prior = recipe, name, prior
         self.net = channels_last(build(recipe.network, **recipe.arguments))
+        self.real = RealRain(recipe.real) if recipe.real else None
         if recipe.compile:
             self.net.compile()
         self.went_on_from: dict[str, Any] = {}
@@ -140,18 +143,54 @@ class Deraining(pl.LightningModule):
         self._resumed = time.monotonic()
         self._errors: dict[str, list[float]] = {}
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Return the loss of one batch (N x 3 x H x W uint8, rainy and clean)."""
-        loss = self.loss(batch, stage_at(self.recipe.stages, self.global_step)[0])
+    def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Tensor:
+        """Return the loss of one batch (N x 3 x H x W uint8: rainy and clean, and perhaps real and clean)."""
+        stage = stage_at(self.recipe.stages, self.global_step)[0]
+        loss = self.loss(batch, stage)
         self.log("loss", loss.detach(), prog_bar=True)
-        return loss
+        return loss + self.real_loss(batch, stage) if stage.real else loss
 
-    def loss(self, batch: tuple[Tensor, Tensor], stage: Stage) -> Tensor:
-        """Run the network on a batch and compute the recipe's loss."""
-        rainy, clean = (to_unit(side) for side in batch)
+    def loss(self, batch: tuple[Tensor, ...], stage: Stage) -> Tensor:
+        """Run the network on the pairs of a batch and compute the recipe's loss."""
+        rainy, clean = (to_unit(side) for side in batch[:2])
+        return recursive_loss(self.estimates(rainy, stage), rainy, clean, self.recipe, self.prior)
+
+    def estimates(self, rainy: Tensor, stage: Stage) -> list[Tensor]:
+        """Run the network as a stage wants it."""
         passes = stage.recursions
-        estimates = [split_passes(self.net, rainy, passes)] if stage.split else self.net(rainy, passes)
-        return recursive_loss(estimates, rainy, clean, self.recipe, self.prior)
+        return [split_passes(self.net, rainy, passes)] if stage.split else self.net(rainy, passes)
+
+    def real_loss(self, batch: tuple[Tensor, ...], stage: Stage) -> Tensor:
+        """Run the network on the real patches of a batch and compute what is learnt from them."""
+        assert self.real is not None
+        rainy, clean, real, dry = (to_unit(side) for side in batch)
+        layers = (rainy - clean).clamp(min=0)
+        # By the step, so that a run that was killed goes on as it would have.
+        seed = np.random.SeedSequence((self.recipe.seed, self.global_step, self.global_rank))
+        random = torch.Generator().manual_seed(int(seed.generate_state(1)[0]))
+        with frozen_statistics(self.net):
+            estimates = self.estimates(real, stage)
+        rain = self.net.rain_in(real, estimates)
+        terms = self.real(Seen(real, rain, estimates[-1], layers, dry), random)
+        if self.real.spec.teacher:
+            terms["teacher"] = self.taught(real, layers, stage, random)
+        self.log_dict({f"real/{name}": term.detach() for name, term in terms.items()})
+        share = warmth(self.recipe.stages, self.global_step, self.real.spec.warmup)
+        return self.real.weigh(terms, share)
+
+    def taught(self, real: Tensor, layers: Tensor, stage: Stage, random: torch.Generator) -> Tensor:
+        """Compare results of real patches with more rain on them with what the averaged network made of them.
+
+        The rain that is there is to go at least as well as the teacher has it, and synthetic rain is seen on
+        the backgrounds and in the light of real rain.
+        """
+        averaging = next(one for one in self.trainer.callbacks if isinstance(one, Averaging))  # type: ignore[attr-defined]
+        with torch.no_grad():
+            target = averaging.net(real, stage.recursions)[-1].clamp(0, 1)
+        chosen = torch.randint(len(layers), (len(real),), generator=random).to(layers.device)
+        rainier = (real + layers[chosen]).clamp(0, 1)
+        with frozen_statistics(self.net):
+            return recursive_loss(self.estimates(rainier, stage), rainier, target, self.recipe)
 
     def on_validation_epoch_start(self) -> None:
         """Forget the last validation."""
@@ -174,7 +213,8 @@ class Deraining(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401  (Lightning's own union of eight types)
         """Return AdamW with the stages' learning rates."""
-        optimiser, schedule = adamw(list(self.net.parameters()), self.recipe)
+        encoders = list(self.real.parameters()) if self.real is not None else []
+        optimiser, schedule = adamw(list(self.net.parameters()), self.recipe, encoders)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -196,7 +236,7 @@ class Deraining(pl.LightningModule):
         return {
             "summary": recipe.summary,
             "recipe": f"{self.recipe_name}.toml",
-            "training_data": [spec.described for spec in recipe.sources],
+            "training_data": recipe.training_data,
             "steps": trainer.global_step,
             "wall_time": round(self.elapsed()),
             **({"went_on_from": self.went_on_from} if self.went_on_from else {}),
@@ -238,18 +278,29 @@ def start_from(module: Deraining, initial: Path) -> None:
 
 
 def adamw(
-    parameters: list[nn.Parameter], recipe: Recipe
+    parameters: list[nn.Parameter], recipe: Recipe, encoders: Sequence[nn.Parameter] = ()
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """Return AdamW by a recipe, and the learning rate's course over its stages."""
+    """Return AdamW by a recipe, and the learning rate's course over its stages.
+
+    Args:
+        parameters: Of the network.
+        recipe: Gives moments, decay and stages.
+        encoders: Parameters of the contrast's encoders, whose rate is constant and which do not decay.
+    """
+    groups: list[dict[str, Any]] = [{"params": parameters}]
+    courses: list[Callable[[int], float]] = [lambda step: learning_rate(recipe.stages, step)]
+    if encoders and recipe.real is not None:
+        rate = recipe.real.encoder_lr
+        groups.append({"params": list(encoders), "betas": (0.9, 0.999), "weight_decay": 0.0})
+        courses.append(lambda _: rate)
     optimiser = torch.optim.AdamW(
-        parameters,
-        lr=1.0,  # the schedule below is absolute
+        groups,
+        lr=1.0,  # the schedules below are absolute
         betas=(recipe.betas[0], recipe.betas[1]),
         weight_decay=recipe.weight_decay,
         fused=True,
     )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: learning_rate(recipe.stages, step))
-    return optimiser, schedule
+    return optimiser, torch.optim.lr_scheduler.LambdaLR(optimiser, courses)
 
 
 def learning_rate(stages: tuple[Stage, ...], step: int) -> float:
@@ -282,6 +333,7 @@ class Pictures(pl.LightningDataModule):
         super().__init__()
         self.recipe, self.root = recipe, root
         self.sources = [spec.load(root) for spec in recipe.sources]
+        self.unpaired = recipe.real.load(root) if recipe.real else None
         self.tests = [
             (name.replace("/", "-"), pair.rainy, pair.clean)
             for name in recipe.validation
@@ -293,10 +345,17 @@ class Pictures(pl.LightningDataModule):
         recipe = self.recipe
         weights = [spec.weight for spec in recipe.sources]
         return Batches(
-            self.sources, weights, recipe.stages, seed=recipe.seed, start=start, rank=rank, world=world
+            self.sources,
+            weights,
+            recipe.stages,
+            unpaired=self.unpaired,
+            seed=recipe.seed,
+            start=start,
+            rank=rank,
+            world=world,
         )
 
-    def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
+    def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
         """Return the batches that are left to train on."""
         assert self.trainer is not None
         start, rank, world = self.trainer.global_step, self.trainer.global_rank, self.trainer.world_size
@@ -311,7 +370,7 @@ class Pictures(pl.LightningDataModule):
 
 def preflight(
     net: nn.Module,
-    batch: tuple[Tensor, Tensor],
+    batch: tuple[Tensor, ...],
     recipe: Recipe,
     prior: losses.ContrastivePrior | None = None,
     *,
@@ -327,7 +386,7 @@ def preflight(
 
     Args:
         net: The network; it is not changed.
-        batch: Rainy and clean patches, N x 3 x H x W uint8.
+        batch: Rainy and clean patches, N x 3 x H x W uint8; what else is in it is not looked at.
         recipe: Gives the precision and the loss.
         prior: The contrastive prior, if the recipe has one.
         tolerance: Largest allowed relative difference |g - g32| / |g32|.
@@ -344,7 +403,7 @@ def preflight(
         if not parameter.detach().any():
             noise = torch.randn(parameter.shape, generator=generator) * 0.05
             parameter.data.copy_(noise)
-    rainy, clean = (to_unit(side) for side in batch)
+    rainy, clean = (to_unit(side) for side in batch[:2])
     bf16 = recipe.precision == "bf16"
     calls: dict[str, list[Call]] = {}
     layers = {
@@ -436,6 +495,26 @@ class Progress(TQDMProgressBar):
         self.train_progress_bar.initial = trainer.global_step // self.optimisers
 
 
+class Averaging(WeightAveraging):
+    """Averages weights and statistics over the steps; the averaged network can be asked during training.
+
+    Args:
+        decay: Of the exponential moving average; 0 for the last weights.
+    """
+
+    def __init__(self, decay: float) -> None:
+        super().__init__(multi_avg_fn=get_ema_multi_avg_fn(decay))  # type: ignore[no-untyped-call]
+
+    @property
+    def net(self) -> RecursiveNet:
+        """Return the averaged network in evaluation mode."""
+        # Lightning has no other way to it.
+        assert self._average_model is not None
+        module = self._average_model.module
+        assert isinstance(module, Deraining)
+        return module.net.eval()
+
+
 class Finish(Callback):
     """Writes the averaged weights when the run ends."""
 
@@ -490,7 +569,7 @@ def trainer_for(
     return pl.Trainer(
         accelerator="auto",
         devices=devices,
-        strategy="ddp" if devices > 1 else "auto",
+        strategy=_strategy(plan) if devices > 1 else "auto",
         precision="bf16-mixed" if plan.precision == "bf16" else "32-true",
         max_steps=plan.steps * optimisers,
         max_epochs=-1,
@@ -515,6 +594,11 @@ def trainer_for(
             *callbacks,
         ],
     )
+
+
+def _strategy(plan: Recipe) -> str:
+    # The contrast's encoders learn nothing in a stage, or from a batch, without rain to compare.
+    return "ddp_find_unused_parameters_true" if plan.real else "ddp"
 
 
 def train(
@@ -543,9 +627,23 @@ def train(
     module = Deraining(plan, recipe.stem, prior)
     if plan.initial:
         start_from(module, Path(plan.initial))
-    pictures = Pictures(plan, data)
+    fit(module, Pictures(plan, data), out, devices=devices)
+
+
+def fit(module: Deraining, pictures: Pictures, out: Path, *, devices: int = 1) -> None:
+    """Train by the module's recipe, going on from the folder's last checkpoint if there is one.
+
+    Args:
+        module: The network; has the averaged weights afterwards.
+        pictures: What it learns from.
+        out: Folder of the run, which is there.
+        devices: How many GPUs (or CPU processes) to use.
+
+    Raises:
+        UnrainError: Gradients are not right.
+    """
+    plan, last = module.recipe, out / "last.ckpt"
     if not last.exists():
-        preflight(module.net, pictures.batches().batch(0), plan, prior)
-    averaging = WeightAveraging(multi_avg_fn=get_ema_multi_avg_fn(plan.ema))  # type: ignore[no-untyped-call]
-    trainer = trainer_for(plan, out, devices=devices, callbacks=[averaging, Finish(out)])
+        preflight(module.net, pictures.batches().batch(0), plan, module.prior)
+    trainer = trainer_for(plan, out, devices=devices, callbacks=[Averaging(plan.ema), Finish(out)])
     trainer.fit(module, pictures, ckpt_path=last if last.exists() else None, weights_only=True)

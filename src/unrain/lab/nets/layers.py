@@ -111,3 +111,15 @@ class RecursiveNet(nn.Module, ABC):
             estimate = self.step(padded, estimate)
             estimates.append(estimate[..., :height, :width])
         return estimates
+
+    def rain_in(self, rainy: Tensor, estimates: list[Tensor]) -> Tensor:
+        """Return the rain that the network found in pictures: O - x_T.
+
+        Args:
+            rainy: O, N x 3 x H x W in [0, 1].
+            estimates: What `forward` gave for it.
+
+        Returns:
+            The same shape, not clipped.
+        """
+        return rainy - estimates[-1]

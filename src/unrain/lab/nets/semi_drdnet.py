@@ -307,3 +307,7 @@ class SemiDRDNet(RecursiveNet):
             B, or C when the detail branch is left off; the same shape, not clipped.
         """
         return self._separate(rainy).final
+
+    def rain_in(self, rainy: Tensor, estimates: list[Tensor]) -> Tensor:
+        """Return the rain layer R = O - C; what the detail branch gives back is no part of it."""
+        return rainy - estimates[0]

@@ -1,0 +1,119 @@
+"""Real rain without ground truth: what any network learns from it beside its supervised training.
+
+After Semi-DRDNet (https://arxiv.org/abs/2204.02772): contrast in the space of rain layers and in that of
+clean pictures (`unrain.lab.dscr`), total variation of the results and equal low frequencies. The weights are
+our choice, and so are the dark channel and the teacher: the paper does not say.
+
+Nothing of this is needed once training is over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from unrain.lab import losses
+from unrain.lab.data import Stage
+from unrain.lab.dscr import DSCR, PLAIN, Augmentation
+from unrain.lab.recipe import Real
+
+
+class Seen(NamedTuple):
+    """What the terms are computed from; all N x 3 x H x W float32, pictures in [0, 1].
+
+    Attributes:
+        rainy: O_r, patches of real rain.
+        rain: R_r, the rain that the network found in them.
+        restored: B_r, its results, not clipped.
+        layers: Synthetic rain layers.
+        clean: Clean patches that do not belong to the real ones.
+    """
+
+    rainy: Tensor
+    rain: Tensor
+    restored: Tensor
+    layers: Tensor
+    clean: Tensor
+
+
+class RealRain(nn.Module):
+    """The terms of the loss on real patches, and the encoders that two of them need, which learn beside.
+
+    Args:
+        spec: The weights of the terms; one of weight 0 is not computed.
+    """
+
+    def __init__(self, spec: Real) -> None:
+        super().__init__()
+        self.spec = spec
+        contrast = spec.rain_contrast or spec.clean_contrast
+        self.dscr = DSCR(Augmentation() if spec.augment else PLAIN) if contrast else None
+
+    def forward(self, seen: Seen, random: torch.Generator) -> dict[str, Tensor]:
+        """Return each term by its name, a scalar, not weighted.
+
+        "encoders" has gradient for the encoders only, all others for `seen.rain` and `seen.restored` only.
+        """
+        spec, terms = self.spec, dict[str, Tensor]()
+        if self.dscr is not None:
+            # In float32: nobody checks the encoders' gradients in bf16, as the preflight does the network's.
+            with torch.autocast(seen.rainy.device.type, enabled=False):
+                wanted = self.dscr.derainer_loss(
+                    seen.rain.float(), seen.restored.float(), seen.rainy, seen.layers, seen.clean, random
+                )
+                learnt = self.dscr.encoder_loss(seen.layers, seen.clean, random)
+            terms |= {"rain_contrast": wanted.rain, "clean_contrast": wanted.clean}
+            terms["encoders"] = learnt.rain + learnt.clean
+        if spec.total_variation:
+            terms["total_variation"] = losses.total_variation(seen.restored)
+        if spec.low_pass:
+            terms["low_pass"] = losses.low_pass_identity(seen.restored, seen.rainy)
+        if spec.dark_channel:
+            terms["dark_channel"] = losses.dark_channel(seen.restored)
+        return terms
+
+    def weigh(self, terms: dict[str, Tensor], share: float) -> Tensor:
+        """Weigh the terms and add them up.
+
+        Args:
+            terms: Those of `forward`, and any other that the recipe has a weight for.
+            share: Of its weight that the contrast has at this step, 0 to 1.
+        """
+        spec = self.spec
+        weights = {
+            "rain_contrast": share * spec.rain_contrast,
+            "clean_contrast": share * spec.clean_contrast,
+            "encoders": 1.0,
+            "total_variation": spec.total_variation,
+            "low_pass": spec.low_pass,
+            "dark_channel": spec.dark_channel,
+            "teacher": spec.teacher,
+        }
+        return torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+
+
+def warmth(stages: tuple[Stage, ...], step: int, warmup: int) -> float:
+    """Return the share of its weight that the contrast has at a step: from 0 to 1 once real rain begins."""
+    first = 0
+    for stage in stages:
+        if stage.real:
+            break
+        first += stage.steps
+    return min(1.0, (step - first + 1) / max(1, warmup))
+
+
+@contextmanager
+def frozen_statistics(net: nn.Module) -> Iterator[None]:
+    """Let a network normalise by the statistics that it has, as at run time, and learn none from a batch."""
+    layers = [one for one in net.modules() if isinstance(one, nn.BatchNorm2d) and one.training]
+    for layer in layers:
+        layer.eval()
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.train()
