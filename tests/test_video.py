@@ -1,6 +1,8 @@
 """Videos: everything but the rain stays what it was; what goes wrong is said, and nothing is lost."""
 
 import errno
+import os
+import subprocess
 import sys
 from fractions import Fraction
 from pathlib import Path
@@ -557,6 +559,58 @@ def test_ctrl_c_on_the_command_line(here, capsys, monkeypatch):
     assert not (here / "b_derained.mp4").exists()
 
 
+ENDED = """
+import signal, sys
+from unrain import cli, derainer
+
+class Ended:
+    multiple, halo, recursions, recursive = 1, 0, 1, False
+    left = int(sys.argv[1])
+
+    def step(self, rainy, estimate):
+        self.left -= 1
+        if self.left < 0:
+            signal.raise_signal(signal.SIGTERM)
+        return rainy
+
+derainer.OnnxEngine = lambda model, threads: Ended()
+sys.exit(cli.main(sys.argv[2:]))
+"""
+
+
+def ended(folder, at, *arguments):
+    """Run unrain in a process of its own that gets SIGTERM at a certain frame or picture."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(video.__file__).parents[1])}
+    command = [sys.executable, "-c", ENDED, str(at), *arguments]
+    done = subprocess.run(
+        command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True, timeout=120, check=False
+    )
+    return done.returncode, done.stderr
+
+
+def test_sigterm_keeps_what_was_done_of_a_video(tmp_path):
+    clip(tmp_path / "a.mp4", frames=30)
+    clip(tmp_path / "b.mp4", frames=2)
+    code, said = ended(tmp_path, 10, "a.mp4", "b.mp4")
+    assert code == 143
+    assert (
+        "a.mp4: stopped after 10 frames (0.4 s); a_derained.mp4 holds what was done and can be played" in said
+    )
+    assert "interrupted: 0 derained, 0 skipped, 1 failed, 1 not started" in said
+    assert Seen(tmp_path / "a_derained.mp4").pts == Seen(tmp_path / "a.mp4").pts[:10]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mp4", "a_derained.mp4", "b.mp4"]
+
+
+def test_sigterm_sums_up_a_folder_and_leaves_no_temporary_file(tmp_path):
+    for name in "abc":
+        Image.new("RGB", (20, 10), (9, 99, 200)).save(tmp_path / f"{name}.png")
+    code, said = ended(tmp_path, 1, ".")
+    assert code == 143
+    assert said.startswith("a.png -> a_derained.png (")
+    assert said.endswith("unrain: interrupted: 1 derained, 0 skipped, 0 failed, 2 not started\n")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "a_derained.png", "b.png", "c.png"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -581,29 +635,3 @@ def test_where_the_results_of_videos_go(here):
     plan = batch.plan(["."], rain_layer=True)
     assert [str(job.targets["derained"]) for job in plan.jobs] == ["a_derained.mp4", "b_derained.mkv"]
     assert all(list(job.targets) == ["derained"] for job in plan.jobs)
-
-
-def test_flicker_counts_still_places_only():
-    from unrain.lab.bench.flicker import flicker, still
-
-    before = np.full((4, 6, 3), 100, np.uint8)
-    after = before.copy()
-    after[:, :3] = 200
-    where = still(before, after)
-    assert where.sum() == 12
-    wet = after.copy()
-    wet[0, 5] = 124
-    assert flicker(before, wet, where) == 2.0
-    assert np.isnan(flicker(before, wet, where & False))
-
-
-def test_flicker_of_files(tmp_path):
-    from unrain.lab.bench.flicker import measure
-
-    source = clip(tmp_path / "clip.mp4", frames=4, sound=False)
-    (psnr_same, change), (psnr_new, _) = measure(source, [source, run(source)[1]])
-    assert psnr_same > 100
-    assert psnr_new > 30
-    assert change < 2
-    with pytest.raises(ValueError, match="zip"):
-        measure(source, [clip(tmp_path / "short.mp4", frames=3, sound=False)])

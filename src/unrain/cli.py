@@ -1,11 +1,14 @@
 """The commands. Each imports its room when it is called, so that `--help` answers at once."""
 
+import contextlib
 import json as jsonlib
 import os
+import signal
 import sys
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,6 +28,7 @@ EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 EXIT_PIPE_CLOSED = 141
+EXIT_TERMINATED = 143
 
 # Stands for `-` while the command line is parsed: no file name can hold it, and no option looks like it.
 _STREAM = "\0"
@@ -165,7 +169,8 @@ def derain(
 
         return Derainer(chosen, recursions=recursions, until=until, tile=tile, threads=threads)
 
-    with _Screen(len(plan.jobs) + len(plan.settled), quiet=quiet, verbose=verbose) as screen:
+    screen = _Screen(len(plan.jobs) + len(plan.settled), quiet=quiet, verbose=verbose)
+    with screen, _terminable(screen):
         if verbose:
             screen.say(f"model {chosen.name} ({chosen.path})")
         try:
@@ -182,6 +187,25 @@ def derain(
         except KeyboardInterrupt:
             screen.interrupted = True
     return screen.summary()
+
+
+@contextlib.contextmanager
+def _terminable(screen: "_Screen") -> Iterator[None]:
+    """Let SIGTERM end a run as Ctrl-C does, unless whoever runs this has other plans with it."""
+    in_main = threading.current_thread() is threading.main_thread()
+    if not in_main or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        screen.terminated = True
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _dry_run(plan: "Plan", *, overwrite: bool) -> int:
@@ -202,6 +226,7 @@ class _Screen:
 
     def __init__(self, inputs: int, *, quiet: bool, verbose: bool) -> None:
         self.interrupted = False
+        self.terminated = False
         self._inputs = inputs
         self._done = 0
         self._counts: Counter[str] = Counter()
@@ -287,7 +312,7 @@ class _Screen:
             stopped = "interrupted: " if self.interrupted else ""
             _error_line(f"unrain: {stopped}{counts}" + (f", {left} not started" if left else ""))
         if self.interrupted:
-            return EXIT_INTERRUPTED
+            return EXIT_TERMINATED if self.terminated else EXIT_INTERRUPTED
         return EXIT_FAILED if self._counts["failed"] else 0
 
 
@@ -700,7 +725,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0 all well (skipped results included), 1 something failed, 2 wrong usage,
-        130 interrupted, 141 the reader of standard output went away.
+        130 interrupted, 141 the reader of standard output went away, 143 terminated.
     """
     return _flush(_dispatch(sys.argv[1:] if argv is None else argv))
 
