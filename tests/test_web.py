@@ -209,7 +209,9 @@ def test_models_limits_health_and_openapi(client, app):
     assert client.get("/docs").status_code == client.get("/redoc").status_code == 404
 
 
-def test_the_whole_zoo_is_offered_with_the_default_first():
+def test_the_whole_zoo_is_offered_with_the_default_first(monkeypatch):
+    # That each of them opens is seen in test_zoo.
+    monkeypatch.setattr("unrain.web.desk.OnnxEngine", lambda model, threads: Doorkeeper())
     models = create(threads=1).app.state.desk.engines
     assert list(models) == [model.name for model in zoo.models()]
 
@@ -521,15 +523,17 @@ def test_many_clients_at_once_get_right_answers_or_are_told_to_come_again(model_
         jobs.append((data, expected(model_folder, data, "PNG")[0]))
     outcomes = []
 
-    def ask_often(url, number):
+    def ask_often(client, number):
         for turn in range(4):
             data, right = jobs[(number + turn) % 4]
-            answer = httpx.post(url, files={"picture": ("a.png", data)}, timeout=60)
+            answer = send(client, data)
             outcomes.append((answer.status_code, answer.content == right, "retry-after" in answer.headers))
 
-    with running(model_folder, queue=3) as (port, desk):
-        url = f"http://127.0.0.1:{port}/api/derain"
-        threads = [threading.Thread(target=ask_often, args=(url, number)) for number in range(16)]
+    with (
+        running(model_folder, queue=3) as (port, desk),
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client,
+    ):
+        threads = [threading.Thread(target=ask_often, args=(client, number)) for number in range(16)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -608,7 +612,8 @@ def cut(client):
 
 def test_an_answer_that_nobody_takes_is_dropped(model_folder, monkeypatch):
     monkeypatch.setattr(server.Brisk, "idle", 1.0)
-    with running(model_folder, transfer=1.0) as (port, desk):
+    engine = Doorkeeper()
+    with running(model_folder, engine, transfer=1.0) as (port, desk):
         noise = np.random.default_rng(0).integers(0, 256, (1500, 1500, 3), np.uint8)
         buffer = io.BytesIO()
         Image.fromarray(noise).save(buffer, "BMP")
@@ -624,6 +629,7 @@ def test_an_answer_that_nobody_takes_is_dropped(model_folder, monkeypatch):
         head += f"\r\nContent-Length: {request.headers['content-length']}\r\n\r\n"
         lazy.sendall(head.encode() + request.read())
         wait_for(lambda: desk.line, 20)
+        engine.gate.release(9)
         wait_for(lambda: not desk.line and desk.held, 60)
         wait_for(lambda: desk.held == 0)
         lazy.settimeout(10)
