@@ -146,9 +146,10 @@ def write_demo(path: Path, root: Path, *, rainy: bool, count: int = DEMO_FRAMES)
             _write(container, shown)
 
 
-def _photograph(root: Path, name: str, width: int) -> Picture:
+def _photograph(root: Path, name: str, width: int, height: int | None = None) -> Picture:
+    """Read a photograph in another size; without a height its shape is kept."""
     photograph = Image.fromarray(read(root / "clean" / name))
-    height = round(photograph.height * width / photograph.width)
+    height = height or round(photograph.height * width / photograph.width)
     return np.asarray(photograph.resize((width, height), Image.Resampling.LANCZOS))
 
 
@@ -186,8 +187,8 @@ def _with_small_things(frame: Picture, t: int) -> Picture:
 
 
 def _demo_frames(root: Path, count: int) -> Iterator[Picture]:
-    scene = _photograph(root, "kodak24/kodim23.jpg", 1536)
-    thing = _photograph(root, "kodak24/kodim05.jpg", 384)[40:200, 60:260]
+    scene = _photograph(root, "kodak24/kodim23.jpg", 1536, 1024)
+    thing = _photograph(root, "kodak24/kodim05.jpg", 384, 256)[40:200, 60:260]
     for t in range(count):
         x = 60 + max(0, t - 5 * DEMO_RATE)
         frame = scene[150 : 150 + DEMO_HEIGHT, x : x + DEMO_WIDTH].copy()
