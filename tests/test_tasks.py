@@ -523,6 +523,15 @@ def test_wrong_commands_are_refused(arguments, data, tmp_path, tiny_model, capsy
         err = capsys.readouterr().err
         assert words in err
         assert len(err.splitlines()) == 1
+    (lone / "0.jpg").write_text("text")
+    assert cli.main([*base, "--suite", "lone", *yolo]) == cli.EXIT_FAILED
+    assert "lone/images/0.jpg: another picture has that name" in capsys.readouterr().err
+    (data / "scenes" / "images" / "2.png").write_text("text")
+    for part in ("boxes/2.txt", "semantic/2.png"):
+        (data / "scenes" / part).write_text("")
+    assert cli.main([*scenes, *yolo]) == cli.EXIT_FAILED
+    assert "images/2.png: not a readable picture" in capsys.readouterr().err
+    (data / "scenes" / "images" / "2.png").unlink()
     Image.fromarray(np.zeros((9, 9), np.uint8)).save(data / "scenes" / "semantic" / "1.png")
     assert cli.main([*scenes, *net]) == cli.EXIT_FAILED
     assert "1.png: 9 x 9, its picture 64 x 48; they must have one size" in capsys.readouterr().err

@@ -13,6 +13,7 @@ import json
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -43,6 +44,7 @@ SUITE = "coco"
 
 # What a value depends on beside what `results.code` looks at.
 _OWN = ("detection.py", "foreign.py", "segmentation.py", "tasks.py")
+_LIBRARIES = ("opencv-python-headless", "ai-edge-litert")
 
 
 @dataclass(frozen=True)
@@ -75,16 +77,20 @@ def open_scenes(data: Path, name: str) -> Scenes:
         UnrainError: A part is missing, or something in it.
     """
     folder = data / name
-    files = {path.stem: path for path in pictures(folder / "images")}
+    found = pictures(folder / "images")
+    files = {path.stem: path for path in found}
+    if len(files) < len(found):
+        twice = next(path for path in found if files[path.stem] != path)
+        raise UnrainError(f"{twice}: another picture has that name, remove one")
 
     def partners(part: str, suffix: str) -> dict[str, Path] | None:
         if not (folder / part).is_dir():
             return None
-        found = {one: folder / part / f"{one}{suffix}" for one in files}
-        lost = [path for path in found.values() if not path.is_file()]
+        beside = {one: folder / part / f"{one}{suffix}" for one in files}
+        lost = [path for path in beside.values() if not path.is_file()]
         if lost:
             raise UnrainError(f"{lost[0]}: no such file ({len(lost)} missing); every picture needs one")
-        return found
+        return beside
 
     kind = next((kind for kind in segmentation.MASKS if (folder / kind).is_dir()), "")
     masks = partners(kind, ".png") if kind else None
@@ -212,10 +218,9 @@ class Detection:
             raise UnrainError(
                 f"{scenes.name}: has no folder boxes, which --detect needs; choose another --suite"
             )
-        self._truth = {}
-        for name, path in scenes.boxes.items():
-            with Image.open(scenes.files[name]) as image:
-                self._truth[name] = detection.read_boxes(path, image.size)
+        self._truth = {
+            name: detection.read_boxes(path, _size(scenes.files[name])) for name, path in scenes.boxes.items()
+        }
         if not any(map(len, self._truth.values())):
             raise UnrainError(f"{scenes.name}: has not one box in its folder boxes; choose another --suite")
         paths = detection.files(text)
@@ -237,6 +242,14 @@ class Detection:
         precision, at_half = detection.average_precision(self._truth, found)
         classes = len({int(kind) for boxes in self._truth.values() for kind in boxes[:, 5]})
         return {"map": round(precision, 2), "map50": round(at_half, 2), "classes": classes}
+
+
+def _size(path: Path) -> tuple[int, int]:
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except OSError as error:
+        raise UnrainError(f"{path}: not a readable picture ({error}); remove or replace it") from error
 
 
 class Segmentation:
@@ -373,6 +386,7 @@ def measure_tasks(
             raise UnrainError(f"{entrant.name}: these pictures were derained from other rain; give a model")
     pictures_print = foreign.identity([*scenes.files.values()])
     own = foreign.identity([Path(__file__).with_name(name) for name in _OWN])
+    present = {one.name: one.version for one in metadata.distributions() if one.name in _LIBRARIES}
     for rain in options.rains:
         for entrant in [INPUT, *entrants]:
             for restore, passes in restorers(entrant, rain, options.recursions, options.threads):
@@ -393,6 +407,7 @@ def measure_tasks(
                             **task.about,
                             "code": code(),
                             "own": own,
+                            "libraries": present,
                         },
                         fresh=options.fresh,
                     )
