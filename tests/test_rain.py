@@ -5,7 +5,17 @@ pytest.importorskip("scipy")
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unrain.lab.rain import LayerRain, RainMaker, StreakRain, add_layer, jpeg, streak, veil
+from unrain.lab.rain import (
+    LayerRain,
+    RainMaker,
+    StreakRain,
+    add_layer,
+    cover,
+    jpeg,
+    sharpen_rain,
+    streak,
+    veil,
+)
 
 
 def photo(height=40, width=50):
@@ -93,3 +103,31 @@ def test_veil_and_jpeg():
     assert squeezed.shape == photo().shape
     assert (squeezed != photo()).any()
     assert (jpeg(clean, 90) == 100).all()
+
+
+def test_covering_drops_are_as_bright_as_they_are():
+    clean = np.full((4, 6, 3), 100, np.uint8)
+    layer = np.array([[0, 51, 102, 153, 204, 255]] * 4, np.uint8)
+    # 100 (1 - a) + 200 a for a = 0, 0.2, .. 1
+    assert (cover(clean, layer, 200)[..., 1] == [100, 120, 140, 160, 180, 200]).all()
+    bright = np.full((4, 6, 3), 200, np.uint8)
+    assert (cover(bright, layer, 200) == bright).all()
+
+
+def test_sharpened_streaks_have_dark_edges_and_leave_dry_ground_alone():
+    clean = photo()
+    rainy = clean.copy()
+    rainy[:, 20] = np.minimum(rainy[:, 20].astype(int) + 80, 255)
+    sharp = sharpen_rain(clean, rainy, 0.8)
+    assert (sharpen_rain(clean, rainy, 0.0) == rainy).all()
+    assert (sharp[:, 30:] == clean[:, 30:]).all()
+    assert sharp[:, 20].mean() > rainy[:, 20].mean()
+    assert sharp[:, [19, 21]].mean() < clean[:, [19, 21]].mean() - 5
+
+
+def test_cover_and_sharpening_follow_the_seed():
+    maker = RainMaker(scratch=1.0, cover=0.5, sharpening=0.8, jpeg=0.5)
+    results = [[maker(photo(), [], np.random.default_rng(seed)) for seed in range(4)] for _ in range(2)]
+    assert all((a == b).all() for a, b in zip(*results, strict=True))
+    plain = RainMaker(scratch=1.0)
+    assert any((a != plain(photo(), [], np.random.default_rng(s))).any() for s, a in enumerate(results[0]))

@@ -2,8 +2,8 @@
 
 A rain layer is a grey picture of light to be added: rainy = min(clean + layer, 255) in 8 bit, which is
 exactly how Rain100L and Rain100H were made (Yang et al., CVPR 2017). Layers come from pictures of rain
-(`LayerRain`) or are drawn (`StreakRain`: noise dots, motion blur, several depths). Veil and JPEG are what a
-camera adds besides.
+(`LayerRain`) or are drawn (`StreakRain`: noise dots, motion blur, several depths). Drops that cover what is
+behind them, sharpened streaks, veil and JPEG are what real rain and a camera add besides.
 
 Everything takes a `numpy.random.Generator` and is reproducible from its seed; pictures are uint8 in and out.
 """
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 from scipy.signal import fftconvolve
 
 Picture = NDArray[np.uint8]
@@ -161,6 +162,34 @@ def streak(length: float, width: float, direction: float) -> NDArray[np.float32]
     return np.asarray(taper * np.exp(-np.square(across) / (2 * width**2)), np.float32)
 
 
+def cover(clean: Picture, layer: NDArray[np.uint8], light: float) -> Picture:
+    """Lay a rain layer over a picture as drops do that hide what is behind.
+
+    (1 - a) clean + a light, a = layer / 255. Other than added light, it shows less on bright ground and never
+    gets brighter than the drops themselves.
+
+    Args:
+        clean: H x W x 3 uint8.
+        layer: H x W uint8.
+        light: Brightness of the drops, 0..255.
+    """
+    share = layer[..., None] / np.float32(255)
+    return np.asarray(clean * (1 - share) + share * np.float32(light) + np.float32(0.5), np.uint8)
+
+
+def sharpen_rain(clean: Picture, rainy: Picture, strength: float) -> Picture:
+    """Sharpen the streaks of a rainy picture and nothing else: a camera's sharpening gives them dark edges.
+
+    Args:
+        clean: H x W x 3 uint8.
+        rainy: The same with rain.
+        strength: Of the unsharp mask, whose radius is one pixel.
+    """
+    rain = rainy.astype(np.float32) - clean
+    rain += np.float32(strength) * (rain - gaussian_filter(rain, (1.0, 1.0, 0.0)))
+    return np.asarray(np.clip(clean + rain + np.float32(0.5), 0, 255), np.uint8)
+
+
 def veil(picture: Picture, strength: float, airlight: float = 200.0) -> Picture:
     """Lay the grey veil of far rain over a picture: (1 - strength) picture + strength airlight."""
     return (picture * np.float32(1 - strength) + np.float32(strength * airlight + 0.5)).astype(np.uint8)
@@ -181,6 +210,8 @@ class RainMaker:
         from_layers: Rain from given layers, used where layers are given.
         from_scratch: Rain drawn from scratch.
         scratch: Share of pictures whose rain is drawn from scratch (1 where no layers are given).
+        cover: Share of pictures whose streaks cover what is behind them instead of adding light; see `cover`.
+        sharpening: Largest strength of the streaks' sharpening; 0 for none; see `sharpen_rain`.
         veil: Largest strength of a veil over the picture; 0 for none.
         jpeg: Share of pictures that are compressed as JPEG of quality 60..95 after the rain.
     """
@@ -188,6 +219,8 @@ class RainMaker:
     from_layers: LayerRain = LayerRain()
     from_scratch: StreakRain = StreakRain()
     scratch: float = 0.0
+    cover: float = 0.0
+    sharpening: float = 0.0
     veil: float = 0.0
     jpeg: float = 0.0
 
@@ -207,7 +240,13 @@ class RainMaker:
         rainy = clean
         if self.veil:
             rainy = veil(rainy, rng.uniform(0, self.veil))
-        rainy = add_layer(rainy, layer)
+        dry = rainy
+        if self.cover and rng.random() < self.cover:
+            rainy = cover(dry, layer, rng.uniform(170, 255))
+        else:
+            rainy = add_layer(dry, layer)
+        if self.sharpening:
+            rainy = sharpen_rain(dry, rainy, rng.uniform(0, self.sharpening))
         if self.jpeg and rng.random() < self.jpeg:
             rainy = jpeg(rainy, int(rng.integers(60, 96)))
         return rainy

@@ -466,7 +466,8 @@ def _gradients(layer: nn.Module, calls: list[Call], *, exact: bool, bf16: bool) 
             output = layer(*inputs)
         output.backward(gradient.to(output.dtype))
         for i, one in enumerate(inputs):
-            if one.grad is not None:
+            # Of a few numbers (RDMC's mixture of upsamplings), sums over all pixels, too much cancels out.
+            if one.grad is not None and one.dim() == 4:
                 gradients[f"input{number}.{i}"] = one.grad.float()
     named = layer.named_parameters()
     return gradients | {name: one.grad.float() for name, one in named if one.grad is not None}
