@@ -1,8 +1,8 @@
 """Frames of a video through a `Derainer`; everything else in the file stays what it is (PyAV).
 
 Three threads work at once, with a bounded number of frames between them: one decodes, the caller's takes the
-rain out, one encodes. Sound, subtitles, cover and attachments are copied as packets, without being decoded.
-Timestamps are never computed: every frame keeps its own, in the time base of the source.
+rain out, one steadies and encodes. Sound, subtitles, cover and attachments are copied as packets, without
+being decoded. Timestamps are never computed: every frame keeps its own, in the time base of the source.
 
 FFmpeg is only ever handed open files and known containers, so that no play list in disguise can make it open
 another file or an address.
@@ -252,6 +252,17 @@ class Shot:
     duration: int
 
 
+@dataclass(frozen=True, eq=False)
+class _Derained(Shot):
+    """A frame without its rain.
+
+    Attributes:
+        rainy: Its pixels before.
+    """
+
+    rainy: Pixels
+
+
 class _Pipe:
     """A queue between two threads which holds few frames, and which either end can shut.
 
@@ -345,7 +356,6 @@ class _Work:
                     if not self._done:
                         self._outgoing.shut()
                         raise
-                self._last()
             finally:
                 self._incoming.shut()
                 self._outgoing.end()
@@ -374,39 +384,36 @@ class _Work:
     def _derain(self) -> None:
         for item in self._incoming:
             if not isinstance(item, Shot):
-                ready = [item]
-            else:
-                derained = self._derainer.derain(item.pixels)
-                self._recursions = max(self._recursions, derained.recursions)
-                ready = self._steadied(item, derained.image)
-            if not all([self._outgoing.put(one) for one in ready]):
+                if not self._outgoing.put(item):
+                    return
+                continue
+            found = self._derainer.derain(item.pixels)
+            self._recursions = max(self._recursions, found.recursions)
+            if not self._outgoing.put(_Derained(found.image, item.pts, item.duration, item.pixels)):
                 return
-            if isinstance(item, Shot):
-                self._done += 1
-                if self._progress is not None:
-                    self._progress(self._done, max(self._done, self._reader.total))
-
-    def _steadied(self, shot: Shot, derained: Pixels) -> list[Shot]:
-        """Give the frames that are ready once this one is."""
-        result = replace(shot, pixels=derained)
-        if self._steadier is None:
-            return [result]
-        ready = self._steadier.push(result, shot.pixels, derained)
-        return [replace(one, pixels=pixels) for one, pixels in ready]
-
-    def _last(self) -> None:
-        """Pass on the frames that waited for neighbours."""
-        for one, pixels in self._steadier.flush() if self._steadier is not None else ():
-            self._outgoing.put(replace(one, pixels=pixels))
+            self._done += 1
+            if self._progress is not None:
+                self._progress(self._done, max(self._done, self._reader.total))
 
     def _write(self) -> None:
         try:
             for item in self._outgoing:
-                self._writer.put(item)
+                for ready in self._steadied(item):
+                    self._writer.put(ready)
+            # Those that waited for neighbours.
+            for shot, pixels in self._steadier.flush() if self._steadier is not None else ():
+                self._writer.put(replace(shot, pixels=pixels))
             self._writer.finish()
         finally:
             # After an error nothing must wait for room that will never be there.
             self._outgoing.shut()
+
+    def _steadied(self, item: Any) -> list[Any]:  # noqa: ANN401
+        """Give what is ready once this item is there; packets always are."""
+        if self._steadier is None or not isinstance(item, _Derained):
+            return [item]
+        ready = self._steadier.push(item, item.rainy, item.pixels)
+        return [replace(shot, pixels=pixels) for shot, pixels in ready]
 
     def report(self, *, interrupted: bool) -> Report:
         """Sum up."""
