@@ -119,6 +119,18 @@ def test_layers_without_rain_teach_nothing():
     assert losses == (0, 0) and not rain.grad.any()
 
 
+def test_patches_that_the_derainer_found_dry_are_left_out_of_the_rain_space():
+    rain = torch.cat([streaks(1), torch.full((2, 3, 32, 32), -0.1)]).requires_grad_()
+    keys = (photos(3), photos(3), streaks(2), photos(2))
+    losses = DSCR(PLAIN).derainer_loss(rain, *keys, seeded())
+    losses.rain.backward()
+    assert rain.grad[0].any() and not rain.grad[1:].any()
+    dry = torch.zeros(2, 3, 32, 32, requires_grad=True)
+    none = DSCR(PLAIN).derainer_loss(dry, *keys, seeded())
+    none.rain.backward()
+    assert none.rain == 0 and none.clean > 0 and not dry.grad.any()
+
+
 def test_embeddings_have_length_one():
     embedded = Encoder()(torch.rand(3, 3, 40, 64))
     assert embedded.shape == (3, 128)

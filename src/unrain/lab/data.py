@@ -334,19 +334,19 @@ class Batches(IterableDataset[tuple[Tensor, ...]]):
         return tuple(torch.from_numpy(np.stack(side).transpose(0, 3, 1, 2)) for side in sides)
 
     def _patch(self, step: int, index: int, size: int) -> tuple[Picture, Picture]:
-        rng = np.random.default_rng((self.seed, step, index))
-        return self._source(rng).patch(size, rng)
+        return self.patch(size, np.random.default_rng((self.seed, step, index)))
 
     def _unpaired(self, step: int, index: int, size: int) -> tuple[Picture, Picture]:
         assert self.unpaired is not None
         # Another stream than the paired patch of this number.
         rng = np.random.default_rng((self.seed, step, index, 1))
         rainy, _ = self.unpaired.rainy.patch(size, rng)
-        _, clean = (self.unpaired.clean or self._source(rng)).patch(size, rng)
+        _, clean = (self.unpaired.clean or self).patch(size, rng)
         return rainy, clean
 
-    def _source(self, rng: np.random.Generator) -> Source:
-        return self.sources[int(rng.choice(len(self.sources), p=self.share))]
+    def patch(self, size: int, rng: np.random.Generator) -> tuple[Picture, Picture]:
+        """Draw one random patch, rainy and clean, size x size x 3 uint8, from any of the sources."""
+        return self.sources[int(rng.choice(len(self.sources), p=self.share))].patch(size, rng)
 
 
 def stage_at(stages: tuple[Stage, ...], step: int) -> tuple[Stage, int]:

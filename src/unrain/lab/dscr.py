@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from unrain.lab.data import Source, pictures, read
+from unrain.lab.data import Batches, Source, pictures, read
 from unrain.lab.rain import RainMaker
 
 # Mean light from which on a patch counts as rain: one that got no streak would be a wrong label.
@@ -208,6 +208,9 @@ class DSCR(nn.Module):
     ) -> Spaces:
         """Compare what a derainer made of real pictures with synthetic layers and clean photographs.
 
+        Where the derainer found no rain there may be none: such patches are left out of the rain space, also
+        because next to nothing, normalised, would have a gradient without bounds.
+
         Args:
             rain: R_r, the rain that the derainer found, N x 3 x H x W.
             restored: B_r, its result, the same shape.
@@ -219,17 +222,19 @@ class DSCR(nn.Module):
         Returns:
             Both losses, with gradient for `rain` and `restored` only; 0 when no layer has rain.
         """
-        layers = wet(layers.detach())
+        layers, found = wet(layers.detach()), rain[_is_wet(rain.detach().clamp(min=0))]
         if not len(layers):
             return Spaces(rain.sum() * 0, restored.sum() * 0)
         with torch.no_grad():
             streaks, photos, rained = self._keys(layers, clean, random)
             drops, backgrounds = self.rain(streaks), self.rain(photos)
             dry, spoilt = self.clean(photos), self.clean(torch.cat([rainy.detach(), rained]))
-        return Spaces(
-            info_nce(_fixed(self.rain, rain), drops, backgrounds, self.temperature),
-            info_nce(_fixed(self.clean, restored), dry, spoilt, self.temperature),
+        streaky = (
+            info_nce(_fixed(self.rain, found), drops, backgrounds, self.temperature)
+            if len(found)
+            else rain.sum() * 0
         )
+        return Spaces(streaky, info_nce(_fixed(self.clean, restored), dry, spoilt, self.temperature))
 
     def _keys(self, layers: Tensor, clean: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Return augmented layers, augmented photographs, and those photographs with augmented streaks."""
@@ -261,11 +266,11 @@ class Samples:
     """Synthetic rain: photographs, and layers for a maker to put on them.
 
     Attributes:
-        source: Where patches come from.
+        source: Where patches come from; of batches, their sources.
         size: Side of the patches.
     """
 
-    source: Source
+    source: Source | Batches
     size: int = 64
 
     def batch(self, count: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
@@ -277,7 +282,13 @@ class Samples:
 
 
 def train_encoders(
-    samples: Samples, *, steps: int = 400, batch: int = 16, lr: float = 1e-3, seed: int = 0
+    samples: Samples,
+    *,
+    steps: int = 400,
+    batch: int = 16,
+    lr: float = 1e-3,
+    seed: int = 0,
+    augmentation: Augmentation | None = None,
 ) -> DSCR:
     """Train both encoders alone on synthetic rain, with Adam and a cosine down to zero.
 
@@ -287,9 +298,10 @@ def train_encoders(
         batch: Patches in a step.
         lr: Learning rate at the start.
         seed: Of weights, patches and augmentation.
+        augmentation: How keys are varied.
     """
     torch.manual_seed(seed)
-    dscr = DSCR()
+    dscr = DSCR(augmentation)
     random, rng = torch.Generator().manual_seed(seed), np.random.default_rng(seed)
     optimiser = torch.optim.Adam(dscr.parameters(), lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)

@@ -1,8 +1,9 @@
 """Real rain without ground truth: what any network learns from it beside its supervised training.
 
 After Semi-DRDNet (https://arxiv.org/abs/2204.02772): contrast in the space of rain layers and in that of
-clean pictures (`unrain.lab.dscr`), total variation of the results and equal low frequencies. The weights are
-our choice, and so are the dark channel and the teacher: the paper does not say.
+clean pictures (`unrain.lab.dscr`; its encoders learn before all else), total variation of the results and
+equal low frequencies. The weights are our choice, and so are the dark channel and the teacher: the paper does
+not say.
 
 Nothing of this is needed once training is over.
 """
@@ -17,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from unrain.lab import losses
-from unrain.lab.data import Stage
-from unrain.lab.dscr import DSCR, PLAIN, Augmentation
+from unrain.lab.data import Batches, Stage
+from unrain.lab.dscr import DSCR, PLAIN, Augmentation, Samples, train_encoders
 from unrain.lab.recipe import Real
 
 
@@ -41,7 +42,7 @@ class Seen(NamedTuple):
 
 
 class RealRain(nn.Module):
-    """The terms of the loss on real patches, and the encoders that two of them need, which learn beside.
+    """The terms of the loss on real patches, and the encoders that two of them need.
 
     Args:
         spec: The weights of the terms; one of weight 0 is not computed.
@@ -50,24 +51,28 @@ class RealRain(nn.Module):
     def __init__(self, spec: Real) -> None:
         super().__init__()
         self.spec = spec
+        self.augmentation = Augmentation() if spec.augment else PLAIN
         contrast = spec.rain_contrast or spec.clean_contrast
-        self.dscr = DSCR(Augmentation() if spec.augment else PLAIN) if contrast else None
+        self.dscr = DSCR(self.augmentation).requires_grad_(False) if contrast else None
+
+    def learn(self, batches: Batches, size: int, seed: int) -> None:
+        """Train the encoders, if there are any, on the synthetic patches of a run."""
+        if self.dscr is not None:
+            samples = Samples(batches, size)
+            steps = self.spec.encoder_steps
+            trained = train_encoders(samples, steps=steps, seed=seed, augmentation=self.augmentation)
+            self.dscr.load_state_dict(trained.state_dict())
 
     def forward(self, seen: Seen, random: torch.Generator) -> dict[str, Tensor]:
-        """Return each term by its name, a scalar, not weighted.
-
-        "encoders" has gradient for the encoders only, all others for `seen.rain` and `seen.restored` only.
-        """
+        """Return each term by its name, a scalar, not weighted; gradients are for rain and restored only."""
         spec, terms = self.spec, dict[str, Tensor]()
         if self.dscr is not None:
             # In float32: nobody checks the encoders' gradients in bf16, as the preflight does the network's.
             with torch.autocast(seen.rainy.device.type, enabled=False):
-                wanted = self.dscr.derainer_loss(
+                contrast = self.dscr.derainer_loss(
                     seen.rain.float(), seen.restored.float(), seen.rainy, seen.layers, seen.clean, random
                 )
-                learnt = self.dscr.encoder_loss(seen.layers, seen.clean, random)
-            terms |= {"rain_contrast": wanted.rain, "clean_contrast": wanted.clean}
-            terms["encoders"] = learnt.rain + learnt.clean
+            terms |= {"rain_contrast": contrast.rain, "clean_contrast": contrast.clean}
         if spec.total_variation:
             terms["total_variation"] = losses.total_variation(seen.restored)
         if spec.low_pass:
@@ -87,7 +92,6 @@ class RealRain(nn.Module):
         weights = {
             "rain_contrast": share * spec.rain_contrast,
             "clean_contrast": share * spec.clean_contrast,
-            "encoders": 1.0,
             "total_variation": spec.total_variation,
             "low_pass": spec.low_pass,
             "dark_channel": spec.dark_channel,

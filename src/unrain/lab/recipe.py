@@ -141,9 +141,9 @@ class Real:
             sources are taken.
         rain_contrast: Weight of the contrast in the space of rain layers.
         clean_contrast: Weight of the contrast in the space of clean pictures.
-        warmup: Steps over which both rise from 0, while the encoders learn.
+        warmup: Steps over which both rise from 0.
         augment: Whether the contrast's samples are augmented.
-        encoder_lr: Learning rate of the encoders.
+        encoder_steps: Steps of 16 patches that the contrast's encoders learn for, before all else.
         total_variation: Weight of the results' total variation.
         low_pass: Weight of the difference that results make to low frequencies.
         dark_channel: Weight of the results' dark channel.
@@ -157,7 +157,7 @@ class Real:
     clean_contrast: float = 0.1
     warmup: int = 500
     augment: bool = True
-    encoder_lr: float = 1e-3
+    encoder_steps: int = 400
     total_variation: float = 1e-3
     low_pass: float = 0.1
     dark_channel: float = 0.0

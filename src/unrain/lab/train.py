@@ -213,8 +213,7 @@ class Deraining(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401  (Lightning's own union of eight types)
         """Return AdamW with the stages' learning rates."""
-        encoders = list(self.real.parameters()) if self.real is not None else []
-        optimiser, schedule = adamw(list(self.net.parameters()), self.recipe, encoders)
+        optimiser, schedule = adamw(list(self.net.parameters()), self.recipe)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -278,29 +277,18 @@ def start_from(module: Deraining, initial: Path) -> None:
 
 
 def adamw(
-    parameters: list[nn.Parameter], recipe: Recipe, encoders: Sequence[nn.Parameter] = ()
+    parameters: list[nn.Parameter], recipe: Recipe
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """Return AdamW by a recipe, and the learning rate's course over its stages.
-
-    Args:
-        parameters: Of the network.
-        recipe: Gives moments, decay and stages.
-        encoders: Parameters of the contrast's encoders, whose rate is constant and which do not decay.
-    """
-    groups: list[dict[str, Any]] = [{"params": parameters}]
-    courses: list[Callable[[int], float]] = [lambda step: learning_rate(recipe.stages, step)]
-    if encoders and recipe.real is not None:
-        rate = recipe.real.encoder_lr
-        groups.append({"params": list(encoders), "betas": (0.9, 0.999), "weight_decay": 0.0})
-        courses.append(lambda _: rate)
+    """Return AdamW by a recipe, and the learning rate's course over its stages."""
     optimiser = torch.optim.AdamW(
-        groups,
-        lr=1.0,  # the schedules below are absolute
+        parameters,
+        lr=1.0,  # the schedule below is absolute
         betas=(recipe.betas[0], recipe.betas[1]),
         weight_decay=recipe.weight_decay,
         fused=True,
     )
-    return optimiser, torch.optim.lr_scheduler.LambdaLR(optimiser, courses)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: learning_rate(recipe.stages, step))
+    return optimiser, schedule
 
 
 def learning_rate(stages: tuple[Stage, ...], step: int) -> float:
@@ -570,7 +558,7 @@ def trainer_for(
     return pl.Trainer(
         accelerator="auto",
         devices=devices,
-        strategy=_strategy(plan) if devices > 1 else "auto",
+        strategy="ddp" if devices > 1 else "auto",
         precision="bf16-mixed" if plan.precision == "bf16" else "32-true",
         max_steps=plan.steps * optimisers,
         max_epochs=-1,
@@ -595,11 +583,6 @@ def trainer_for(
             *callbacks,
         ],
     )
-
-
-def _strategy(plan: Recipe) -> str:
-    # The contrast's encoders learn nothing in a stage, or from a batch, without rain to compare.
-    return "ddp_find_unused_parameters_true" if plan.real else "ddp"
 
 
 def train(
@@ -645,6 +628,9 @@ def fit(module: Deraining, pictures: Pictures, out: Path, *, devices: int = 1) -
     """
     plan, last = module.recipe, out / "last.ckpt"
     if not last.exists():
-        preflight(module.net, pictures.batches().batch(0), plan, module.prior)
+        batches = pictures.batches()
+        preflight(module.net, batches.batch(0), plan, module.prior)
+        if module.real is not None:
+            module.real.learn(batches, plan.stages[-1].patch, plan.seed)
     trainer = trainer_for(plan, out, devices=devices, callbacks=[Averaging(plan.ema), Finish(out)])
     trainer.fit(module, pictures, ckpt_path=last if last.exists() else None, weights_only=True)
