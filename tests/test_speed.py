@@ -14,8 +14,10 @@ from safetensors.torch import save_file
 
 from unrain import cli, zoo
 from unrain.errors import UnrainError
+from unrain.lab.bench.cost import Given, count_parameters, macs_per_pixel, measure_cost
 from unrain.lab.bench.entrants import Entrant, find, find_peer
-from unrain.lab.bench.speed import macs_per_pixel, measure_speed
+from unrain.lab.bench.memory import peak_memory
+from unrain.lab.bench.speed import measure_speed
 from unrain.lab.export import export_checkpoint
 from unrain.lab.nets import build
 
@@ -81,6 +83,46 @@ def test_entrants_are_timed_in_turn_and_compared_with_the_peer(tiny_model, tmp_p
     assert cli.main(arguments) == 0
     out = capsys.readouterr().out.splitlines()
     assert "1 thread;" in out[0] and "times faster than theirs" in out[1] and len(out) == 2 + 6
+
+
+def test_weights_and_memory_stand_beside_the_times(tiny_model, capsys):
+    arguments = ["bench", str(tiny_model), "--speed", "--cost", "--size", "16x8", "--threads", "1"]
+    assert cli.main([*arguments, "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["speeds"]
+    assert row["parameters"] == count_parameters(zoo.find(tiny_model))
+    assert row["peak_memory_mb"] is None or row["peak_memory_mb"] > 1
+    assert row["times_faster"] is None
+
+
+def test_weights_are_those_of_the_network(tiny_model):
+    assert count_parameters(build("prenet")) == 168_963
+    for model in zoo.models():
+        assert count_parameters(model) == model.card["parameters"]
+    # Two layers, the factors of the Resize, the strength.
+    assert count_parameters(zoo.find(tiny_model)) == 3 * 6 * 7 * 7 + 3 * 6 * 3 * 3 + 4 + 1
+
+
+def test_memory_is_that_of_a_fresh_process(tiny_model, tmp_path, monkeypatch):
+    arguments = {"width": 24, "height": 16, "recursions": 1, "threads": 1}
+    held = np.ones(100_000_000)
+    # A file of the working folder must not be imported in place of a library.
+    (tmp_path / "json.py").write_text("raise SystemExit(3)")
+    monkeypatch.chdir(tmp_path)
+    small = peak_memory(str(tiny_model), "model", **arguments)
+    if small is None:
+        pytest.skip("the system does not tell a process's peak memory")
+    assert held.nbytes == 800_000_000
+    # Python, NumPy and ONNX Runtime, but neither PyTorch nor what this process holds.
+    assert 20 < small < 400
+    save_file(build("prenet").state_dict(), tmp_path / "theirs.safetensors")
+    text = f"prenet:{tmp_path / 'theirs.safetensors'}"
+    cost = measure_cost(find_peer(text), Given(text, peer=True), 2, size="24x16", threads=1)
+    assert cost.peak_memory_mb > small
+    assert (cost.parameters, cost.memory_size) == (168_963, "24x16")
+    assert measure_cost(Entrant("theirs", tmp_path), Given(str(tmp_path)), None) is None
+    with pytest.raises(UnrainError, match="its memory cannot be measured") as caught:
+        peak_memory(str(tmp_path / "none.onnx"), "model", **arguments)
+    assert "\n" not in str(caught.value)
 
 
 def test_what_cannot_be_timed_is_refused(tiny_model, tmp_path, capsys):

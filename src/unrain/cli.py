@@ -523,7 +523,10 @@ def bench(
     card: bool = False,
     readme: Path | None = None,
     fresh: bool = False,
+    cost: bool = False,
+    published: bool = False,
     csv: Path | None = None,
+    report: Path | None = None,
     sheet: Path | None = None,
     sheet_pictures: Annotated[int, Parameter(validator=validators.Number(gte=1))] = 20,
     sheet_width: Annotated[int, Parameter(validator=validators.Number(gte=32))] = 360,
@@ -560,12 +563,18 @@ def bench(
         card: Write the scores into the models' cards.
         readme: Then write the scores in the cards of all models into this README, between its two marks.
         fresh: Measure again what an earlier run has measured.
+        cost: Also say how many weights and multiplications a model has, and how much memory a process needs
+            that runs it once, on a picture of 481x321 or --size.
+        published: Also list what others have published for these sets, with the sources.
         csv: Also write the scores into this file.
+        report: Also write an HTML page: the tables with --cost, plots, and the best, median and worst picture
+            of each model.
         sheet: Draw pictures side by side into this file, instead of measuring.
         sheet_pictures: How many, evenly spread over the set.
         sheet_width: How wide each, in pixels.
         speed: Time the models instead, in turn, beside the first peer and the machine's own matrix product.
-        size: For --speed, size of the picture as WIDTHxHEIGHT, may be given several times (481x321).
+        size: Size of the picture as WIDTHxHEIGHT, for --cost, and for --speed, where it may be given several
+            times (481x321, 1280x720 and 1920x1080).
         rounds: For --speed, how often each model runs; medians are given.
         json: Print the scores for programs.
     """
@@ -575,21 +584,31 @@ def bench(
 
         from unrain import zoo
         from unrain.lab.bench import entrants
+        from unrain.lab.bench.cost import SIZE, Given
 
         chosen = names if names or peer else (zoo.DEFAULT,)
         found = [*map(entrants.find, chosen), *map(entrants.find_peer, peer)]
+        given = [*map(Given, chosen), *(Given(text, peer=True) for text in peer)]
         if speed:
             from unrain.lab.bench.speed import SIZES, measure_speed
 
             first = found[-len(peer)] if peer else None
-            report = measure_speed(
-                found, peer=first, sizes=size or SIZES, recursions=recursions, threads=threads, rounds=rounds
+            speeds = measure_speed(
+                found,
+                peer=first,
+                sizes=size or SIZES,
+                recursions=recursions,
+                threads=threads,
+                rounds=rounds,
+                given=given if cost else (),
             )
             if json:
-                _print(jsonlib.dumps(asdict(report), indent=2))
+                _print(jsonlib.dumps(asdict(speeds), indent=2))
             else:
-                _print_speed(report, first.name if first else None)
+                _print_speed(speeds, first.name if first else None, cost=cost)
             return
+        if len(size) > 1:
+            raise UnrainError(f"--size: {len(size)} sizes are for --speed, give one")
         from unrain.lab.bench.command import Options
         from unrain.lab.bench.command import bench as measure
 
@@ -605,11 +624,17 @@ def bench(
             fresh=fresh,
             json=json,
             csv=csv,
+            cost=cost,
+            size=size[0] if size else SIZE,
+            published=published,
+            page=report,
             sheet=sheet,
             pictures=sheet_pictures,
             width=sheet_width,
         )
-        measure(found, data, options, say=_print, note=lambda line: _error_line(f"unrain: {line}"))
+        measure(
+            found, data, options, given=given, say=_print, note=lambda line: _error_line(f"unrain: {line}")
+        )
 
     return _in_lab("bench", run)
 
@@ -680,22 +705,25 @@ def bench_tasks(
     return _with_extra("tasks", "bench-tasks", run)
 
 
-def _print_speed(report: "Report", peer: str | None) -> None:
+def _print_speed(report: "Report", peer: str | None, *, cost: bool) -> None:
     _print(
         f"{report.machine}; {report.threads} thread{'s' * (report.threads != 1)}; median of {report.rounds} "
         f"interleaved runs; fp32 matrix product {report.ceiling:.0f} GFLOP/s in the same rounds"
     )
     faster = f"  times faster than {peer}" if peer else ""
+    costs = f" {'weights':>10} {'MB':>6}" if cost else ""
     _print(
         f"{'model':20} {'T':>2} {'size':>9} {'seconds':>8} {'(from - to)':>17} {'kMAC/pixel':>10} "
-        f"{'of ceiling':>10}{faster}"
+        f"{'of ceiling':>10}{costs}{faster}"
     )
     for row in report.speeds:
         span = f"({row.fastest:.3f} - {row.slowest:.3f})"
+        memory = "-" if row.peak_memory_mb is None else f"{row.peak_memory_mb:.0f}"
+        costs = f" {row.parameters:>10,} {memory:>6}" if cost else ""
         times = "" if row.times_faster is None else f"  {row.times_faster:.2f}"
         _print(
             f"{row.model:20} {row.recursions:2} {f'{row.width}x{row.height}':>9} {row.seconds:8.3f} "
-            f"{span:>17} {row.macs_per_pixel / 1e3:10.1f} {row.share:10.1%}{times}"
+            f"{span:>17} {row.macs_per_pixel / 1e3:10.1f} {row.share:10.1%}{costs}{times}"
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,12 +11,14 @@ from unrain import zoo
 from unrain.errors import UnrainError
 from unrain.lab.bench import report
 from unrain.lab.bench.benchmark import Measured, run
+from unrain.lab.bench.cost import SIZE, Cost, Given, measure_cost, parse_size
 from unrain.lab.bench.entrants import Entrant
 from unrain.lab.bench.measures import open_measures
+from unrain.lab.bench.published import figures_of
 from unrain.lab.bench.readme import write_scores
 from unrain.lab.bench.results import FOLDER
 from unrain.lab.bench.sheet import draw_sheet, write_sheet
-from unrain.lab.bench.suites import find_suites, open_suite
+from unrain.lab.bench.suites import Suite, find_suites, open_suite
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,10 @@ class Options:
         fresh: Whether to measure again what is known from an earlier run.
         json: Whether to print JSON in place of the table.
         csv: A file for all scores.
+        cost: Whether to count weights and multiplications, and measure memory.
+        size: WIDTHxHEIGHT of the picture that memory is measured on.
+        published: Whether to add the figures that others published.
+        page: A file for the HTML report, which has the costs also.
         sheet: A picture for a contact sheet, which is drawn instead of measuring.
         pictures: How many rows the sheet has.
         width: Of the pictures on the sheet.
@@ -51,6 +57,10 @@ class Options:
     fresh: bool = False
     json: bool = False
     csv: Path | None = None
+    cost: bool = False
+    size: str = SIZE
+    published: bool = False
+    page: Path | None = None
     sheet: Path | None = None
     pictures: int = 20
     width: int = 360
@@ -61,6 +71,7 @@ def bench(
     data: Path | None,
     options: Options,
     *,
+    given: Sequence[Given] = (),
     say: Callable[[str], None],
     note: Callable[[str], None],
 ) -> None:
@@ -70,6 +81,7 @@ def bench(
         entrants: What to measure.
         data: The folder that the suites are in; None when there are only folders of real rain.
         options: The rest.
+        given: What named each entrant; needed for costs alone.
         say: Called with each line of the result.
         note: Called with each line about it.
 
@@ -91,9 +103,12 @@ def bench(
             write_sheet(sheet, path)
             say(f"{path}: {min(options.pictures, len(suite))} of {len(suite)} pictures of {name}")
         return
+    with_cost = options.cost or options.page is not None
+    named = dict(zip(entrants, given, strict=True)) if with_cost else {}
+    parse_size(options.size)
     measured: list[Measured] = []
-    names = max(20, *(len(entrant.name) for entrant in entrants))
-    shown: list[report.Column] = []
+    costs: dict[tuple[Entrant, int | None], Cost | None] = {}
+    table = _Table(options, entrants, say)
     for one in run(
         entrants,
         suites,
@@ -107,23 +122,83 @@ def bench(
         fresh=options.fresh,
         note=note,
     ):
+        key = one.entrant, one.scores[0].recursions
+        if one.entrant in named and key not in costs:
+            costs[key] = measure_cost(
+                one.entrant, named[one.entrant], key[1], size=options.size, threads=options.threads
+            )
         measured.append(one)
         if options.csv:
-            report.write_csv(options.csv, measured)
-        if options.json:
-            continue
-        columns = report.columns(one.metrics)
-        if columns != shown:
-            shown = columns
-            say(report.head(shown, names))
-        for score in one.scores:
-            say(report.line(one.entrant.name, score, shown, names))
+            report.write_csv(options.csv, report.as_rows(measured, costs, published=options.published))
+        if not options.json:
+            table.add(one, costs.get(key))
     if options.json:
-        say(json.dumps(report.as_rows(measured), indent=2))
+        say(json.dumps(report.as_rows(measured, costs, published=options.published), indent=2))
+    else:
+        table.end()
+    if options.page:
+        # Matplotlib takes a second to import.
+        from unrain.lab.bench.page import write_page
+
+        write_page(
+            options.page, measured, costs, published=options.published, threads=options.threads, note=note
+        )
     if options.readme:
         write_scores(options.readme, zoo.models())
     for line in report.footnotes(measured):
         note(line)
+
+
+class _Table:
+    """What is printed, line by line."""
+
+    def __init__(
+        self,
+        options: Options,
+        entrants: list[Entrant],
+        say: Callable[[str], None],
+    ) -> None:
+        self._options = options
+        self._say = say
+        self._names = max(20, *(len(entrant.name) for entrant in entrants))
+        self._columns: list[report.Column] = []
+        self._suite: Suite | None = None
+        self._sources: dict[str, None] = {}
+        self._hidden = 0
+
+    def add(self, one: Measured, cost: Cost | None) -> None:
+        """Print the scores of one measurement."""
+        if self._suite is not None and self._suite.name != one.suite.name:
+            self._end_suite()
+        self._suite = one.suite
+        columns = report.columns(one.metrics)
+        if columns != self._columns:
+            self._columns = columns
+            self._say(report.head(columns, self._names, cost=self._options.cost))
+        for score in one.scores:
+            self._say(
+                report.line(one.entrant.name, score, columns, self._names, cost, with_cost=self._options.cost)
+            )
+
+    def end(self) -> None:
+        """Print what belongs below everything."""
+        self._end_suite()
+        for source in self._sources:
+            self._say(source)
+        if self._hidden:
+            self._say(f"{self._hidden} published figures are of RGB: --metric rgb shows them")
+
+    def _end_suite(self) -> None:
+        """Print the published figures of the suite that was measured."""
+        if self._suite is None or not self._options.published:
+            return
+        for figure in figures_of(self._suite):
+            line = report.published_line(figure, self._suite.name, self._columns, self._names)
+            if line is None:
+                self._hidden += 1
+                continue
+            self._say(line)
+            self._sources[f"[{figure.source.number}] {figure.source}"] = None
 
 
 def _suites(data: Path | None, options: Options) -> list[tuple[Path, str, bool]]:

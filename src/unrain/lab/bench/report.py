@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from itertools import groupby
 from pathlib import Path
 
 from unrain.errors import UnrainError
 from unrain.lab.bench.benchmark import Measured, Summary
+from unrain.lab.bench.cost import Cost
+from unrain.lab.bench.entrants import Entrant
+from unrain.lab.bench.published import Figure, figures_of
 from unrain.lab.bench.results import FOLDER
+from unrain.zoo import Model
+
+Row = dict[str, object]
+# What each entrant costs with each number of passes.
+Costs = Mapping[tuple[Entrant, int | None], Cost | None]
 
 
 @dataclass(frozen=True)
@@ -44,42 +53,122 @@ _BY_METRIC = {
 }
 
 
+_ROW = (
+    "model",
+    *(field.name for field in fields(Summary)),
+    *(field.name for field in fields(Cost)),
+    "measured_with",
+    "origin",
+    "year",
+    "trained_on",
+    "protocol",
+    "source",
+)
+
+
 def columns(metrics: Sequence[str]) -> list[Column]:
     """Return the columns of the table for the measures that are taken."""
     return [*ALWAYS, *(column for name in metrics for column in _BY_METRIC[name])]
 
 
-def head(shown: Sequence[Column], names: int) -> str:
+def head(shown: Sequence[Column], names: int, *, cost: bool = False) -> str:
     """Return the table's first line; model names get this many characters."""
     cells = " ".join(f"{column.head:>{column.width}}" for column in shown)
-    return f"{'model':{names}} {'suite':16} {'T':>2} {'pictures':>8} {cells} {'seconds':>7}"
+    costs = f" {'weights':>10} {'kMAC/px':>8} {'MB':>6}" if cost else ""
+    return f"{'model':{names}} {'suite':16} {'T':>2} {'pictures':>8} {cells} {'seconds':>7}{costs}"
 
 
-def line(model: str, score: Summary, shown: Sequence[Column], names: int) -> str:
+def line(
+    model: str,
+    score: Summary,
+    shown: Sequence[Column],
+    names: int,
+    cost: Cost | None = None,
+    *,
+    with_cost: bool = False,
+) -> str:
     """Return a score as a line of the table."""
-
-    def cell(value: float | None, width: int, decimals: int) -> str:
-        return f"{'-':>{width}}" if value is None else f"{value:{width}.{decimals}f}"
-
-    cells = " ".join(cell(getattr(score, column.field), column.width, column.decimals) for column in shown)
+    cells = " ".join(_cell(getattr(score, column.field), column.width, column.decimals) for column in shown)
+    costs = ""
+    if with_cost:
+        weights, macs, peak = (
+            (cost.parameters, cost.macs_per_pixel / 1e3, cost.peak_memory_mb) if cost else (None, None, None)
+        )
+        costs = f" {'-' if weights is None else f'{weights:,}':>10} {_cell(macs, 8, 1)} {_cell(peak, 6, 0)}"
     reused = f" {score.reused} reused" if score.reused else ""
     return (
         f"{model:{names}} {score.suite:16} {score.recursions or '-':>2} {score.pictures:8} {cells} "
-        f"{cell(score.seconds if score.recursions else None, 7, 3)}{' truncated' * score.truncated}{reused}"
+        f"{_cell(score.seconds if score.recursions else None, 7, 3)}{costs}"
+        f"{' truncated' * score.truncated}{reused}"
     )
 
 
-def as_rows(measured: Sequence[Measured]) -> list[dict[str, object]]:
-    """Return all scores as plain values, one row each, for JSON and CSV."""
-    return [
-        {
-            "model": one.entrant.name,
-            **asdict(score),
-            "measured_with": ", ".join(f"{name} {version}" for name, version in one.versions.items()),
-        }
-        for one in measured
-        for score in one.scores
-    ]
+def published_line(figure: Figure, suite: str, shown: Sequence[Column], names: int) -> str | None:
+    """Return a published figure as a line of the table; None where the table has no column for it."""
+    values = _values(figure)
+    if not any(column.field in values for column in shown):
+        return None
+    # SSIM to three digits, as published.
+    cells = " ".join(
+        _cell(values.get(column.field), column.width, min(column.decimals, 3)) for column in shown
+    )
+    return f"{figure.label:{names}} {suite:16} {'-':>2} {'-':>8} {cells} {'-':>7} published {figure.year}"
+
+
+def _values(figure: Figure) -> dict[str, float]:
+    ending = "_rgb" if figure.source.channel == "RGB" else ""
+    return {f"psnr{ending}": figure.psnr, f"ssim{ending}": figure.ssim}
+
+
+def _cell(value: float | None, width: int, decimals: int) -> str:
+    return f"{'-':>{width}}" if value is None else f"{value:{width}.{decimals}f}"
+
+
+def as_rows(measured: Sequence[Measured], costs: Costs, *, published: bool = False) -> list[Row]:
+    """Return all scores as plain values, one row each, for JSON, CSV and the page.
+
+    Args:
+        measured: What was measured, suite by suite.
+        costs: What the entrants cost; empty where nobody asked.
+        published: Whether each suite's published figures follow.
+    """
+    rows: list[Row] = []
+    for _, group in groupby(measured, key=lambda one: one.suite.name):
+        of_suite = list(group)
+        for one in of_suite:
+            for score in one.scores:
+                cost = costs.get((one.entrant, score.recursions))
+                rows.append(
+                    dict.fromkeys(_ROW)
+                    | {"model": one.entrant.name, **asdict(score), **(asdict(cost) if cost else {})}
+                    | {
+                        "measured_with": ", ".join(
+                            f"{name} {version}" for name, version in one.versions.items()
+                        ),
+                        "origin": "measured",
+                        "trained_on": _trained_on(one.entrant),
+                    }
+                )
+        suite = of_suite[0].suite
+        for figure in figures_of(suite) if published else ():
+            rows.append(
+                dict.fromkeys(_ROW)
+                | {"model": figure.label, "suite": suite.name, **_values(figure)}
+                | {
+                    "origin": "published",
+                    "year": figure.year,
+                    "trained_on": figure.trained_on,
+                    "protocol": figure.remark,
+                    "source": f"{figure.source.title}, {figure.source.read}, {figure.source.url}",
+                }
+            )
+    return rows
+
+
+def _trained_on(entrant: Entrant) -> str | None:
+    """Return what a model's card says of its training data."""
+    said = entrant.source.card.get("training_data") if isinstance(entrant.source, Model) else None
+    return "; ".join(map(str, said)) if isinstance(said, list) else None
 
 
 def footnotes(measured: Sequence[Measured]) -> list[str]:
@@ -96,17 +185,16 @@ def footnotes(measured: Sequence[Measured]) -> list[str]:
     return [line for line in notes if line]
 
 
-def write_csv(path: Path, measured: Sequence[Measured]) -> None:
-    """Write all scores as CSV, atomically.
+def write_csv(path: Path, rows: Sequence[Row]) -> None:
+    """Write rows as CSV, atomically.
 
     Raises:
         UnrainError: The file cannot be written.
     """
     text = io.StringIO()
-    names = ["model", *(field.name for field in fields(Summary)), "measured_with"]
-    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer = csv.DictWriter(text, _ROW, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(as_rows(measured))
+    writer.writerows(rows)
     write(path, text.getvalue())
 
 
@@ -122,4 +210,6 @@ def write(path: Path, text: str) -> None:
         part.write_text(text, encoding="utf-8")
         part.replace(path)
     except OSError as error:
+        if part.is_file():
+            part.unlink()
         raise UnrainError(f"{path}: cannot be written ({error.strerror}); choose another place") from error

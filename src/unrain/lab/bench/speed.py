@@ -6,29 +6,25 @@ doing meets them all alike. Medians over the rounds are given.
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import onnx
-import onnxruntime as ort
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from unrain import zoo
 from unrain.errors import UnrainError
+from unrain.lab.bench.cost import Given, macs_per_pixel, measure_cost, parse_size
 from unrain.lab.bench.entrants import Entrant, open_derainer
 from unrain.lab.nets.layers import RecursiveNet
 from unrain.lab.train import hardware
 
-SIZES = ("481x321",)
+SIZES = ("481x321", "1280x720", "1920x1080")
 ROUNDS = 5
 
 _MATRIX = 1024
-_COUNTED_SIDE = 64
 
 
 @dataclass(frozen=True)
@@ -44,8 +40,12 @@ class Speed:
         fastest: The shortest.
         slowest: The longest.
         macs_per_pixel: Multiplications of its convolutions and matrix products, all passes together.
-        share: The part of the machine's ceiling that it reaches.
+        share: The part of the machine's ceiling that it reaches with these; what overlapping tiles compute
+            twice does not count.
         times_faster: The first peer's median divided by its own; None without a peer.
+        parameters: How many weights it has; None if it was not asked for.
+        peak_memory_mb: Peak memory of a fresh process that runs it on a picture of this size, in 10^6 bytes;
+            None if it was not asked for, or the system does not tell.
     """
 
     model: str
@@ -58,6 +58,8 @@ class Speed:
     macs_per_pixel: float
     share: float
     times_faster: float | None
+    parameters: int | None = None
+    peak_memory_mb: float | None = None
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ def measure_speed(
     recursions: tuple[int, ...] = (),
     threads: int = 0,
     rounds: int = ROUNDS,
+    given: Sequence[Given] = (),
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Report:
     """Run entrants in turn and time them.
@@ -99,6 +102,8 @@ def measure_speed(
         recursions: Numbers of passes to time; the model's own when empty. A peer always makes its own.
         threads: CPU threads; 0 for as many as PyTorch would take.
         rounds: How often each is timed, 5 at least; one round before them is not counted.
+        given: What named each entrant, for weights and memory also; these are measured before anything is
+            timed.
         progress: Called with (size, rounds done, rounds in all).
 
     Raises:
@@ -108,20 +113,25 @@ def measure_speed(
         raise UnrainError(f"rounds is {rounds}: a median needs {ROUNDS} or more")
     threads = threads or torch.get_num_threads()
     torch.set_num_threads(threads)
+    pictures = [parse_size(size) for size in sizes]
     runners = []
-    for entrant in entrants:
+    costs = {}
+    for i, entrant in enumerate(entrants):
         source = entrant.source
         if not isinstance(source, zoo.Model | RecursiveNet):
             raise UnrainError(f"{entrant.name}: pictures have no speed; give a model")
         for wanted in (None,) if entrant is peer or not recursions else recursions:
             derainer, passes = open_derainer(source, wanted, threads)
             runners.append((entrant, derainer, passes, macs_per_pixel(source, passes)))
+            for size in sizes if given else ():
+                costs[entrant, passes, parse_size(size)] = measure_cost(
+                    entrant, given[i], passes, size=size, threads=threads
+                )
     random = np.random.default_rng(0)
     matrix = torch.rand(_MATRIX, _MATRIX)
     products: list[float] = []
     rows = []
-    for size in sizes:
-        width, height = _parse(size)
+    for size, (width, height) in zip(sizes, pictures, strict=True):
         picture = random.integers(0, 256, (height, width, 3), np.uint8)
         times: list[list[float]] = [[] for _ in runners]
         for done in range(rounds + 1):
@@ -146,6 +156,7 @@ def measure_speed(
     for (entrant, _, passes, macs), width, height, taken in rows:
         seconds = statistics.median(taken)
         reference = yardstick.get((width, height))
+        cost = costs.get((entrant, passes, (width, height)))
         speeds.append(
             Speed(
                 model=entrant.name,
@@ -158,75 +169,14 @@ def measure_speed(
                 macs_per_pixel=round(macs, 1),
                 share=round(2 * macs * width * height / seconds / ceiling, 4),
                 times_faster=None if reference is None else round(reference / seconds, 2),
+                parameters=cost.parameters if cost else None,
+                peak_memory_mb=cost.peak_memory_mb if cost else None,
             )
         )
     return Report(hardware(torch.device("cpu")), threads, rounds, round(ceiling / 1e9, 1), speeds)
-
-
-def macs_per_pixel(source: zoo.Model | RecursiveNet, passes: int) -> float:
-    """Count the multiplications of convolutions and matrix products that a pixel costs.
-
-    Args:
-        source: An exported model, or a network.
-        passes: Passes over the picture.
-    """
-    if isinstance(source, zoo.Model):
-        return _count_onnx(source) * passes
-    side = math.lcm(_COUNTED_SIDE, source.multiple)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        source(torch.zeros(1, 3, side, side), passes)
-    # The counter counts additions, too.
-    return float(counter.get_total_flops()) / 2 / side**2
-
-
-def _count_onnx(model: zoo.Model) -> float:
-    """Count one pass of an exported model by running it and looking at the sizes of what it computes."""
-    network = onnx.load(model.path)
-    graph = network.graph
-    counted = [node for node in graph.node if node.op_type in ("Conv", "ConvTranspose", "MatMul", "Gemm")]
-    constants = {constant.name: tuple(constant.dims) for constant in graph.initializer}
-    wanted = {name for node in counted for name in (*node.input, *node.output) if name not in constants}
-    outside = {port.name for port in (*graph.input, *graph.output)}
-    graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(wanted - outside - {""}))
-    options = ort.SessionOptions()
-    # As it stands in the file: a fused node has no such outputs.
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = ort.InferenceSession(network.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    multiple = int(model.card.get("multiple", 0)) or _COUNTED_SIDE
-    side = math.lcm(_COUNTED_SIDE, multiple)
-    picture = np.zeros((1, 3, side, side), np.float32)
-    feeds = {port.name: picture for port in graph.input}
-    names = [port.name for port in session.get_outputs()]
-    shapes = constants | {name: picture.shape for name in feeds}
-    shapes |= {name: np.shape(value) for name, value in zip(names, session.run(names, feeds), strict=True)}
-    return sum(_macs(node, shapes) for node in counted) / side**2
-
-
-def _macs(node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]]) -> int:
-    left, right = (shapes[name] for name in node.input[:2])
-    out = shapes[node.output[0]]
-    if node.op_type == "Conv":
-        # The weights are out x in / groups x height x width.
-        return math.prod(out) * math.prod(right[1:])
-    if node.op_type == "ConvTranspose":
-        return math.prod(left) * math.prod(right[1:])
-    if node.op_type == "Gemm":
-        transposed = any(attribute.name == "transA" and attribute.i for attribute in node.attribute)
-        return math.prod(out) * left[0 if transposed else -1]
-    return math.prod(out) * left[-1]
 
 
 def _timed(run: Callable[..., object], *arguments: object) -> float:
     start = time.perf_counter()
     run(*arguments)
     return time.perf_counter() - start
-
-
-def _parse(size: str) -> tuple[int, int]:
-    try:
-        width, height = (int(part) for part in size.split("x"))
-    except ValueError:
-        width = height = 0
-    if width < 1 or height < 1:
-        raise UnrainError(f"{size}: give a size as WIDTHxHEIGHT, for example 1280x720")
-    return width, height

@@ -1,0 +1,92 @@
+"""The memory that one model needs, measured in a fresh process which runs that model and nothing else.
+
+This file run as a program is that process. It imports what the model needs and no more, so that an ONNX
+file is not charged with PyTorch, and what the caller holds does not count. The peak is that of resident
+memory from the start of the process, Python and libraries included.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from unrain.errors import UnrainError
+
+Kind = Literal["model", "network", "peer"]
+
+
+def peak_memory(
+    text: str, kind: Kind, *, width: int, height: int, recursions: int, threads: int = 0
+) -> float | None:
+    """Run a model once in a fresh process and return the most memory that it held.
+
+    Args:
+        text: What names the model on the command line, see `unrain.lab.bench.entrants`.
+        kind: An exported model, a checkpoint, or a peer's weights.
+        width: Of the picture.
+        height: Of the picture.
+        recursions: Passes.
+        threads: CPU threads, 0 for all.
+
+    Returns:
+        Megabytes of 10^6 bytes; None where the system does not tell (Windows).
+
+    Raises:
+        UnrainError: The model does not run.
+    """
+    wanted = {
+        "text": text,
+        "kind": kind,
+        "size": [height, width],
+        "recursions": recursions,
+        "threads": threads,
+    }
+    here = str(Path(__file__).parents[3])
+    paths = os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))
+    # -P: a file in the working folder must not stand in for a library.
+    command = [sys.executable, "-P", "-m", "unrain.lab.bench.memory", json.dumps(wanted)]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": paths})
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise UnrainError(f"{text}: its memory cannot be measured ({reason}); try a smaller --size")
+    found: int | None = json.loads(done.stdout.strip().splitlines()[-1])
+    return None if found is None else round(found / 1e6, 1)
+
+
+def _run(text: str, kind: Kind, size: list[int], recursions: int, threads: int) -> None:
+    if kind == "model":
+        from unrain.derainer import Derainer
+
+        derainer = Derainer(text, recursions=recursions, threads=threads)
+    else:
+        from unrain.lab.bench import entrants
+
+        found = entrants.find_peer(text) if kind == "peer" else entrants.find(text)
+        source: Any = found.source
+        derainer, _ = entrants.open_derainer(source, recursions, threads)
+    derainer(np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8))
+
+
+def _peak() -> int | None:
+    """Return the most resident memory that this process has held, in bytes."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        # Not getrusage: Linux hands a parent's peak down to the child there.
+        lines = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
+        return int(lines["VmHWM"].split()[0]) * 1024 if "VmHWM" in lines else None
+    if sys.platform == "darwin":
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return None
+
+
+if __name__ == "__main__":
+    _run(**json.loads(sys.argv[1]))
+    sys.stdout.write(f"{json.dumps(_peak())}\n")
