@@ -6,6 +6,7 @@ import torch
 from conftest import natural
 from PIL import Image
 
+from unrain.lab import dscr as dscr_module
 from unrain.lab.data import Source
 from unrain.lab.dscr import (
     DSCR,
@@ -129,6 +130,31 @@ def test_patches_that_the_derainer_found_dry_are_left_out_of_the_rain_space():
     none = DSCR(PLAIN).derainer_loss(dry, *keys, seeded())
     none.rain.backward()
     assert none.rain == 0 and none.clean > 0 and not dry.grad.any()
+    # They count in the mean.
+    alone = DSCR(PLAIN)
+    both = (
+        alone.derainer_loss(rain, *keys, seeded()).rain,
+        alone.derainer_loss(rain[:1], *keys, seeded()).rain,
+    )
+    torch.testing.assert_close(3 * both[0], both[1])
+
+
+@pytest.mark.parametrize("most", [1e-6, 2.0, 1e6])
+def test_no_patch_pulls_with_more_than_its_share_and_others_as_they_would(most, monkeypatch):
+    monkeypatch.setattr(dscr_module, "_PULL", most)
+    dscr, layers, clean = DSCR(PLAIN), streaks(2), photos(3)
+    restored = photos(2).flip(-1).requires_grad_()
+    loss = dscr.derainer_loss(streaks(2), restored, photos(2), layers, clean, seeded()).clean
+    (3 * loss).backward()
+    plain = restored.detach().clone().requires_grad_()
+    _, dry, rained = dscr._keys(layers, clean, seeded())
+    expected = info_nce(dscr.clean(plain), dscr.clean(dry), dscr.clean(torch.cat([photos(2), rained])))
+    (3 * expected).backward()
+    torch.testing.assert_close(loss, expected)
+    lengths = plain.grad.flatten(1).norm(dim=1)
+    share = (3 * most / 2 / lengths).clamp(max=1).view(-1, 1, 1, 1)
+    assert (share < 1).all() if most < 1 else (share == 1).all() or most == 2
+    torch.testing.assert_close(restored.grad, plain.grad * share, rtol=1e-3, atol=1e-7)
 
 
 def test_embeddings_have_length_one():

@@ -33,6 +33,9 @@ from torch.func import functional_call
 from unrain.lab.data import Batches, Source, pictures, read
 from unrain.lab.rain import RainMaker
 
+# Longest gradient that a batch of real patches may have in a space, shared out evenly. Those of clean space
+# are mostly below; a faint rain layer's, which the encoder normalises, came to a hundred times as much.
+_PULL = 2.0
 # Mean light from which on a patch counts as rain: one that got no streak would be a wrong label.
 _WET = 1 / 255
 
@@ -208,8 +211,8 @@ class DSCR(nn.Module):
     ) -> Spaces:
         """Compare what a derainer made of real pictures with synthetic layers and clean photographs.
 
-        Where the derainer found no rain there may be none: such patches are left out of the rain space, also
-        because next to nothing, normalised, would have a gradient without bounds.
+        Where the derainer found no rain there may be none: such patches count 0 in the rain space. No patch's
+        gradient is longer than its share of `_PULL`.
 
         Args:
             rain: R_r, the rain that the derainer found, N x 3 x H x W.
@@ -229,12 +232,25 @@ class DSCR(nn.Module):
             streaks, photos, rained = self._keys(layers, clean, random)
             drops, backgrounds = self.rain(streaks), self.rain(photos)
             dry, spoilt = self.clean(photos), self.clean(torch.cat([rainy.detach(), rained]))
-        streaky = (
-            info_nce(_fixed(self.rain, found), drops, backgrounds, self.temperature)
-            if len(found)
-            else rain.sum() * 0
+        # Patches that are left out have their share of the mean.
+        share = len(found) / len(rain)
+        return Spaces(
+            share * self._pull(self.rain, found, drops, backgrounds),
+            self._pull(self.clean, restored, dry, spoilt),
         )
-        return Spaces(streaky, info_nce(_fixed(self.clean, restored), dry, spoilt, self.temperature))
+
+    def _pull(self, encoder: Encoder, pictures: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
+        """Compare pictures with embedded keys; each one's gradient is bounded before anything weighs it."""
+        if not len(pictures):
+            return pictures.sum()
+        with torch.enable_grad():
+            queries = pictures.detach().requires_grad_()
+            loss = info_nce(_fixed(encoder, queries), positives, negatives, self.temperature)
+            (gradient,) = torch.autograd.grad(loss, queries)
+        most = _PULL / len(pictures)
+        length = gradient.flatten(1).norm(dim=1).clamp(min=most).view(-1, 1, 1, 1)
+        pulled: Tensor = loss.detach() + (gradient * most / length * (pictures - pictures.detach())).sum()
+        return pulled
 
     def _keys(self, layers: Tensor, clean: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Return augmented layers, augmented photographs, and those photographs with augmented streaks."""

@@ -153,8 +153,8 @@ class Real:
 
     photos: tuple[str, ...]
     clean: tuple[str, ...] = ()
-    rain_contrast: float = 0.1
-    clean_contrast: float = 0.1
+    rain_contrast: float = 0.03
+    clean_contrast: float = 0.03
     warmup: int = 500
     augment: bool = True
     encoder_steps: int = 400
