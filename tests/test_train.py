@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -234,6 +235,38 @@ def test_preflight_names_the_layer_whose_gradient_is_off():
     with pytest.raises(UnrainError, match=r"bad\.weight \(4[01]%\)") as caught:
         trainer.preflight(Toy(wrong=True), batch, recipe)
     assert "good" not in str(caught.value)
+
+
+def test_batchnorm_settles_on_the_mean_over_the_last_batches(toy):
+    torch.manual_seed(0)
+    recipe = replace(
+        read_recipe(toy / "toy.toml"),
+        network="rdmc",
+        arguments={"width": 2, "recursions": 2},
+        precision="fp32",
+    )
+    recipe = replace(recipe, stages=(Stage(7, patch=32, batch=2, recursions=2, split=True),))
+    module = trainer.Deraining(recipe)
+    batches = trainer.Pictures(recipe, toy / "data").batches()
+    # The same batches by hand, in training mode, through a copy.
+    other = copy.deepcopy(module.net).train()
+    seen = []
+    first = next(layer for layer in other.modules() if isinstance(layer, nn.BatchNorm2d))
+    first.register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0].double()))
+    with torch.no_grad():
+        for step in (4, 5, 6):
+            trainer.split_passes(other, batches.batch(step)[0] / 255, 2)
+    # Half of a batch makes a pass before, without gradient, to start from its result.
+    assert [len(one) for one in seen] == [1, 2] * 3
+    trainer.settle(module, batches, count=3)
+    settled = next(layer for layer in module.net.modules() if isinstance(layer, nn.BatchNorm2d))
+    mean = torch.stack([one.mean((0, 2, 3)) for one in seen]).mean(0)
+    variance = torch.stack([one.var((0, 2, 3)) for one in seen]).mean(0)
+    torch.testing.assert_close(settled.running_mean.double(), mean, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(settled.running_var.double(), variance, rtol=1e-4, atol=1e-6)
+    assert settled.momentum == 0.1
+    moved = zip(module.net.parameters(), other.parameters(), strict=True)
+    assert all((one == another).all() for one, another in moved)
 
 
 def test_preflight_leaves_out_inputs_of_a_few_numbers():
