@@ -1,15 +1,18 @@
 """Videos: everything but the rain stays what it was; what goes wrong is said, and nothing is lost."""
 
 import errno
+import io
 import os
 import subprocess
 import sys
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from unrain import batch, cli, video
 from unrain.derainer import Derainer
@@ -557,6 +560,27 @@ def test_ctrl_c_on_the_command_line(here, capsys, monkeypatch):
     assert "interrupted: 0 derained, 0 skipped, 1 failed, 1 not started" in said
     assert len(Seen(here / "a_derained.mp4").pts) == 10
     assert not (here / "b_derained.mp4").exists()
+
+
+def test_the_bar_says_frames_a_second_and_the_time_left(here, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    now = 0.0
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setattr("rich.console.monotonic", lambda: now)
+    monkeypatch.setattr("unrain.cli.time", SimpleNamespace(monotonic=lambda: now))
+    job = batch.Job(Path("a.mp4"), {"derained": Path("b.mp4")})
+    with cli._Screen(1, quiet=False, verbose=False) as screen:
+        for done in range(1, 6):
+            now += 40
+            screen.tile_done(job, done, 10)
+        shown = Console(width=120, file=io.StringIO())
+        shown.print(screen._bar.get_renderable())
+    line = shown.file.getvalue()
+    assert line.startswith("a.mp4 5/10 frames, 0.03 a second ")
+    assert line.rstrip().endswith("50% 0:03:20")
 
 
 ENDED = """

@@ -246,6 +246,8 @@ class _Screen:
                 TaskProgressColumn(),
                 TimeRemainingColumn(),
                 console=Console(stderr=True),
+                # A frame of 4K may take longer than the half minute that is usual here.
+                speed_estimate_period=600,
                 transient=True,
             )
             self._task = self._bar.add_task("unrain", total=self._inputs)
