@@ -607,7 +607,7 @@ def ended(folder, at, *arguments):
     environment = {**os.environ, "PYTHONPATH": str(Path(video.__file__).parents[1])}
     command = [sys.executable, "-c", ENDED, str(at), *arguments]
     done = subprocess.run(
-        command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True, timeout=120, check=False
+        command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True, timeout=600, check=False
     )
     return done.returncode, done.stderr
 
