@@ -3,8 +3,10 @@
 import errno
 import io
 import os
+import signal
 import subprocess
 import sys
+import threading
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -476,6 +478,23 @@ def test_ctrl_c_before_the_first_frame_leaves_nothing(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(source, Stops(0))
     assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="needs signals for one thread")
+def test_ctrl_c_while_the_file_is_brought_to_the_disk_loses_nothing(tmp_path, monkeypatch):
+    source = clip(tmp_path / "clip.mp4")
+    real, calls = os.fsync, []
+
+    def interrupted(file):
+        calls.append(file)
+        if len(calls) == 1:
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        real(file)
+
+    monkeypatch.setattr(os, "fsync", interrupted)
+    report, target = run(source)
+    assert report.interrupted
+    assert Seen(target).pts == Seen(source).pts
 
 
 def test_without_pyav_one_line_says_what_to_install(tmp_path, monkeypatch):

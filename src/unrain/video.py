@@ -766,6 +766,7 @@ class _Writer:
         self.frames = 0
         self.until = 0
         self.warnings: list[str] = []
+        self._file = file
         self._target = target
         self._reader = reader
         kind = WRITTEN[target.suffix.lower()]
@@ -781,13 +782,10 @@ class _Writer:
     def __enter__(self) -> "_Writer":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
+    def __exit__(self, *_: object) -> None:
+        # Closed already unless something went wrong, and what that was is known.
+        with contextlib.suppress(Exception):
             self._container.close()
-        else:
-            # What became of the file is known already.
-            with contextlib.suppress(Exception):
-                self._container.close()
 
     def _add_video(self, name: str, crf: int | None) -> "VideoStream":
         codec, reader = CODECS[name], self._reader
@@ -945,8 +943,12 @@ class _Writer:
         self._container.mux_one(packet)
 
     def finish(self) -> None:
-        """Bring out what the encoder still holds."""
+        """Bring out what the encoder still holds, and the file onto the disk."""
         self._mux(self._video.encode(None))
+        self._container.close()
+        # Here, because in the caller's thread Ctrl-C would break it off.
+        self._file.flush()
+        os.fsync(self._file.fileno())
 
 
 def _options(kind: str, reader: _Reader) -> dict[str, str]:
