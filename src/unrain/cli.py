@@ -441,6 +441,51 @@ def train(
 
 
 @app.command
+def adapt(
+    model: str,
+    *,
+    real: Path,
+    clean: Path | None = None,
+    pairs: Path | None = None,
+    steps: Annotated[int, Parameter(validator=validators.Number(gte=1))] = 500,
+    output: Annotated[Path | None, Parameter(alias="-o")] = None,
+) -> int:
+    """Fine-tune a model on one's own rainy pictures, in minutes (needs the lab: pip install 'unrain[lab]').
+
+    Measures it before and after on rain drawn on pictures that were held out, and writes an ONNX model that
+    unrain --model takes.
+
+    Args:
+        model: A name that unrain models lists, or a checkpoint of unrain train.
+        real: Folder with rainy pictures.
+        clean: Folder with clean photographs, at best of the same camera; rain is drawn on them. Without any,
+            it is drawn on what the model makes of the rainy pictures.
+        pairs: Folder with a rainy and a clean sub-folder, to learn from and measure on besides.
+        steps: Steps of training.
+        output: The ONNX file to write; MODEL-adapted.onnx if not given.
+    """
+
+    def run() -> None:
+        from unrain.lab.adapt import ALLOWED
+        from unrain.lab.adapt import adapt as run_adapting
+
+        found = run_adapting(model, real, clean=clean, pairs=pairs, steps=steps, out=output)
+        verdict = "kept" if found.kept else "NOT kept"
+        _print(
+            f"{found.pairs} pairs held out: {found.before:.2f} dB before, {found.after:.2f} dB after; "
+            f"{verdict} within {ALLOWED} dB, with {found.share:.0%} of the change"
+        )
+        if found.streaks_before is not None and found.streaks_after is not None:
+            _print(
+                f"streaks taken from your pictures: {found.streaks_before:.0%} before, "
+                f"{found.streaks_after:.0%} after"
+            )
+        _print(f"{steps} steps, {found.seconds:.0f} s; use it: unrain IN --model {found.model}")
+
+    return _in_lab("adapt", run)
+
+
+@app.command
 def search(recipe: Path, *, data: Path, out: Path | None = None) -> int:
     """Find out which skips of RDMC to keep (needs the lab: pip install 'unrain[lab]').
 
