@@ -3,6 +3,7 @@
 import csv
 import json
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from unrain import cli  # noqa: E402
 from unrain.errors import UnrainError  # noqa: E402
 from unrain.lab import ablate as ablation  # noqa: E402
 from unrain.lab.ablate import Result, Row, ablate, close_rows, laid_over, read_plan, recipe_of  # noqa: E402
+from unrain.lab.nets import build  # noqa: E402
 
 PLAN = """
 suite = "set"
@@ -138,12 +140,37 @@ def test_files_named_in_a_plan_are_relative_to_it(toy):
 
 
 def row(group, run, *psnrs):
-    return Row(group, run, tuple(Result(i + 1, p, 0.9, 10, 5, 1.0, 0.1) for i, p in enumerate(psnrs)))
+    return Row(group, run, tuple(Result(i + 1, p, 0.9, 10, 5, 1.0, 0.1, p + 1) for i, p in enumerate(psnrs)))
 
 
 def test_close_are_rows_of_one_group_only():
     rows = [row("a", "1", 30.0), row("a", "2", 30.1), row("a", "3", 31.0), row("b", "1", 31.0)]
     assert [one.run for one in close_rows(rows, 0.2)] == ["1", "2"]
+    apart = [replace(rows[0].results[0], own=40.0), replace(rows[2].results[0], own=40.1)]
+    rows = [Row("a", str(i), (one,)) for i, one in enumerate(apart)]
+    assert [one.run for one in close_rows(rows, 0.2)] == ["0", "1"], "close by own statistics"
+
+
+def test_batchnorm_by_own_statistics_is_what_training_computes(toy):
+    net = build("rdmc", width=2, recursions=1).eval()
+    own = ablation.own_statistics(net)
+    picture = torch.rand(1, 3, 32, 48)
+    with torch.no_grad():
+        before, found = net(picture)[-1], own.eval()(picture)[-1]
+        assert not torch.allclose(before, found, atol=1e-3)
+        # The given network is as it was; a training forward pass of it is the reference.
+        assert torch.equal(net(picture)[-1], before)
+        torch.testing.assert_close(found, net.train()(picture)[-1])
+    assert ablation.own_statistics(build("rdmc_lite", width=24, encoder=(1, 1), decoder=(1,))) is None
+
+
+def test_a_network_with_batchnorm_is_measured_both_ways(toy):
+    text = (toy / "plan.toml").read_text().replace('"rdmc_lite"', '"rdmc"')
+    text = text.replace("width = 24\nencoder = [1, 1]\ndecoder = [1]", "width = 2")
+    text = text.replace("batch = 1", "batch = 2")
+    (toy / "plan.toml").write_text(text[: text.index('[[groups]]\nname = "loss"')])
+    rows = ablate(toy / "plan.toml", toy / "data", out=toy / "out")
+    assert all(result.own != result.psnr for row in rows for result in row.results)
 
 
 def test_results_are_written_as_numbers_as_text_and_as_a_picture(toy):
@@ -158,7 +185,9 @@ def test_results_are_written_as_numbers_as_text_and_as_a_picture(toy):
         ("two", "1", 32.5),
     ]
     text = (toy / "table.md").read_text()
-    assert "| passes | one | 10 | 5 | 1 | 0.10 | 30.50 (30.00, 31.00) | 0.9000 |" in text
+    assert (
+        "| passes | one | 10 | 5 | 1 | 0.10 | 30.50 (30.00, 31.00) | 0.9000 | 31.50 (31.00, 32.00) |" in text
+    )
     assert "| | two | 10 |" in text.replace("|  |", "| |")
     first = (toy / "plot.svg").read_bytes()
     assert ElementTree.fromstring(first).tag.endswith("svg")
