@@ -41,7 +41,7 @@ def here(tmp_path, monkeypatch):
     header = {
         "network": "rdmc_lite",
         "arguments": json.dumps(SMALL),
-        "card": '{"licence": "MIT", "steps": 7}',
+        "card": '{"licence": "MIT", "steps": 7, "training_data": ["theirs"]}',
     }
     save_file(build("rdmc_lite", **SMALL).state_dict(), tmp_path / "toy.safetensors", header)
     monkeypatch.chdir(tmp_path)
@@ -104,6 +104,7 @@ def test_without_clean_photographs_rain_is_drawn_on_the_networks_results(here, q
     assert found.model == Path("toy-adapted.onnx") and found.model.exists()
     assert found.pairs == 1
     assert quick[0]["training_data"] == [
+        "theirs",
         "results of the network: with rain made from scratch",
         "wet: real rain, nobody knows the clean side",
     ]
@@ -118,7 +119,7 @@ def test_pairs_are_learnt_from_and_measured_on(here, quick):
     found = adapt("toy.safetensors", Path("wet"), pairs=Path("pairs"), steps=1)
     # The toy gives the picture back: 10 of 255 more is 8.6 of Y.
     assert found.before == pytest.approx(20 * np.log10(255 / 8.6), abs=0.1)
-    assert found.pairs == 1 and quick[0]["training_data"][0] == "pairs"
+    assert found.pairs == 1 and quick[0]["training_data"][1] == "pairs"
 
 
 def test_a_network_that_became_worse_goes_back_until_it_is_good_enough(here, quick, monkeypatch):

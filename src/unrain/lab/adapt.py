@@ -135,6 +135,7 @@ def adapt(
         card = {
             "summary": f"{path.stem} adapted to the pictures in {real.name}.",
             "recipe": "unrain adapt",
+            "training_data": [*start.card.get("training_data", []), *recipe.training_data],
             "drawn_rain": {"pairs": len(tests), "before": round(before, 3), "after": round(after, 3)},
         }
         export_checkpoint(weights, out, default=passes, card=card)
