@@ -258,6 +258,19 @@ def test_it_fits_the_screen_in_light_and_dark(visit):
     done(page, "holidays")
     page.locator(".frame.fitted").wait_for()
     page.locator(".entry[data-state=failed]").wait_for()
+    fits(page, "page")
+
+
+def test_docs_fit_the_screen_in_light_and_dark(visit):
+    page = visit()
+    page.click("footer a[href=docs]")
+    page.locator("h2", has_text="POST /api/derain").wait_for()
+    fits(page, "docs")
+    page.click("footer a[href='openapi.json']")
+    page.wait_for_url("**/openapi.json")
+
+
+def fits(page, name):
     for scheme, viewport in itertools.product(("light", "dark"), (WIDE, NARROW)):
         page.emulate_media(color_scheme=scheme)
         page.set_viewport_size(viewport)
@@ -267,4 +280,4 @@ def test_it_fits_the_screen_in_light_and_dark(visit):
         assert (red + green + blue > 600) == (scheme == "light")
         # To be looked at: UNRAIN_SCREENSHOTS=folder.
         if folder := os.environ.get("UNRAIN_SCREENSHOTS"):
-            page.screenshot(path=f"{folder}/{scheme}-{viewport['width']}.png", full_page=True)
+            page.screenshot(path=f"{folder}/{name}-{scheme}-{viewport['width']}.png", full_page=True)

@@ -11,12 +11,13 @@ import json
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import quote
 
 import python_multipart  # noqa: F401  (a form parser needs it, and says so only when one comes)
 from fastapi import FastAPI, HTTPException, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi import Path as PathParameter
+from fastapi.responses import HTMLResponse, JSONResponse, Response
 from pydantic import ValidationError
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -27,6 +28,7 @@ from starlette.types import Receive, Scope, Send
 from unrain import image, zoo
 from unrain.errors import UnrainError
 from unrain.version import __version__
+from unrain.web import docs
 from unrain.web.desk import BusyError, Desk, Hold, Limits, OverdueError, open_engines
 from unrain.web.guard import Guard
 from unrain.web.job import MAX_RECURSIONS, TYPES, AbandonedError, Answer, Job, Options, harmless
@@ -40,6 +42,7 @@ _DESCRIPTION = """Takes the rain out of pictures.
     curl -F picture=@photo.jpg http://127.0.0.1:8000/api/derain -o dry.jpg
 
 Pictures stay in this server's memory until they are answered; nothing is kept and nothing sent on.
+An error is {"detail": "one line"}.
 """
 
 
@@ -76,7 +79,8 @@ def create(
         version=__version__,
         description=_DESCRIPTION,
         lifespan=lifespan,
-        # FastAPI's pages of documentation load their scripts from elsewhere.
+        responses={"default": _refused("Any other error.")},
+        # FastAPI's pages of documentation load their scripts from elsewhere; docs.py makes our own.
         docs_url=None,
         redoc_url=None,
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
@@ -105,15 +109,33 @@ async def _broken(_: Request, __: Exception) -> JSONResponse:
 def _add_routes(app: FastAPI, desk: Desk, models: Sequence[zoo.Model]) -> None:
     described = [_described(model, desk) for model in models]
 
-    @app.get("/healthz", summary="Whether the server is well")
+    @app.get("/docs", include_in_schema=False)
+    async def show_docs() -> HTMLResponse:
+        return HTMLResponse(docs.page(app.openapi()))
+
+    @app.get(
+        "/healthz",
+        summary="Whether the server is well",
+        response_description="status: ok; version; pictures: how many wait or are in work.",
+    )
     async def health() -> dict[str, Any]:
         return {"status": "ok", "version": __version__, "pictures": len(desk.line)}
 
-    @app.get("/api/models", summary="Which models there are, the default one first")
+    @app.get(
+        "/api/models",
+        summary="Which models there are, the default one first",
+        response_description="Of each: name; bytes; recursions: its own number of passes; recursive: whether "
+        f"more can be asked for; and from its card {', '.join(_CARD)}.",
+    )
     async def list_models() -> list[dict[str, Any]]:
         return described
 
-    @app.get("/api/limits", summary="What the server takes on")
+    @app.get(
+        "/api/limits",
+        summary="What the server takes on",
+        response_description="bytes and pixels of a picture; queue: how many may wait; timeout in seconds, "
+        "waiting included; recursions at most.",
+    )
     async def list_limits() -> dict[str, float]:
         return {
             "bytes": desk.limits.upload,
@@ -123,8 +145,16 @@ def _add_routes(app: FastAPI, desk: Desk, models: Sequence[zoo.Model]) -> None:
             "recursions": MAX_RECURSIONS,
         }
 
-    @app.get("/api/progress/{ticket}", summary="How far a picture is, for the one who holds its ticket")
-    async def progress(ticket: str) -> dict[str, int]:
+    @app.get(
+        "/api/progress/{ticket}",
+        summary="How far a picture is, for the one who holds its ticket",
+        response_description="ahead: pictures before it; done: its tiles done; total: its tiles in all, 0 "
+        "before the first is done.",
+        responses={404: _refused("No picture with this ticket is in work.")},
+    )
+    async def progress(
+        ticket: Annotated[str, PathParameter(description="The word sent in the form.")],
+    ) -> dict[str, int]:
         found = desk.find(ticket)
         if found is None:
             raise HTTPException(404, "no picture with this ticket is in work")
