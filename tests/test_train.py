@@ -331,9 +331,12 @@ def test_a_network_with_batch_normalisation_trains_without_averaging(toy):
     trainer.train(toy / "toy.toml", toy / "data", out=toy / "run")
     averaged = load_file(toy / "run" / "weights.safetensors")
     last = torch.load(toy / "run" / "last.ckpt", weights_only=True)["current_model_state"]
-    assert int(averaged["encoders.0.units.0.1.num_batches_tracked"]) == 4 + 2 * 2
+    # Statistics are settled on all six batches, by the last stage's two passes.
+    assert int(averaged["encoders.0.units.0.1.num_batches_tracked"]) == 6 * 2
+    assert int(last["net.encoders.0.units.0.1.num_batches_tracked"]) == 4 + 2 * 2
+    buffers = ("running_mean", "running_var", "num_batches_tracked")
     for name, value in averaged.items():
-        assert torch.allclose(value, last[f"net.{name}"]), name
+        assert name.endswith(buffers) or torch.allclose(value, last[f"net.{name}"]), name
 
 
 @pytest.mark.parametrize("bf16", [False, True])

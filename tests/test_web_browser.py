@@ -92,12 +92,11 @@ def test_upload_slider_views_and_download(visit, model_folder):
     page.mouse.move(box["x"] + box["width"] * 0.2, middle, steps=4)
     page.mouse.up()
     assert abs(int(slider.get_attribute("aria-valuenow")) - 20) <= 1
-    # What is left of the handle is the picture as it was.
-    clip = page.evaluate(
-        "getComputedStyle(document.querySelector('img-comparison-slider').shadowRoot"
-        ".querySelector('.first-overlay-container')).clipPath"
+    # What is left of the handle is the picture as it was, once the slider has got there.
+    page.wait_for_function(
+        "() => /^inset\\(0px (79|80)/.test(getComputedStyle(document.querySelector('img-comparison-slider')"
+        ".shadowRoot.querySelector('.first-overlay-container')).clipPath)"
     )
-    assert clip.startswith("inset(0px 80") or clip.startswith("inset(0px 79")
     images = page.locator("img-comparison-slider img")
     sizes = images.evaluate_all("images => images.map(i => [i.naturalWidth, i.naturalHeight])")
     assert sizes == [[200, 120], [200, 120]]
