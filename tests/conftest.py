@@ -1,12 +1,17 @@
 """Fixtures that several tests share: a hand-made network that runs in a millisecond, and pictures."""
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+
+from unrain.derainer import Derainer
+from unrain.errors import UnrainError
 
 CONTRACT = {"multiple": 8, "halo": 8, "recursions": 2, "recursive": True}
 
@@ -60,6 +65,41 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_model(model_folder: Path) -> Path:
     """The hand-made network's file; its card lies beside it."""
     return model_folder / "tiny.onnx"
+
+
+@pytest.fixture
+def dies_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[type, int], AbstractContextManager[None]]:
+    """What lets a run of a Lightning module die before a step: `with dies_at(Module, 4): train()`."""
+
+    @contextmanager
+    def dying(module: type, at: int) -> Iterator[None]:
+        step = module.training_step
+
+        def killed(self, batch, batch_idx):
+            if self.global_step == at:
+                raise RuntimeError("killed")
+            return step(self, batch, batch_idx)
+
+        with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
+            patch.setattr(module, "training_step", killed)
+            yield
+
+    return dying
+
+
+@pytest.fixture
+def derained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A list that grows by one with each picture; the second one kills the run."""
+    done: list[int] = []
+
+    def counted(self, image, real=Derainer.__call__):
+        done.append(1)
+        if len(done) == 2:
+            raise UnrainError("killed")
+        return real(self, image)
+
+    monkeypatch.setattr(Derainer, "__call__", counted)
+    return done
 
 
 def natural(height: int, width: int, seed: int = 0) -> np.ndarray:

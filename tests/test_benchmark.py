@@ -225,17 +225,10 @@ def test_real_rain_is_measured_without_a_clean_side(data, tiny_model, capsys, mo
         list(benchmark.bench([find(str(tiny_model))], data, suites=("real/wet",)))
 
 
-def test_a_killed_run_goes_on_and_a_second_one_reuses(data, tiny_model, tmp_path, monkeypatch, capsys):
+def test_a_killed_run_goes_on_and_a_second_one_reuses(
+    data, tiny_model, derained, tmp_path, monkeypatch, capsys
+):
     arguments = ["bench", str(tiny_model), "--data", str(data), "--suite", "set/test", "--json"]
-    derained = []
-
-    def counted(self, image, real=Derainer.__call__):
-        derained.append(1)
-        if len(derained) == 2:
-            raise UnrainError("killed")
-        return real(self, image)
-
-    monkeypatch.setattr(Derainer, "__call__", counted)
     assert cli.main(arguments) == cli.EXIT_FAILED
     # As if it had been killed in the middle of a line.
     for file in (tmp_path / "runs" / "bench").iterdir():

@@ -181,19 +181,10 @@ def test_real_patches_teach_weights_but_no_statistics():
     assert not all(torch.equal(value, before[name]) for name, value in module.net.named_buffers())
 
 
-def test_a_killed_semi_supervised_run_goes_on_with_its_encoders_as_if_nothing_had_happened(toy, monkeypatch):
+def test_a_killed_semi_supervised_run_goes_on_with_its_encoders_as_if_nothing_had_happened(toy, dies_at):
     trainer.train(toy / "toy.toml", toy / "data", out=toy / "whole")
-    step = trainer.Deraining.training_step
-
-    def killed(self, batch, batch_idx):
-        if self.global_step == 4:
-            raise RuntimeError("killed")
-        return step(self, batch, batch_idx)
-
-    monkeypatch.setattr(trainer.Deraining, "training_step", killed)
-    with pytest.raises(RuntimeError, match="killed"):
+    with dies_at(trainer.Deraining, 4):
         trainer.train(toy / "toy.toml", toy / "data", out=toy / "parts")
-    monkeypatch.setattr(trainer.Deraining, "training_step", step)
     trainer.train(toy / "toy.toml", toy / "data", out=toy / "parts")
     whole, parts = (load_file(toy / run / "weights.safetensors") for run in ("whole", "parts"))
     # The encoders are for training only.

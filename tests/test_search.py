@@ -59,19 +59,10 @@ def scalars(checkpoint):
     return {name: value for name, value in state.items() if name in SCALARS}
 
 
-def test_a_killed_search_goes_on_as_if_nothing_had_happened(toy, monkeypatch):
+def test_a_killed_search_goes_on_as_if_nothing_had_happened(toy, dies_at):
     whole = searching.search(toy / "toy.toml", toy / "data", out=toy / "whole")
-    step = searching.Searching.training_step
-
-    def killed(self, batch, batch_idx):
-        if self.global_step == 4:
-            raise RuntimeError("killed")
-        step(self, batch, batch_idx)
-
-    monkeypatch.setattr(searching.Searching, "training_step", killed)
-    with pytest.raises(RuntimeError, match="killed"):
+    with dies_at(searching.Searching, 4):
         searching.search(toy / "toy.toml", toy / "data", out=toy / "parts")
-    monkeypatch.setattr(searching.Searching, "training_step", step)
     before = scalars(toy / "parts" / "last.ckpt")
     parts = searching.search(toy / "toy.toml", toy / "data", out=toy / "parts")
     assert parts.skips == pytest.approx(whole.skips, abs=1e-6)

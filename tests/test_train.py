@@ -177,19 +177,10 @@ def test_every_recursion_is_supervised_from_the_last():
     assert float(trainer.recursive_loss(estimates[:1], clean, clean, recipe)) == pytest.approx(9)
 
 
-def test_a_killed_run_goes_on_as_if_nothing_had_happened(toy, monkeypatch):
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(toy, dies_at):
     trainer.train(toy / "toy.toml", toy / "data", out=toy / "whole")
-    step = trainer.Deraining.training_step
-
-    def killed(self, batch, batch_idx):
-        if self.global_step == 5:
-            raise RuntimeError("killed")
-        return step(self, batch, batch_idx)
-
-    monkeypatch.setattr(trainer.Deraining, "training_step", killed)
-    with pytest.raises(RuntimeError, match="killed"):
+    with dies_at(trainer.Deraining, 5):
         trainer.train(toy / "toy.toml", toy / "data", out=toy / "parts")
-    monkeypatch.setattr(trainer.Deraining, "training_step", step)
     assert not (toy / "parts" / "weights.safetensors").exists()
     trainer.train(toy / "toy.toml", toy / "data", out=toy / "parts")
     whole, parts = (load_file(toy / run / "weights.safetensors") for run in ("whole", "parts"))

@@ -68,20 +68,16 @@ class OnnxEngine:
             raise UnrainError(f"threads is {threads}: give 1 or more, or 0 for all cores")
         if not model.path.is_file():
             raise UnrainError(f"{model.path}: no such model file; `unrain models` lists the built-in ones")
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
+        options = session_options(threads)
         # Tiles differ in size: a memory plan for one is of no use to the next.
         options.enable_mem_pattern = False
-        # Threads that spin while they wait take the cores from everything else, and from each other.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self._session = ort.InferenceSession(
                 str(model.path), sess_options=options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # ONNX Runtime's exceptions have no common base of their own
             raise UnrainError(
-                f"{model.path}: not a model that ONNX Runtime can open ({_first_line(error)}); "
+                f"{model.path}: not a model that ONNX Runtime can open ({first_line(error)}); "
                 "give an .onnx file written by `unrain export`"
             ) from error
         self._path = model.path
@@ -142,7 +138,7 @@ class OnnxEngine:
         except Exception as error:  # as above: no common base
             height, width = rainy.shape[-2:]
             raise UnrainError(
-                f"{self._path}: failed on {width} x {height} pixels ({_first_line(error)}); "
+                f"{self._path}: failed on {width} x {height} pixels ({first_line(error)}); "
                 "if memory is short, choose a smaller tile"
             ) from error
         planes: Planes = result
@@ -153,5 +149,16 @@ class OnnxEngine:
         return planes
 
 
-def _first_line(error: Exception) -> str:
+def session_options(threads: int) -> ort.SessionOptions:
+    """Return how every network here runs in ONNX Runtime, on so many CPU threads, 0 for all."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    # Threads that spin while they wait take the cores from everything else, and from each other.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of what an exception says."""
     return str(error).strip().partition("\n")[0]

@@ -24,6 +24,7 @@ from torch import Tensor
 from unrain import zoo
 from unrain.errors import UnrainError
 from unrain.lab.bench import metrics
+from unrain.lab.bench.entrants import open_derainer
 from unrain.lab.bench.streaks import Lines, Rainy, removed
 from unrain.lab.data import MAX_PIXELS, Pair, Source, Stage, Unpaired, paired_folder, pictures, read
 from unrain.lab.export import Checkpoint, export_checkpoint, load_checkpoint
@@ -241,7 +242,8 @@ def _sources(
         ]
     elif pairs is None:
         # Not left dry besides: that would teach to leave the rain alone which is still in them.
-        photos, held = _divided([_derained(net, one, passes) for one in rainy], "--real")
+        derainer, _ = open_derainer(net, passes)
+        photos, held = _divided([derainer(one) for one in rainy], "--real")
         sources.append(Source(photos=photos, maker=_RAIN))
         specs.append(SourceSpec(photos=("results of the network",), rain=_RAIN))
     tests = tests or [_rained_on(_middle(one), number) for number, one in enumerate(held)]
@@ -285,23 +287,17 @@ def _middle(picture: Picture, side: int = _PROBE) -> Picture:
     return picture[top : top + side, left : left + side]
 
 
-def _derained(net: RecursiveNet, picture: Picture, passes: int | None) -> Picture:
-    rainy = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float() / 255
-    with torch.inference_mode():
-        result = net.eval()(rainy, passes)[-1][0].clamp(0, 1) * 255
-    derained: Picture = result.round().byte().permute(1, 2, 0).numpy()
-    return derained
-
-
 def score(net: RecursiveNet, tests: list[Pair], passes: int | None) -> float:
     """Measure the mean Y PSNR on pairs in dB."""
-    return float(np.mean([metrics.psnr(_derained(net, one.rainy, passes), one.clean) for one in tests]))
+    derainer, _ = open_derainer(net, passes)
+    return float(np.mean([metrics.psnr(derainer(one.rainy), one.clean) for one in tests]))
 
 
 def streaks_removed(net: RecursiveNet, rainy: list[Picture], passes: int | None) -> float | None:
     """Measure which share of the streak energy goes from a dozen of the rainy pictures."""
     chosen = [rainy[i * len(rainy) // _PROBES] for i in range(min(_PROBES, len(rainy)))]
-    lines: list[Lines] = [Rainy(one).compare(_derained(net, one, passes)) for one in chosen]
+    derainer, _ = open_derainer(net, passes)
+    lines: list[Lines] = [Rainy(one).compare(derainer(one)) for one in chosen]
     return removed(lines)
 
 

@@ -53,6 +53,19 @@ def read(path: Path) -> Picture:
         raise UnrainError(f"{path}: not a readable picture ({error}); remove or replace it") from error
 
 
+def size_of(path: Path) -> tuple[int, int]:
+    """Return a picture's width and height without decoding it.
+
+    Raises:
+        UnrainError: The file is no readable picture.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except OSError as error:
+        raise UnrainError(f"{path}: not a readable picture ({error}); remove or replace it") from error
+
+
 def pictures(folder: Path) -> list[Path]:
     """List the picture files of a folder and its sub-folders, sorted.
 

@@ -656,11 +656,11 @@ def fit(module: Deraining, pictures: Pictures, out: Path, *, devices: int = 1) -
         UnrainError: Gradients are not right.
     """
     plan, last = module.recipe, out / "last.ckpt"
+    batches = pictures.batches()
     if not last.exists():
-        batches = pictures.batches()
         preflight(module.net, batches.batch(0), plan, module.prior)
         if module.real is not None:
             module.real.learn(batches, plan.stages[-1].patch, plan.seed)
-    callbacks = [Averaging(plan.ema), Finish(out, pictures.batches())]
+    callbacks = [Averaging(plan.ema), Finish(out, batches)]
     trainer = trainer_for(plan, out, devices=devices, callbacks=callbacks)
     trainer.fit(module, pictures, ckpt_path=last if last.exists() else None, weights_only=True)

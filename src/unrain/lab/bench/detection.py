@@ -25,8 +25,9 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from unrain.engines import first_line
 from unrain.errors import UnrainError
-from unrain.lab.bench.foreign import Network, first_line, shown
+from unrain.lab.bench.foreign import Network, shown
 from unrain.lab.rain import Picture
 
 CLASSES = 80

@@ -11,6 +11,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from unrain.engines import first_line, session_options
 from unrain.errors import UnrainError
 
 _TYPES: dict[str, type] = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8}
@@ -35,13 +36,10 @@ class Network:
         Raises:
             UnrainError: It is no ONNX file, or has more than one input.
         """
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
-        # Threads that spin while they wait take the cores from everything else.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            self._session = ort.InferenceSession(
+                str(path), session_options(threads), providers=["CPUExecutionProvider"]
+            )
         except Exception as error:  # ONNX Runtime's exceptions have no common base of their own
             raise UnrainError(
                 f"{path}: not a model that ONNX Runtime can open ({first_line(error)}); export it anew"
@@ -77,8 +75,3 @@ def identity(paths: Sequence[Path]) -> str:
 def shown(shape: Sequence[object]) -> str:
     """Return a shape as errors show it."""
     return " x ".join(map(str, shape))
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of what an exception says."""
-    return str(error).strip().partition("\n")[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import groupby
 from pathlib import Path
@@ -185,14 +185,19 @@ def footnotes(measured: Sequence[Measured]) -> list[str]:
     return [line for line in notes if line]
 
 
-def write_csv(path: Path, rows: Sequence[Row]) -> None:
+def write_csv(path: Path, rows: Iterable[Row], columns: Iterable[str] = tuple(_ROW)) -> None:
     """Write rows as CSV, atomically.
+
+    Args:
+        path: The file.
+        rows: Values by column.
+        columns: In their order; those of `as_rows` if not given.
 
     Raises:
         UnrainError: The file cannot be written.
     """
     text = io.StringIO()
-    writer = csv.DictWriter(text, _ROW, lineterminator="\n")
+    writer = csv.DictWriter(text, list(columns), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write(path, text.getvalue())

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from unrain.engines import first_line
 from unrain.errors import UnrainError
-from unrain.lab.bench.foreign import Network, first_line, shown
+from unrain.lab.bench.foreign import Network, shown
 from unrain.lab.rain import Picture
 
 VOC = (

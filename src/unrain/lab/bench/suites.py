@@ -19,10 +19,19 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image
 
 from unrain.errors import UnrainError
-from unrain.lab.data import CLEAN_FOLDERS, RAIN_FOLDERS, SUFFIXES, Pair, packed, pairs, pictures, read
+from unrain.lab.data import (
+    CLEAN_FOLDERS,
+    RAIN_FOLDERS,
+    SUFFIXES,
+    Pair,
+    packed,
+    pairs,
+    pictures,
+    read,
+    size_of,
+)
 
 SUITES = ("rain100l/test", "rain100h/test", "rain800/test", "clean/kodak24")
 REAL_FOLDER = "real"
@@ -282,7 +291,7 @@ def _paired(name: str, folder: Path, rain: list[Path], clean: list[Path], known:
         raise UnrainError(f"{unused[0]}: no rainy partner of that name ({len(unused)} without one)")
     _check_count(name, len(partners), known)
     for rainy, dry in partners.values():
-        sizes = [_size(rainy), _size(dry)]
+        sizes = [size_of(rainy), size_of(dry)]
         if sizes[0] != sizes[1]:
             raise UnrainError(
                 f"{rainy}: {sizes[0][0]}x{sizes[0][1]}, its clean partner {sizes[1][0]}x{sizes[1][1]}; "
@@ -300,7 +309,7 @@ def _side_by_side(name: str, files: list[Path], known: Published) -> Suite:
     by_name = {path.stem: path for path in files}
     _check_count(name, len(by_name), known)
     for path in files:
-        width, height = _size(path)
+        width, height = size_of(path)
         if width % 2 or width < height:
             raise UnrainError(
                 f"{path}: {width}x{height} is no rainy and clean picture side by side; {known.title} has "
@@ -337,14 +346,6 @@ def _check_count(name: str, count: int, known: Published | None) -> None:
         f"{name}: {count} pairs, {known.title} has {known.count}{remark}; complete it, or call its folder "
         "something else to measure it all the same"
     )
-
-
-def _size(path: Path) -> tuple[int, int]:
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except OSError as error:
-        raise UnrainError(f"{path}: not a readable picture ({error}); remove or replace it") from error
 
 
 def _print(files: list[Path], extra: str) -> str:

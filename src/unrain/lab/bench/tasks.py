@@ -7,8 +7,6 @@ picture's name and a seed, so that every entrant sees the same drops, in this ru
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +17,6 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from unrain.errors import UnrainError
 from unrain.lab.bench import detection, foreign, metrics, report, segmentation
@@ -27,7 +24,7 @@ from unrain.lab.bench.benchmark import INPUT, restorers
 from unrain.lab.bench.entrants import Entrant, to_8_bit
 from unrain.lab.bench.measures import finite
 from unrain.lab.bench.results import FOLDER, Results, code, identity, open_results
-from unrain.lab.data import Pair, pictures, read
+from unrain.lab.data import Pair, pictures, read, size_of
 from unrain.lab.rain import Picture, RainMaker, StreakRain
 
 # The one place that says how strong each rain is. The three leave a picture about as near to the clean one as
@@ -163,7 +160,7 @@ def bench_tasks(
     for score in measure_tasks(entrants, scenes, tasks, options, folder=FOLDER):
         scores.append(score)
         if options.csv:
-            write_csv(options.csv, scores)
+            report.write_csv(options.csv, map(asdict, scores), [field.name for field in fields(TaskScore)])
         if not options.json:
             say(line(score, names, networks))
     if options.json:
@@ -219,7 +216,8 @@ class Detection:
                 f"{scenes.name}: has no folder boxes, which --detect needs; choose another --suite"
             )
         self._truth = {
-            name: detection.read_boxes(path, _size(scenes.files[name])) for name, path in scenes.boxes.items()
+            name: detection.read_boxes(path, size_of(scenes.files[name]))
+            for name, path in scenes.boxes.items()
         }
         if not any(map(len, self._truth.values())):
             raise UnrainError(f"{scenes.name}: has not one box in its folder boxes; choose another --suite")
@@ -242,14 +240,6 @@ class Detection:
         precision, at_half = detection.average_precision(self._truth, found)
         classes = len({int(kind) for boxes in self._truth.values() for kind in boxes[:, 5]})
         return {"map": round(precision, 2), "map50": round(at_half, 2), "classes": classes}
-
-
-def _size(path: Path) -> tuple[int, int]:
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except OSError as error:
-        raise UnrainError(f"{path}: not a readable picture ({error}); remove or replace it") from error
 
 
 class Segmentation:
@@ -476,16 +466,3 @@ def line(score: TaskScore, names: int, networks: int) -> str:
         f"{score.by:{networks}} {cell(score.map, 8)} {cell(score.map50, 6)} {cell(score.miou, 6)} "
         f"{score.classes:7}{reused}"
     )
-
-
-def write_csv(path: Path, scores: Sequence[TaskScore]) -> None:
-    """Write all scores as CSV, atomically.
-
-    Raises:
-        UnrainError: The file cannot be written.
-    """
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [field.name for field in fields(TaskScore)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(map(asdict, scores))
-    report.write(path, text.getvalue())
