@@ -532,7 +532,7 @@ class _Estimates(nn.Module):
 def settle(module: Deraining, batches: Batches, count: int = 100) -> None:
     """Take BatchNorm's statistics anew, evenly over the last batches; other networks stay as they are.
 
-    Those of training are a moving average over about ten batches: RDMC at width 8 lost half a decibel to it.
+    Those of training are a moving average over about ten batches only.
 
     Args:
         module: The network, with the weights to be saved.
