@@ -14,7 +14,7 @@ from unrain.lab import train as trainer  # noqa: E402
 from unrain.lab.data import Stage  # noqa: E402
 from unrain.lab.export import load_checkpoint  # noqa: E402
 from unrain.lab.nets import build  # noqa: E402
-from unrain.lab.real import RealRain, Seen, frozen_statistics, warmth  # noqa: E402
+from unrain.lab.real import RealRain, Seen, driest, frozen_statistics, warmth  # noqa: E402
 from unrain.lab.recipe import LossWeights, Real, Recipe, SourceSpec, read_recipe  # noqa: E402
 
 SMALL = {"width": 16, "rain_blocks": 1, "detail_blocks": 1, "fold": 2, "window": 32}
@@ -50,6 +50,7 @@ clean = ["dry"]
 warmup = 2
 encoder_steps = 2
 teacher = 0.5
+driest = true
 dark_channel = 0.01
 """
 
@@ -153,6 +154,41 @@ def test_statistics_that_are_frozen_stay_and_are_what_normalises(bf16):
     assert all(one.grad.any() for name, one in net.named_parameters() if "detail" in name)
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         torch.testing.assert_close(frozen, net.eval()(rainy.flip(0)))
+
+
+class Half(torch.nn.Module):
+    """Takes a tenth of the light away, in pictures narrower than `below`, and on the left half only."""
+
+    def __init__(self, below):
+        super().__init__()
+        self.below = below
+
+    def forward(self, rainy, recursions):
+        light = torch.zeros_like(rainy)
+        width = rainy.shape[-1]
+        light[..., : width // 2] = 0.1 if width < self.below else 0.0
+        return [rainy, rainy - light]
+
+
+def test_the_driest_has_what_was_found_in_the_picture_its_mirror_image_and_a_smaller_copy():
+    rainy = torch.rand(2, 3, 32, 32, generator=seeded()) * 0.5 + 0.3
+    # Not at the middle, where the enlarged copy of an edge overshoots.
+    both = driest(Half(99), rainy, 1)
+    torch.testing.assert_close(both[..., :13], rainy[..., :13] - 0.1)
+    torch.testing.assert_close(both[..., 19:], rainy[..., 19:] - 0.1)
+    # Only the copy of 24 pixels is narrow enough: its rain is on the left.
+    smaller = driest(Half(32), rainy, 1)
+    torch.testing.assert_close(smaller[..., :13], rainy[..., :13] - 0.1)
+    torch.testing.assert_close(smaller[..., 19:], rainy[..., 19:])
+    torch.testing.assert_close(driest(Half(0), rainy, 1), rainy)
+
+
+def test_the_driest_stays_in_range_and_is_nowhere_lighter_than_the_result():
+    net = stirred().eval()
+    rainy = patches() / 255
+    with torch.no_grad():
+        dry, result = driest(net, rainy, 1), net(rainy, 1)[-1].clamp(0, 1)
+    assert float(dry.min()) >= 0 and bool((dry <= result).all()) and bool((dry < result).any())
 
 
 def test_real_patches_teach_weights_but_no_statistics():

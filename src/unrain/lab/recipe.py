@@ -147,8 +147,10 @@ class Real:
         total_variation: Weight of the results' total variation.
         low_pass: Weight of the difference that results make to low frequencies.
         dark_channel: Weight of the results' dark channel.
-        teacher: Weight of the loss against the averaged network's result, when more rain is put on the
-            picture.
+        teacher: Weight of the loss against the averaged network's result, for the patches as they are and for
+            half of them with more rain on them.
+        driest: Whether that result is the driest of what it makes of a patch, its mirror image and a smaller
+            copy.
     """
 
     photos: tuple[str, ...]
@@ -162,6 +164,7 @@ class Real:
     low_pass: float = 0.1
     dark_channel: float = 0.0
     teacher: float = 0.0
+    driest: bool = False
 
     @property
     def described(self) -> list[str]:

@@ -42,7 +42,7 @@ from unrain.lab.export import load_checkpoint
 from unrain.lab.nets import build
 from unrain.lab.nets.layers import RecursiveNet, pad_to_multiple
 from unrain.lab.rain import Picture
-from unrain.lab.real import RealRain, Seen, frozen_statistics, warmth
+from unrain.lab.real import RealRain, Seen, driest, frozen_statistics, warmth
 from unrain.lab.recipe import LossWeights, Recipe, read_recipe
 
 # What a layer was given, and the gradient of its output.
@@ -173,24 +173,33 @@ class Deraining(pl.LightningModule):
         rain = self.net.rain_in(real, estimates)
         terms = self.real(Seen(real, rain, estimates[-1], layers, dry), random)
         if self.real.spec.teacher:
-            terms["teacher"] = self.taught(real, layers, stage, random)
+            terms["teacher"] = self.taught(real, estimates, layers, stage, random)
         self.log_dict({f"real/{name}": term.detach() for name, term in terms.items()})
         share = warmth(self.recipe.stages, self.global_step, self.real.spec.warmup)
         return self.real.weigh(terms, share)
 
-    def taught(self, real: Tensor, layers: Tensor, stage: Stage, random: torch.Generator) -> Tensor:
-        """Compare results of real patches with more rain on them with what the averaged network made of them.
+    def taught(
+        self, real: Tensor, estimates: list[Tensor], layers: Tensor, stage: Stage, random: torch.Generator
+    ) -> Tensor:
+        """Compare results of real patches with what the averaged network made of them.
 
-        The rain that is there is to go at least as well as the teacher has it, and synthetic rain is seen on
-        the backgrounds and in the light of real rain.
+        The rain that is there is to go at least as well as the teacher has it. Half of the patches are seen
+        with more rain on them, too: synthetic rain on the backgrounds and in the light of real rain.
         """
+        assert self.real is not None
         averaging = next(one for one in self.trainer.callbacks if isinstance(one, Averaging))  # type: ignore[attr-defined]
         with torch.no_grad():
-            target = averaging.net(real, stage.recursions)[-1].clamp(0, 1)
-        chosen = torch.randint(len(layers), (len(real),), generator=random).to(layers.device)
-        rainier = (real + layers[chosen]).clamp(0, 1)
+            if self.real.spec.driest:
+                target = driest(averaging.net, real, stage.recursions)
+            else:
+                target = averaging.net(real, stage.recursions)[-1].clamp(0, 1)
+        loss = recursive_loss(estimates, real, target, self.recipe)
+        half = max(stage.recursions, len(real) // 2)
+        chosen = torch.randint(len(layers), (half,), generator=random).to(layers.device)
+        rainier = (real[:half] + layers[chosen]).clamp(0, 1)
         with frozen_statistics(self.net):
-            return recursive_loss(self.estimates(rainier, stage), rainier, target, self.recipe)
+            more = self.estimates(rainier, stage)
+        return (loss + recursive_loss(more, rainier, target[:half], self.recipe)) / 2
 
     def on_validation_epoch_start(self) -> None:
         """Forget the last validation."""
