@@ -101,6 +101,7 @@ class RealRain(nn.Module):
             "low_pass": spec.low_pass,
             "dark_channel": spec.dark_channel,
             "teacher": spec.teacher,
+            "transplant": spec.transplant,
         }
         return torch.stack([weights[name] * term for name, term in terms.items()]).sum()
 
