@@ -111,7 +111,8 @@ def split_passes(net: RecursiveNet, rainy: Tensor, recursions: int) -> Tensor:
     starts = []
     for done, share in enumerate(padded.tensor_split(recursions)):
         estimate = share
-        with torch.no_grad():
+        # As at run time: BatchNorm would learn from these passes, too, and from one share's statistics alone.
+        with torch.no_grad(), frozen_statistics(net):
             for _ in range(done):
                 estimate = net.step(share, estimate)
         starts.append(estimate)
