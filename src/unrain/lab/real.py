@@ -24,6 +24,8 @@ from unrain.lab.dscr import DSCR, PLAIN, Augmentation, Samples, train_encoders
 from unrain.lab.nets.layers import RecursiveNet
 from unrain.lab.recipe import Real
 
+# What one view is darker than the network's result by noise, not by rain: four steps of 8 bits.
+NOISE = 4 / 255
 # Side of the smaller copy that `driest` looks at, as a part of the picture's.
 SMALLER = 0.75
 
@@ -101,7 +103,6 @@ class RealRain(nn.Module):
             "low_pass": spec.low_pass,
             "dark_channel": spec.dark_channel,
             "teacher": spec.teacher,
-            "transplant": spec.transplant,
         }
         return torch.stack([weights[name] * term for name, term in terms.items()]).sum()
 
@@ -110,7 +111,8 @@ def driest(net: RecursiveNet, rainy: Tensor, recursions: int) -> Tensor:
     """Derain a picture, its mirror image and a smaller copy, and take the darkest of the three at each pixel.
 
     Rain is light that was added, so the darkest has the least of it. Rain that escapes a network the one way
-    is often found the other: wide streaks are thinner in the smaller copy. Ours; no paper has it.
+    is often found the other: wide streaks are thinner in the smaller copy. Darker by less than `NOISE` does
+    not count, and beyond it what exceeds it: texture would be levelled. Ours; no paper has it.
 
     Args:
         net: The network.
@@ -128,7 +130,9 @@ def driest(net: RecursiveNet, rainy: Tensor, recursions: int) -> Tensor:
     mirrored = derained(rainy.flip(-1)).flip(-1)
     smaller = F.interpolate(rainy, scale_factor=SMALLER, mode="bicubic", antialias=True).clamp(0, 1)
     rain = F.interpolate(smaller - derained(smaller), rainy.shape[-2:], mode="bicubic")
-    return torch.minimum(torch.minimum(derained(rainy), mirrored), (rainy - rain).clamp(0, 1))
+    result = derained(rainy)
+    darkest = torch.minimum(mirrored, (rainy - rain).clamp(0, 1))
+    return result - (result - darkest - NOISE).clamp(min=0)
 
 
 def warmth(stages: tuple[Stage, ...], step: int, warmup: int) -> float:

@@ -151,8 +151,6 @@ class Real:
             half of them with more rain on them.
         driest: Whether that result is the driest of what it makes of a patch, its mirror image and a smaller
             copy.
-        transplant: Weight of the loss on clean photographs with the rain, augmented, that the averaged
-            network found in the real ones.
     """
 
     photos: tuple[str, ...]
@@ -167,7 +165,6 @@ class Real:
     dark_channel: float = 0.0
     teacher: float = 0.0
     driest: bool = False
-    transplant: float = 0.0
 
     @property
     def described(self) -> list[str]:

@@ -38,7 +38,6 @@ from unrain.errors import UnrainError
 from unrain.lab import losses
 from unrain.lab.bench import metrics
 from unrain.lab.data import Batches, Stage, pairs, stage_at
-from unrain.lab.dscr import Augmentation
 from unrain.lab.export import load_checkpoint
 from unrain.lab.nets import build
 from unrain.lab.nets.layers import RecursiveNet, pad_to_multiple
@@ -174,13 +173,8 @@ class Deraining(pl.LightningModule):
             estimates = self.estimates(real, stage)
         rain = self.net.rain_in(real, estimates)
         terms = self.real(Seen(real, rain, estimates[-1], layers, dry), random)
-        spec = self.real.spec
-        if spec.teacher or spec.transplant:
-            guess = self.guess(real, stage)
-            if spec.teacher:
-                terms["teacher"] = self.taught(real, guess, estimates, layers, stage, random)
-            if spec.transplant:
-                terms["transplant"] = self.transplanted((real - guess).clamp(min=0), dry, stage, random)
+        if self.real.spec.teacher:
+            terms["teacher"] = self.taught(real, estimates, layers, stage, random)
         self.log_dict({f"real/{name}": term.detach() for name, term in terms.items()})
         share = warmth(self.recipe.stages, self.global_step, self.real.spec.warmup)
         return self.real.weigh(terms, share)
@@ -196,19 +190,14 @@ class Deraining(pl.LightningModule):
         return estimates[-1].float().clamp(0, 1)
 
     def taught(
-        self,
-        real: Tensor,
-        guess: Tensor,
-        estimates: list[Tensor],
-        layers: Tensor,
-        stage: Stage,
-        random: torch.Generator,
+        self, real: Tensor, estimates: list[Tensor], layers: Tensor, stage: Stage, random: torch.Generator
     ) -> Tensor:
         """Compare results of real patches with what the averaged network made of them.
 
         The rain that is there is to go at least as well as the teacher has it. Half of the patches are seen
         with more rain on them, too: synthetic rain on the backgrounds and in the light of real rain.
         """
+        guess = self.guess(real, stage)
         loss = recursive_loss(estimates, real, guess, self.recipe)
         half = max(stage.recursions, len(real) // 2)
         chosen = torch.randint(len(layers), (half,), generator=random).to(layers.device)
@@ -216,15 +205,6 @@ class Deraining(pl.LightningModule):
         with frozen_statistics(self.net):
             more = self.estimates(rainier, stage)
         return (loss + recursive_loss(more, rainier, guess[:half], self.recipe)) / 2
-
-    def transplanted(self, found: Tensor, dry: Tensor, stage: Stage, random: torch.Generator) -> Tensor:
-        """Put the rain found in real patches, augmented, on clean ones, whose truth is known.
-
-        Weakened, it is real rain of a kind that the network would have left where it is.
-        """
-        rainy = (dry + Augmentation().layers(found, random)).clamp(0, 1)
-        with frozen_statistics(self.net):
-            return recursive_loss(self.estimates(rainy, stage), rainy, dry, self.recipe)
 
     def on_validation_epoch_start(self) -> None:
         """Forget the last validation."""
