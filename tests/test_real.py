@@ -217,6 +217,18 @@ def test_real_patches_teach_weights_but_no_statistics():
     assert not all(torch.equal(value, before[name]) for name, value in module.net.named_buffers())
 
 
+@pytest.mark.parametrize(("count", "passes"), [(1, 2), (2, 3), (4, 1)])
+def test_the_teacher_takes_any_number_of_real_patches_and_passes(monkeypatch, count, passes):
+    stage = Stage(1, real=count, recursions=passes)
+    recipe = Recipe("semi_drdnet", (SourceSpec("x"),), (stage,), LossWeights(l1=1.0), arguments=SMALL)
+    module = trainer.Deraining(recipe)
+    real, seen = patches()[:1].expand(count, -1, -1, -1) / 255, []
+    monkeypatch.setattr(module, "guess", lambda real, stage: real)
+    monkeypatch.setattr(module, "estimates", lambda rainy, stage: [seen.append(len(rainy)) or rainy])
+    module.taught(real, [real], streaks(), stage, seeded())
+    assert seen == [{1: 1, 2: 2, 4: 2}[count]]
+
+
 def test_a_killed_semi_supervised_run_goes_on_with_its_encoders_as_if_nothing_had_happened(toy, dies_at):
     trainer.train(toy / "toy.toml", toy / "data", out=toy / "whole")
     with dies_at(trainer.Deraining, 4):

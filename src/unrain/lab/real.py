@@ -107,6 +107,12 @@ class RealRain(nn.Module):
         return torch.stack([weights[name] * term for name, term in terms.items()]).sum()
 
 
+def derained(net: RecursiveNet, rainy: Tensor, recursions: int) -> Tensor:
+    """Return a network's last estimate x_T, N x 3 x H x W float32 in [0, 1]."""
+    estimates: list[Tensor] = net(rainy, recursions)
+    return estimates[-1].float().clamp(0, 1)
+
+
 def driest(net: RecursiveNet, rainy: Tensor, recursions: int) -> Tensor:
     """Derain a picture, its mirror image and a smaller copy, and take the darkest of the three at each pixel.
 
@@ -122,15 +128,10 @@ def driest(net: RecursiveNet, rainy: Tensor, recursions: int) -> Tensor:
     Returns:
         N x 3 x H x W in [0, 1], nowhere lighter than what the network makes of the picture as it is.
     """
-
-    def derained(picture: Tensor) -> Tensor:
-        estimates: list[Tensor] = net(picture, recursions)
-        return estimates[-1].float().clamp(0, 1)
-
-    mirrored = derained(rainy.flip(-1)).flip(-1)
+    mirrored = derained(net, rainy.flip(-1), recursions).flip(-1)
     smaller = F.interpolate(rainy, scale_factor=SMALLER, mode="bicubic", antialias=True).clamp(0, 1)
-    rain = F.interpolate(smaller - derained(smaller), rainy.shape[-2:], mode="bicubic")
-    result = derained(rainy)
+    rain = F.interpolate(smaller - derained(net, smaller, recursions), rainy.shape[-2:], mode="bicubic")
+    result = derained(net, rainy, recursions)
     darkest = torch.minimum(mirrored, (rainy - rain).clamp(0, 1))
     return result - (result - darkest - NOISE).clamp(min=0)
 

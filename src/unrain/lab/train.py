@@ -42,7 +42,7 @@ from unrain.lab.export import load_checkpoint
 from unrain.lab.nets import build
 from unrain.lab.nets.layers import RecursiveNet, pad_to_multiple
 from unrain.lab.rain import Picture
-from unrain.lab.real import RealRain, Seen, driest, frozen_statistics, warmth
+from unrain.lab.real import RealRain, Seen, derained, driest, frozen_statistics, warmth
 from unrain.lab.recipe import LossWeights, Recipe, read_recipe
 
 # What a layer was given, and the gradient of its output.
@@ -108,13 +108,13 @@ def split_passes(net: RecursiveNet, rainy: Tensor, recursions: int) -> Tensor:
     height, width = rainy.shape[-2:]
     padded = pad_to_multiple(rainy, net.multiple)
     starts = []
-    for done, share in enumerate(padded.tensor_split(recursions)):
-        estimate = share
-        # As at run time: BatchNorm would learn from these passes, too, and from one share's statistics alone.
-        with torch.no_grad(), frozen_statistics(net):
+    # As at run time: BatchNorm would learn from these passes, too, and from one share's statistics alone.
+    with torch.no_grad(), frozen_statistics(net):
+        for done, share in enumerate(padded.tensor_split(recursions)):
+            estimate = share
             for _ in range(done):
                 estimate = net.step(share, estimate)
-        starts.append(estimate)
+            starts.append(estimate)
     # Weights that autocast has rounded without gradient would be used again, and get none.
     torch.clear_autocast_cache()
     return net.step(padded, torch.cat(starts))[..., :height, :width]
@@ -184,10 +184,7 @@ class Deraining(pl.LightningModule):
         assert self.real is not None
         averaging = next(one for one in self.trainer.callbacks if isinstance(one, Averaging))  # type: ignore[attr-defined]
         with torch.no_grad():
-            if self.real.spec.driest:
-                return driest(averaging.net, real, stage.recursions)
-            estimates: list[Tensor] = averaging.net(real, stage.recursions)
-        return estimates[-1].float().clamp(0, 1)
+            return (driest if self.real.spec.driest else derained)(averaging.net, real, stage.recursions)
 
     def taught(
         self, real: Tensor, estimates: list[Tensor], layers: Tensor, stage: Stage, random: torch.Generator
@@ -199,7 +196,7 @@ class Deraining(pl.LightningModule):
         """
         guess = self.guess(real, stage)
         loss = recursive_loss(estimates, real, guess, self.recipe)
-        half = max(stage.recursions, len(real) // 2)
+        half = min(len(real), max(stage.recursions, len(real) // 2))
         chosen = torch.randint(len(layers), (half,), generator=random).to(layers.device)
         rainier = (real[:half] + layers[chosen]).clamp(0, 1)
         with frozen_statistics(self.net):
