@@ -212,8 +212,11 @@ def test_real_patches_teach_weights_but_no_statistics():
         n: one for n, one in module.net.named_parameters() if "squeeze" not in n and "excite" not in n
     }
     assert [name for name, one in learning.items() if not one.grad.any()] == []
-    # The synthetic side goes on as ever.
+    # Synthetic patches beside them normalise as the real ones do; alone they teach statistics, too.
     module.loss((rainy, clean), recipe.stages[0])
+    trainer.settle(module, [])
+    assert all(torch.equal(value, before[name]) for name, value in module.net.named_buffers())
+    module.loss((rainy, clean), Stage(1))
     assert not all(torch.equal(value, before[name]) for name, value in module.net.named_buffers())
 
 

@@ -14,6 +14,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -157,9 +158,13 @@ class Deraining(pl.LightningModule):
         return recursive_loss(self.estimates(rainy, stage), rainy, clean, self.recipe, self.prior)
 
     def estimates(self, rainy: Tensor, stage: Stage) -> list[Tensor]:
-        """Run the network as a stage wants it."""
+        """Run the network as a stage wants it.
+
+        Beside real rain, BatchNorm keeps the statistics that synthetic rain gave it before, on all patches.
+        """
         passes = stage.recursions
-        return [split_passes(self.net, rainy, passes)] if stage.split else self.net(rainy, passes)
+        with frozen_statistics(self.net) if stage.real else nullcontext():
+            return [split_passes(self.net, rainy, passes)] if stage.split else self.net(rainy, passes)
 
     def real_loss(self, batch: tuple[Tensor, ...], stage: Stage) -> Tensor:
         """Run the network on the real patches of a batch and compute what is learnt from them."""
@@ -169,8 +174,7 @@ class Deraining(pl.LightningModule):
         # By the step, so that a run that was killed goes on as it would have.
         seed = np.random.SeedSequence((self.recipe.seed, self.global_step, self.global_rank))
         random = torch.Generator().manual_seed(int(seed.generate_state(1)[0]))
-        with frozen_statistics(self.net):
-            estimates = self.estimates(real, stage)
+        estimates = self.estimates(real, stage)
         rain = self.net.rain_in(real, estimates)
         terms = self.real(Seen(real, rain, estimates[-1], layers, dry), random)
         if self.real.spec.teacher:
@@ -199,8 +203,7 @@ class Deraining(pl.LightningModule):
         half = min(len(real), max(stage.recursions, len(real) // 2))
         chosen = torch.randint(len(layers), (half,), generator=random).to(layers.device)
         rainier = (real[:half] + layers[chosen]).clamp(0, 1)
-        with frozen_statistics(self.net):
-            more = self.estimates(rainier, stage)
+        more = self.estimates(rainier, stage)
         return (loss + recursive_loss(more, rainier, guess[:half], self.recipe)) / 2
 
     def on_validation_epoch_start(self) -> None:
@@ -543,13 +546,16 @@ class _Estimates(nn.Module):
 def settle(module: Deraining, batches: Batches, count: int = 100) -> None:
     """Take BatchNorm's statistics anew, evenly over the last batches; other networks stay as they are.
 
-    Those of training are a moving average over about ten batches only.
+    Those of training are a moving average over about ten batches only. A network that ended on real rain has
+    kept those of before, and they stay.
 
     Args:
         module: The network, with the weights to be saved.
         batches: The training data.
         count: How many batches.
     """
+    if module.recipe.stages[-1].real:
+        return
     steps = module.recipe.steps
     rainy = (batches.batch(step)[0] for step in range(max(0, steps - count), steps))
     bf16 = module.recipe.precision == "bf16"
