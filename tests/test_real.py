@@ -216,6 +216,8 @@ def test_real_patches_teach_weights_but_no_statistics():
     module.loss((rainy, clean), recipe.stages[0])
     trainer.settle(module, [])
     assert all(torch.equal(value, before[name]) for name, value in module.net.named_buffers())
+    module.loss((rainy, clean), Stage(1, frozen=True))
+    assert all(torch.equal(value, before[name]) for name, value in module.net.named_buffers())
     module.loss((rainy, clean), Stage(1))
     assert not all(torch.equal(value, before[name]) for name, value in module.net.named_buffers())
 

@@ -270,6 +270,8 @@ class Stage:
         warmup: Steps of linear warm-up before the peak.
         milestones: Steps within the stage at which the learning rate falls, in place of the cosine, and
         factor: what it is multiplied by there.
+        frozen: Whether BatchNorm keeps the statistics that it has and normalises by them; beside real rain it
+            does in any case.
     """
 
     steps: int
@@ -282,6 +284,12 @@ class Stage:
     warmup: int = 200
     milestones: tuple[int, ...] = ()
     factor: float = 0.2
+    frozen: bool = False
+
+    @property
+    def keeps_statistics(self) -> bool:
+        """Return whether BatchNorm learns no statistics: those of real rain would not be those of pairs."""
+        return self.frozen or self.real > 0
 
 
 @dataclass(frozen=True)

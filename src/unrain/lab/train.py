@@ -158,12 +158,9 @@ class Deraining(pl.LightningModule):
         return recursive_loss(self.estimates(rainy, stage), rainy, clean, self.recipe, self.prior)
 
     def estimates(self, rainy: Tensor, stage: Stage) -> list[Tensor]:
-        """Run the network as a stage wants it.
-
-        Beside real rain, BatchNorm keeps the statistics that synthetic rain gave it before, on all patches.
-        """
+        """Run the network as a stage wants it."""
         passes = stage.recursions
-        with frozen_statistics(self.net) if stage.real else nullcontext():
+        with frozen_statistics(self.net) if stage.keeps_statistics else nullcontext():
             return [split_passes(self.net, rainy, passes)] if stage.split else self.net(rainy, passes)
 
     def real_loss(self, batch: tuple[Tensor, ...], stage: Stage) -> Tensor:
@@ -546,15 +543,15 @@ class _Estimates(nn.Module):
 def settle(module: Deraining, batches: Batches, count: int = 100) -> None:
     """Take BatchNorm's statistics anew, evenly over the last batches; other networks stay as they are.
 
-    Those of training are a moving average over about ten batches only. A network that ended on real rain has
-    kept those of before, and they stay.
+    Those of training are a moving average over about ten batches only. Where the last
+    stage kept those of before, they stay.
 
     Args:
         module: The network, with the weights to be saved.
         batches: The training data.
         count: How many batches.
     """
-    if module.recipe.stages[-1].real:
+    if module.recipe.stages[-1].keeps_statistics:
         return
     steps = module.recipe.steps
     rainy = (batches.batch(step)[0] for step in range(max(0, steps - count), steps))
