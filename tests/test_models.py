@@ -75,3 +75,17 @@ def test_flat_pictures_stay_flat(model):
 def test_the_examples_are_reproducible(model):
     rainy = np.asarray(Image.open(EXAMPLES / "cat.jpg"))
     assert (Derainer(model)(rainy) == Derainer(model)(rainy)).all()
+
+
+@every_model
+def test_what_runs_are_the_weights_that_training_goes_on_from(model):
+    pytest.importorskip("torch")
+    from unrain.lab.bench.entrants import open_derainer
+    from unrain.lab.export import load_checkpoint
+
+    net = load_checkpoint(ROOT / "recipes" / "weights" / f"{model.name}.safetensors").net
+    rainy = np.asarray(Image.open(EXAMPLES / "launch.jpg"))[100:297, 50:273]
+    for passes in (1, 2) if model.card["recursive"] else (None,):
+        exact, _ = open_derainer(net, passes)
+        difference = Derainer(model, recursions=passes)(rainy).astype(int) - exact(rainy)
+        assert np.abs(difference).max() <= 1 and (difference != 0).mean() < 0.01
