@@ -373,10 +373,25 @@ def test_a_run_goes_on_from_another_and_its_card_says_so(toy):
     with safe_open(toy / "more" / "weights.safetensors", "pt") as file:
         card = json.loads(file.metadata()["card"])
     assert card["went_on_from"]["recipe"] == "toy.toml" and card["went_on_from"]["steps"] == 6
-    assert card["recipe"] == "more.toml" and card["steps"] == 6
+    assert card["recipe"] == "more.toml" and card["steps"] == 6 and "share" not in card
+    (toy / "half.toml").write_text(TOY.format(more='initial = "first/weights.safetensors"\nshare = 0.25'))
+    trainer.train(toy / "half.toml", toy / "data", out=toy / "half")
+    start, end, kept = (load_file(toy / name / "weights.safetensors") for name in ("first", "more", "half"))
+    assert any((end[name] != value).any() for name, value in start.items())
+    for name, value in kept.items():
+        torch.testing.assert_close(value, 0.75 * start[name] + 0.25 * end[name])
+    with safe_open(toy / "half" / "weights.safetensors", "pt") as file:
+        assert json.loads(file.metadata()["card"])["share"] == 0.25
     (toy / "other.toml").write_text((toy / "more.toml").read_text().replace("width = 24", "width = 48"))
     with pytest.raises(UnrainError, match=r"weights\.safetensors: weights of another network"):
         trainer.train(toy / "other.toml", toy / "data", out=toy / "other")
     (toy / "none.toml").write_text(TOY.format(more='initial = "none.safetensors"'))
     with pytest.raises(UnrainError, match=r"none\.safetensors: no such checkpoint"):
         trainer.train(toy / "none.toml", toy / "data", out=toy / "none")
+
+
+@pytest.mark.parametrize("more", ["share = 0.5", 'initial = "a.safetensors"\nshare = 0.0', "share = 1.5"])
+def test_a_share_is_a_part_of_the_way_from_somewhere(toy, more):
+    (toy / "share.toml").write_text(TOY.format(more=more))
+    with pytest.raises(UnrainError, match="share is"):
+        read_recipe(toy / "share.toml")

@@ -31,7 +31,7 @@ from unrain.lab.export import Checkpoint, export_checkpoint, load_checkpoint
 from unrain.lab.nets.layers import RecursiveNet
 from unrain.lab.rain import Picture, RainMaker
 from unrain.lab.recipe import LossWeights, Real, Recipe, SourceSpec
-from unrain.lab.train import Deraining, Pictures, fit, save_weights, start_from
+from unrain.lab.train import Deraining, Pictures, fit, part_way, save_weights, start_from
 
 T = TypeVar("T")
 
@@ -319,11 +319,7 @@ def _blend(
     module.to("cpu")
     end = {name: value.clone() for name, value in module.net.state_dict().items()}
     for share in SHARES:
-        mixed = {
-            name: torch.lerp(start[name], value, share) if value.is_floating_point() else value
-            for name, value in end.items()
-        }
-        module.net.load_state_dict(mixed)
+        module.net.load_state_dict(part_way(start, end, share))
         after = score(module.net, tests, passes)
         if after >= least:
             break

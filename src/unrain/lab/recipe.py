@@ -215,6 +215,8 @@ class Recipe:
         licence: Under which its weights are given away.
         arguments: Constructor arguments of the network.
         initial: Weights (.safetensors) to start from.
+        share: Part of the way from these to the trained ones that is kept (Wortsman et al., "Robust
+            fine-tuning of zero-shot models", CVPR 2022).
         validation: Sets of pairs that are measured whole.
         validate_every: Steps between validations; 0 for the end only.
         checkpoint_every: Steps between checkpoints.
@@ -240,6 +242,7 @@ class Recipe:
     licence: str = "Apache-2.0"
     arguments: dict[str, Any] = field(default_factory=dict)
     initial: str | None = None
+    share: float = 1.0
     validation: tuple[str, ...] = ()
     validate_every: int = 0
     checkpoint_every: int = 500
@@ -294,6 +297,10 @@ def recipe_from(table: dict[str, Any], where: str, beside: Path) -> Recipe:
             raise UnrainError(f"{where}: {key} is {value!r}, choose {', '.join(known[:-1])} or {known[-1]}")
     if not recipe.sources or not recipe.stages:
         raise UnrainError(f"{where}: needs at least one [[sources]] and one [[stages]]")
+    if not 0 < recipe.share <= 1 or (recipe.share < 1 and not recipe.initial):
+        raise UnrainError(
+            f"{where}: share is {recipe.share}: give a part of 1, and weights to start from as initial"
+        )
     if any(stage.real > 0 for stage in recipe.stages) != (recipe.real is not None):
         raise UnrainError(f"{where}: a [real] table and stages with real patches (real = 8) go together")
     if recipe.real is not None and not recipe.real.photos:

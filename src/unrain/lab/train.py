@@ -250,6 +250,7 @@ class Deraining(pl.LightningModule):
             "steps": trainer.global_step,
             "wall_time": round(self.elapsed()),
             **({"went_on_from": self.went_on_from} if self.went_on_from else {}),
+            **({"share": recipe.share} if recipe.share < 1 else {}),
             "hardware": hardware(self.device, trainer.world_size),
             "torch": str(torch.__version__),
             "licence": recipe.licence,
@@ -516,7 +517,7 @@ class Averaging(WeightAveraging):
 
 
 class Finish(Callback):
-    """Settles and writes the averaged weights when the run ends."""
+    """Settles the averaged weights, goes back by the recipe's share, and writes them when the run ends."""
 
     def __init__(self, out: Path, batches: Batches) -> None:
         self.out, self.batches = out, batches
@@ -526,7 +527,20 @@ class Finish(Callback):
         if trainer.is_global_zero:
             assert isinstance(pl_module, Deraining)
             settle(pl_module, self.batches)
+            plan = pl_module.recipe
+            if plan.initial and plan.share < 1:
+                start = load_checkpoint(Path(plan.initial)).net.to(pl_module.device).state_dict()
+                net = pl_module.net
+                net.load_state_dict(part_way(start, net.state_dict(), plan.share))
             save_weights(self.out / "weights.safetensors", pl_module)
+
+
+def part_way(start: dict[str, Tensor], end: dict[str, Tensor], share: float) -> dict[str, Tensor]:
+    """Return the weights at a share of the way from some to others, 0 to 1; counters are those of the end."""
+    return {
+        name: torch.lerp(start[name], value, share) if value.is_floating_point() else value
+        for name, value in end.items()
+    }
 
 
 class _Estimates(nn.Module):
