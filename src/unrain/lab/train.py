@@ -557,8 +557,8 @@ class _Estimates(nn.Module):
 def settle(module: Deraining, batches: Batches, count: int = 100) -> None:
     """Take BatchNorm's statistics anew, evenly over the last batches; other networks stay as they are.
 
-    Those of training are a moving average over about ten batches only. Where the last
-    stage kept those of before, they stay.
+    Those of training are a moving average over about ten batches only. Where the last stage
+    kept those of before, they stay.
 
     Args:
         module: The network, with the weights to be saved.
