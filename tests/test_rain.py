@@ -131,3 +131,21 @@ def test_cover_and_sharpening_follow_the_seed():
     assert all((a == b).all() for a, b in zip(*results, strict=True))
     plain = RainMaker(scratch=1.0)
     assert any((a != plain(photo(), [], np.random.default_rng(s))).any() for s, a in enumerate(results[0]))
+
+
+def test_both_sides_of_a_pair_can_come_from_the_same_camera():
+    options = {"scratch": 1.0, "veil": 0.5, "jpeg": 1.0}
+    apart, alike = RainMaker(**options), RainMaker(**options, same_camera=True)
+    for seed in range(3):
+        rainy, clean = apart.pair(photo(), [], np.random.default_rng(seed))
+        assert (clean == photo()).all()
+        same, dry = alike.pair(photo(), [], np.random.default_rng(seed))
+        assert (same == rainy).all() and (apart(photo(), [], np.random.default_rng(seed)) == rainy).all()
+        assert (dry != photo()).any()
+        assert np.abs(dry.astype(int) - rainy).mean() < np.abs(photo().astype(int) - rainy).mean()
+
+
+def test_without_rain_both_sides_from_the_same_camera_are_equal():
+    still = RainMaker(LayerRain(intensity=(0, 0)), veil=0.5, jpeg=1.0, same_camera=True)
+    rainy, dry = still.pair(photo(), [np.full((64, 64), 200, np.uint8)], np.random.default_rng(0))
+    assert (rainy == dry).all() and (dry != photo()).any()

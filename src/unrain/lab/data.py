@@ -232,7 +232,7 @@ class Source:
         else:
             assert self.photos is not None
             (clean,) = _crop((self.photos[index],), size, self.stride, rng)
-            rainy = self.maker(clean, self.layers, rng) if self.maker else clean
+            rainy, clean = self.maker.pair(clean, self.layers, rng) if self.maker else (clean, clean)
         if self.flip and rng.random() < 0.5:
             rainy, clean = rainy[:, ::-1], clean[:, ::-1]
         if self.turns:

@@ -214,6 +214,8 @@ class RainMaker:
         sharpening: Largest strength of the streaks' sharpening; 0 for none; see `sharpen_rain`.
         veil: Largest strength of a veil over the picture; 0 for none.
         jpeg: Share of pictures that are compressed as JPEG of quality 60..95 after the rain.
+        same_camera: Whether the clean side of a pair is veiled and compressed like the rainy one: what a
+            network is to take is the rain alone, and it learns to leave noise and texture.
     """
 
     from_layers: LayerRain = LayerRain()
@@ -223,9 +225,16 @@ class RainMaker:
     sharpening: float = 0.0
     veil: float = 0.0
     jpeg: float = 0.0
+    same_camera: bool = False
 
     def __call__(self, clean: Picture, layers: list[Picture], rng: np.random.Generator) -> Picture:
-        """Return the rainy version of a clean picture.
+        """Return the rainy version of a clean picture; see `pair`."""
+        return self.pair(clean, layers, rng)[0]
+
+    def pair(
+        self, clean: Picture, layers: list[Picture], rng: np.random.Generator
+    ) -> tuple[Picture, Picture]:
+        """Return the rainy version of a clean picture, and what a network is to make of it.
 
         Args:
             clean: H x W x 3 uint8.
@@ -248,5 +257,7 @@ class RainMaker:
         if self.sharpening:
             rainy = sharpen_rain(dry, rainy, rng.uniform(0, self.sharpening))
         if self.jpeg and rng.random() < self.jpeg:
-            rainy = jpeg(rainy, int(rng.integers(60, 96)))
-        return rainy
+            quality = int(rng.integers(60, 96))
+            rainy = jpeg(rainy, quality)
+            dry = jpeg(dry, quality) if self.same_camera else dry
+        return rainy, dry if self.same_camera else clean
