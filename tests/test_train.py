@@ -239,6 +239,10 @@ def test_batchnorm_settles_on_the_mean_over_the_last_batches(toy):
     recipe = replace(recipe, stages=(Stage(7, patch=32, batch=2, recursions=2, split=True),))
     module = trainer.Deraining(recipe)
     batches = trainer.Pictures(recipe, toy / "data").batches()
+    for layer in module.net.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.running_var.uniform_(50, 100)
+            layer.num_batches_tracked += 7
     # The same batches by hand, in training mode, through a copy.
     other = copy.deepcopy(module.net).train()
     seen = []
@@ -246,10 +250,12 @@ def test_batchnorm_settles_on_the_mean_over_the_last_batches(toy):
     first.register_forward_pre_hook(
         lambda layer, inputs: seen.append(inputs[0].double()) if layer.training else None
     )
-    # Statistics are taken anew: the first passes normalise by those of the batches so far.
+    # First passes normalise by the statistics of the batches so far, and in the first batch by those of training:
+    # by none at all, rain that is added and never taken away grows from pass to pass until it is no number.
     for layer in other.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.momentum = None
+            layer.num_batches_tracked.zero_()
     with torch.no_grad():
         for step in (4, 5, 6):
             trainer.split_passes(other, batches.batch(step)[0] / 255, 2)

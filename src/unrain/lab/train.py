@@ -32,7 +32,7 @@ from pytorch_lightning.callbacks import (
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn, update_bn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from unrain.errors import UnrainError
@@ -543,22 +543,12 @@ def part_way(start: dict[str, Tensor], end: dict[str, Tensor], share: float) -> 
     }
 
 
-class _Estimates(nn.Module):
-    """What a network in training is called with, as one module."""
-
-    def __init__(self, module: Deraining, stage: Stage) -> None:
-        super().__init__()
-        self.module, self.stage = module, stage
-
-    def forward(self, rainy: Tensor) -> list[Tensor]:
-        return self.module.estimates(to_unit(rainy), self.stage)
-
-
 def settle(module: Deraining, batches: Batches, count: int = 100) -> None:
     """Take BatchNorm's statistics anew, evenly over the last batches; other networks stay as they are.
 
-    Those of training are a moving average over about ten batches only. Where the last stage
-    kept those of before, they stay.
+    Those of training are a moving average over about ten batches only. The first batch takes their place:
+    until then, the first passes of a split batch normalise by them. Where the last stage kept those of
+    before, they stay.
 
     Args:
         module: The network, with the weights to be saved.
@@ -570,8 +560,21 @@ def settle(module: Deraining, batches: Batches, count: int = 100) -> None:
     steps = module.recipe.steps
     rainy = (batches.batch(step)[0] for step in range(max(0, steps - count), steps))
     bf16 = module.recipe.precision == "bf16"
-    with torch.autocast(module.device.type, torch.bfloat16, enabled=bf16):
-        update_bn(rainy, _Estimates(module, module.recipe.stages[-1]), module.device)
+    layers = [layer for layer in module.net.modules() if isinstance(layer, nn.BatchNorm2d)]
+    if not layers:
+        return
+    momenta, training = [layer.momentum for layer in layers], module.net.training
+    for layer in layers:
+        # PyTorch's mark for a mean over all batches since the counter was at zero.
+        layer.momentum = None
+        layer.num_batches_tracked.zero_()  # type: ignore[union-attr]
+    module.net.train()
+    with torch.no_grad(), torch.autocast(module.device.type, torch.bfloat16, enabled=bf16):
+        for batch in rainy:
+            module.estimates(to_unit(batch.to(module.device)), module.recipe.stages[-1])
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
+    module.net.train(training)
 
 
 def save_weights(path: Path, module: Deraining) -> None:
