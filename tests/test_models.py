@@ -66,7 +66,7 @@ def test_a_dry_picture_is_left_alone(model, name, dry):
 
 @every_model
 def test_flat_pictures_stay_flat(model):
-    # Half an hour has not taught RDMC's dilated convolutions what the zeros beyond a corner mean (docs/rdmc.md).
+    # Half an hour has not taught RDMC what the zeros beyond a corner mean (docs/rdmc.md).
     allowed = 16 if model.name == "rdmc" else 3
     for value in (0, 128, 255):
         flat = np.full((65, 70, 3), value, np.uint8)

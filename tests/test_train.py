@@ -250,8 +250,8 @@ def test_batchnorm_settles_on_the_mean_over_the_last_batches(toy):
     first.register_forward_pre_hook(
         lambda layer, inputs: seen.append(inputs[0].double()) if layer.training else None
     )
-    # First passes normalise by the statistics of the batches so far, and in the first batch by those of training:
-    # by none at all, rain that is added and never taken away grows from pass to pass until it is no number.
+    # First passes normalise by the statistics of the batches so far, in the first batch by those of
+    # training: by none at all, what they give grows from pass to pass until it is no number.
     for layer in other.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.momentum = None
