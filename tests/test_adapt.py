@@ -142,10 +142,13 @@ def test_the_command_says_when_the_score_was_not_kept(here, monkeypatch, capsys)
     found = adapting.Adapted(Path("a.onnx"), 30.0, 29.5, 3, 0.25, 0.5, 0.25, 9.0)
     monkeypatch.setattr(adapting, "adapt", lambda *_, **__: found)
     assert cli.main(["adapt", "x", "--real", "wet"]) == 0
-    assert capsys.readouterr().out.splitlines()[:2] == [
+    assert capsys.readouterr().out.splitlines()[:3] == [
         "3 pairs held out: 30.00 dB before, 29.50 dB after; NOT kept within 0.1 dB, with 25% of the change",
+        "these have drawn rain; other rain may go worse than before: --pairs holds some of it out",
         "streaks taken from your pictures: 25% before, 50% after",
     ]
+    assert cli.main(["adapt", "x", "--real", "wet", "--pairs", "both"]) == 0
+    assert "drawn rain" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -475,6 +475,8 @@ def adapt(
             f"{found.pairs} pairs held out: {found.before:.2f} dB before, {found.after:.2f} dB after; "
             f"{verdict} within {ALLOWED} dB, with {found.share:.0%} of the change"
         )
+        if pairs is None:
+            _print("these have drawn rain; other rain may go worse than before: --pairs holds some of it out")
         if found.streaks_before is not None and found.streaks_after is not None:
             _print(
                 f"streaks taken from your pictures: {found.streaks_before:.0%} before, "
