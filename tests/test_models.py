@@ -66,11 +66,9 @@ def test_a_dry_picture_is_left_alone(model, name, dry):
 
 @every_model
 def test_flat_pictures_stay_flat(model):
-    # Half an hour has not taught RDMC what the zeros beyond a corner mean (docs/rdmc.md).
-    allowed = 16 if model.name == "rdmc" else 3
     for value in (0, 128, 255):
         flat = np.full((65, 70, 3), value, np.uint8)
-        assert np.abs(Derainer(model)(flat).astype(int) - value).max() <= allowed
+        assert np.abs(Derainer(model)(flat).astype(int) - value).max() <= 3
 
 
 @every_model

@@ -212,7 +212,7 @@ def recipe_for(
             clean,
             warmup=steps // 4,
             encoder_steps=min(steps, Real.encoder_steps),
-            # As recipes/rdmc-lite-real.toml: what took more rain (docs/training-log.md).
+            # As recipes/semi-drdnet-s-real.toml: what took more rain (docs/training-log.md).
             total_variation=0.0,
             teacher=0.5,
             driest=True,
