@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from scipy.fft import fft2
 from scipy.ndimage import gaussian_filter, minimum_filter
 from skimage.color import rgb2ycbcr
 from skimage.metrics import peak_signal_noise_ratio
@@ -72,6 +73,18 @@ def test_luma_psnr_of_a_perfect_picture_is_finite_and_so_is_its_gradient():
     losses.luma_psnr(restored, clean).backward()
     assert float(losses.luma_psnr(clean, clean)) == pytest.approx(60)
     assert torch.isfinite(restored.grad).all()
+
+
+def test_fourier_is_scipys_transform_in_double_precision():
+    a, b = pair(7)
+    spectrum = fft2(a - b, norm="ortho")
+    expected = (np.abs(spectrum.real).mean() + np.abs(spectrum.imag).mean()) / 2
+    ours, other = (torch.from_numpy(x).float() for x in (a, b))
+    assert float(losses.fourier(ours, other)) == pytest.approx(expected, rel=1e-5)
+    leaf = torch.from_numpy(a[:1, :1]).requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda x: losses.fourier(x, other[:1, :1]).double(), leaf, atol=1e-3, eps=1e-3
+    )
 
 
 def test_total_variation_equals_its_definition_in_double_precision():

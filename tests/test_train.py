@@ -326,6 +326,39 @@ def test_the_contrastive_prior_counts_by_its_weight():
     assert torch.allclose(with_prior, expected)
 
 
+def test_a_large_network_is_learnt_from_by_its_weight_and_stays_as_it_was(toy):
+    (toy / "toy.toml").write_text(TOY.format(more=""))
+    trainer.train(toy / "toy.toml", toy / "data", out=toy / "large")
+    weights = toy / "large" / "weights.safetensors"
+    before = weights.read_bytes()
+    text = TOY.format(more="") + "[distillation]\nweights = 'large/weights.safetensors'\nweight = 0.5\n"
+    (toy / "toy.toml").write_text(text)
+    trainer.train(toy / "toy.toml", toy / "data", out=toy / "small")
+    saved = torch.load(toy / "small" / "last.ckpt", weights_only=True)
+    assert {name.split(".")[0] for name in saved["state_dict"]} == {"net"}
+    assert saved["unrain"]["card"]["distilled_from"] == "weights.safetensors"
+    assert weights.read_bytes() == before
+    recipe = read_recipe(toy / "toy.toml")
+    large = trainer.Large(recipe.distillation)
+    module = trainer.Deraining(recipe, large=large)
+    assert copy.deepcopy(module).large.net is large.net
+    rainy, clean = torch.randint(0, 256, (2, 2, 3, 16, 16), dtype=torch.uint8)
+    estimates = module.net(rainy / 255, 1)
+    expected = trainer.recursive_loss(estimates, rainy / 255, clean / 255, recipe)
+    result = large.net(rainy / 255, 1)[-1].clamp(0, 1)
+    expected = expected + 0.5 * trainer.recursive_loss(estimates, rainy / 255, result, recipe)
+    loss = module.loss((rainy, clean), recipe.stages[0])
+    assert torch.allclose(loss, expected)
+    loss.backward()
+    assert all(parameter.grad is None for parameter in large.net.parameters())
+
+
+def test_a_run_whose_large_network_is_missing_says_so_before_it_reads_pictures(toy):
+    (toy / "toy.toml").write_text(TOY.format(more="") + "[distillation]\nweights = 'nowhere.safetensors'\n")
+    with pytest.raises(UnrainError, match=r"nowhere\.safetensors: no such checkpoint"):
+        trainer.train(toy / "toy.toml", toy / "nowhere", out=toy / "run")
+
+
 def test_a_network_with_batch_normalisation_trains_without_averaging(toy):
     text = TOY.format(more="").replace("ema = 0.5", "ema = 0.0\nclip = inf")
     text = text.replace("rdmc_lite", "rdmc").replace("encoder = [1, 1]", "").replace("decoder = [1]", "")

@@ -16,7 +16,9 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from unrain.errors import UnrainError
 from unrain.lab.data import Source, Stage, Unpaired, pairs, photographs, rain_layers
+from unrain.lab.export import load_checkpoint
 from unrain.lab.losses import CONTRAST_LAYERS, ContrastivePrior
+from unrain.lab.nets.layers import RecursiveNet
 from unrain.lab.nets.vgg import load_vgg19
 from unrain.lab.rain import RainMaker
 
@@ -91,6 +93,7 @@ class LossWeights:
         mse: Mean squared error.
         psnr: Decibels of PSNR on Y, taken away.
         ssim: 1 - SSIM over RGB.
+        fourier: Distance of the spectra.
         contrastive: The contrastive prior, which needs VGG-19.
     """
 
@@ -98,6 +101,7 @@ class LossWeights:
     mse: float = 0.0
     psnr: float = 0.0
     ssim: float = 0.0
+    fourier: float = 0.0
     contrastive: float = 0.0
 
 
@@ -129,6 +133,29 @@ class Contrast:
         return ContrastivePrior(
             vgg, self.layers, per_layer=self.per_layer, inert=self.inert, patches=self.patches
         )
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """A trained network, mostly a larger one, whose results are learnt beside the clean pictures.
+
+    Attributes:
+        weights: Its file (.safetensors).
+        weight: Of the loss against its result, relative to that against the clean picture.
+        recursions: Passes it makes.
+    """
+
+    weights: str
+    weight: float = 1.0
+    recursions: int = 1
+
+    def load(self) -> RecursiveNet:
+        """Build it.
+
+        Raises:
+            UnrainError: The file is missing or broken.
+        """
+        return load_checkpoint(Path(self.weights)).net
 
 
 @dataclass(frozen=True)
@@ -209,6 +236,7 @@ class Recipe:
         stages: Parts of the run: steps, patch, batch, recursions, learning rate.
         loss: Weights of the loss terms.
         contrastive: How its contrastive term is computed.
+        distillation: A network whose results are learnt, too.
         real: Real rain, for stages that draw it.
         search: How `unrain search` goes; training does without it.
         summary: What the model is for, in a line: it goes into its card.
@@ -236,6 +264,7 @@ class Recipe:
     stages: tuple[Stage, ...]
     loss: LossWeights
     contrastive: Contrast = Contrast()
+    distillation: Distillation | None = None
     real: Real | None = None
     search: Search | None = None
     summary: str = ""
@@ -305,11 +334,12 @@ def recipe_from(table: dict[str, Any], where: str, beside: Path) -> Recipe:
         raise UnrainError(f"{where}: a [real] table and stages with real patches (real = 8) go together")
     if recipe.real is not None and not recipe.real.photos:
         raise UnrainError(f"{where}: real: photos is empty, name a folder of rainy photographs")
-    vgg, initial = recipe.contrastive.vgg, recipe.initial
+    vgg, initial, large = recipe.contrastive.vgg, recipe.initial, recipe.distillation
     beside = beside.resolve()
     return dataclasses.replace(
         recipe,
         contrastive=dataclasses.replace(recipe.contrastive, vgg=str(beside / vgg) if vgg else None),
+        distillation=dataclasses.replace(large, weights=str(beside / large.weights)) if large else None,
         initial=str(beside / initial) if initial else None,
     )
 

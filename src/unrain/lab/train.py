@@ -44,7 +44,7 @@ from unrain.lab.nets import build
 from unrain.lab.nets.layers import RecursiveNet, pad_to_multiple
 from unrain.lab.rain import Picture
 from unrain.lab.real import RealRain, Seen, derained, driest, frozen_statistics, warmth
-from unrain.lab.recipe import LossWeights, Recipe, read_recipe
+from unrain.lab.recipe import Distillation, LossWeights, Recipe, read_recipe
 
 # What a layer was given, and the gradient of its output.
 Call = tuple[tuple[Tensor, ...], Tensor]
@@ -73,6 +73,8 @@ def loss_of(
         total = total - weights.psnr * losses.luma_psnr(restored, clean)
     if weights.ssim:
         total = total + weights.ssim * (1 - losses.ssim(restored, clean))
+    if weights.fourier:
+        total = total + weights.fourier * losses.fourier(restored, clean)
     if weights.contrastive and contrast is not None:
         total = total + weights.contrastive * contrast(restored)
     return total
@@ -121,6 +123,29 @@ def split_passes(net: RecursiveNet, rainy: Tensor, recursions: int) -> Tensor:
     return net.step(padded, torch.cat(starts))[..., :height, :width]
 
 
+class Large:
+    """A trained network whose results another one learns.
+
+    Hinton et al., "Distilling the knowledge in a neural network", 2015.
+    It is no module, so that checkpoints and weight averaging pass it by, and a copy shares it.
+
+    Args:
+        spec: Which network, how many passes it makes, and what its results weigh.
+    """
+
+    def __init__(self, spec: Distillation) -> None:
+        self.net, self.passes, self.weight = channels_last(spec.load()), spec.recursions, spec.weight
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Large:
+        return self
+
+    def __call__(self, rainy: Tensor) -> Tensor:
+        """Return its results, N x 3 x H x W in [0, 1], for rainy patches of that shape."""
+        with torch.no_grad():
+            estimates: list[Tensor] = self.net.to(rainy.device)(rainy, self.passes)
+        return estimates[-1].clamp(0, 1)
+
+
 class Deraining(pl.LightningModule):
     """A network in training on a recipe.
 
@@ -128,14 +153,19 @@ class Deraining(pl.LightningModule):
         recipe: How it is trained.
         name: The recipe's name, for the card.
         prior: The contrastive prior, if the recipe has one.
+        large: The network that it is distilled from, if the recipe has one.
     """
 
     def __init__(
-        self, recipe: Recipe, name: str = "recipe", prior: losses.ContrastivePrior | None = None
+        self,
+        recipe: Recipe,
+        name: str = "recipe",
+        prior: losses.ContrastivePrior | None = None,
+        large: Large | None = None,
     ) -> None:
         super().__init__()
         # Lightning has a `name` of its own.
-        self.recipe, self.recipe_name, self.prior = recipe, name, prior
+        self.recipe, self.recipe_name, self.prior, self.large = recipe, name, prior, large
         self.net = channels_last(build(recipe.network, **recipe.arguments))
         self.real = RealRain(recipe.real) if recipe.real else None
         if recipe.compile:
@@ -155,7 +185,12 @@ class Deraining(pl.LightningModule):
     def loss(self, batch: tuple[Tensor, ...], stage: Stage) -> Tensor:
         """Run the network on the pairs of a batch and compute the recipe's loss."""
         rainy, clean = (to_unit(side) for side in batch[:2])
-        return recursive_loss(self.estimates(rainy, stage), rainy, clean, self.recipe, self.prior)
+        estimates = self.estimates(rainy, stage)
+        loss = recursive_loss(estimates, rainy, clean, self.recipe, self.prior)
+        if self.large is None:
+            return loss
+        result = self.large(rainy)
+        return loss + self.large.weight * recursive_loss(estimates, rainy, result, self.recipe)
 
     def estimates(self, rainy: Tensor, stage: Stage) -> list[Tensor]:
         """Run the network as a stage wants it."""
@@ -251,6 +286,7 @@ class Deraining(pl.LightningModule):
             "wall_time": round(self.elapsed()),
             **({"went_on_from": self.went_on_from} if self.went_on_from else {}),
             **({"share": recipe.share} if recipe.share < 1 else {}),
+            **({"distilled_from": Path(recipe.distillation.weights).name} if recipe.distillation else {}),
             "hardware": hardware(self.device, trainer.world_size),
             "torch": str(torch.__version__),
             "licence": recipe.licence,
@@ -668,7 +704,8 @@ def train(
         raise UnrainError(f"{last}: a run is there already; give another folder with --out or let it resume")
     pl.seed_everything(plan.seed)
     prior = plan.contrastive.load() if plan.loss.contrastive else None
-    module = Deraining(plan, recipe.stem, prior)
+    large = Large(plan.distillation) if plan.distillation else None
+    module = Deraining(plan, recipe.stem, prior, large)
     if plan.initial:
         start_from(module, Path(plan.initial))
     fit(module, Pictures(plan, data), out, devices=devices)
