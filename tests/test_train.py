@@ -2,8 +2,10 @@
 
 import copy
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -324,6 +326,18 @@ def test_the_contrastive_prior_counts_by_its_weight():
     )
     expected = without + 0.5 * prior.between(clean, rainy)(restored)
     assert torch.allclose(with_prior, expected)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions are POSIX's")
+def test_weights_may_be_read_by_whom_the_umask_lets(tmp_path):
+    module = trainer.Deraining(Recipe("rdmc_lite", (), (Stage(1),), LossWeights(l1=1.0)))
+    module.trainer = SimpleNamespace(global_step=1, world_size=1, callback_metrics={})
+    before = os.umask(0o027)
+    try:
+        trainer.save_weights(tmp_path / "weights.safetensors", module)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "weights.safetensors").stat().st_mode & 0o777 == 0o640
 
 
 def test_a_large_network_is_learnt_from_by_its_weight_and_stays_as_it_was(toy):

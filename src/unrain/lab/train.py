@@ -30,7 +30,7 @@ from pytorch_lightning.callbacks import (
     WeightAveraging,
 )
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
@@ -622,7 +622,8 @@ def save_weights(path: Path, module: Deraining) -> None:
     }
     state = {name: value.detach().cpu().contiguous() for name, value in module.net.state_dict().items()}
     part = path.with_suffix(".part")
-    save_file(state, part, header)
+    # Not save_file: its files are readable by nobody else.
+    part.write_bytes(save(state, header))
     part.replace(path)
 
 
