@@ -130,6 +130,42 @@ def test_runs_that_end_close_together_get_the_next_seed(toy):
     assert all(row.psnr == pytest.approx(sum(one.psnr for one in row.results) / 2) for row in rows)
 
 
+def test_a_run_that_another_ones_second_seed_comes_close_to_gets_one_too(toy, monkeypatch):
+    psnrs = {"one": (30.0, 31.0), "two": (30.1, 33.1), "three": (31.55, 31.55)}
+    names = {(1, 4.0): "one", (2, 4.0): "two", (1, 5.0): "three"}
+
+    def known(recipe, *_):
+        found = psnrs[names[recipe.stages[0].recursions, recipe.clip]][recipe.seed - 1]
+        return Result(recipe.seed, found, 0.9, 10, 5, 1.0, 0.1, found)
+
+    monkeypatch.setattr(ablation, "run_once", known)
+    base = PLAN.format(close=0.1)
+    base = base[: base.index("[[groups]]")].replace("[base]\n", "[base]\nclip = 4.0\n")
+    groups = """
+[[groups]]
+name = "a"
+[[groups.runs]]
+name = "one"
+[[groups.runs]]
+name = "two"
+change = { stages = { recursions = 2 } }
+[[groups.runs]]
+name = "three"
+change = { clip = 5.0 }
+[[groups]]
+name = "b"
+runs = [{ name = "three", change = { clip = 5.0 } }]
+"""
+    (toy / "plan.toml").write_text(base + groups)
+    (toy / "out").mkdir()
+    rows = ablate(toy / "plan.toml", toy / "data", out=toy / "out")
+    # 30.0 and 30.1 are close; then the mean 31.6 of the second and 31.55.
+    assert [len(row.results) for row in rows] == [2, 2, 2, 2]
+    psnrs["three"] = (35.0, 35.0)
+    rows = ablate(toy / "plan.toml", toy / "data", out=toy / "out")
+    assert [len(row.results) for row in rows] == [2, 2, 1, 1]
+
+
 def test_files_named_in_a_plan_are_relative_to_it(toy):
     ablate(toy / "plan.toml", toy / "data", out=toy / "out")
     (toy / "out" / "01" / "weights.safetensors").rename(toy / "start.safetensors")

@@ -71,7 +71,8 @@ class Plan:
         groups: The comparisons.
         suite: The test set.
         seeds: The first for every run; the others, one after the other, for those that end close together.
-        close: Difference of two runs of a group in dB below which they get another seed.
+        close: Difference of two runs of a group in dB, of the means over their seeds, below which they get
+            another seed.
     """
 
     base: dict[str, Any]
@@ -179,26 +180,32 @@ def ablate(path: Path, data: Path, *, out: Path | None = None) -> list[Row]:
     """
     plan = read_plan(path)
     out = out or Path("runs") / path.stem
-    runs = [(group, run) for group in plan.groups for run in group.runs]
-    seeds_of = {(group.name, run.name): 1 for group, run in runs}
-    rows: list[Row] = []
-    for count in range(1, len(plan.seeds) + 1):
-        if count > 1:
-            for row in close_rows(rows, plan.close):
-                seeds_of[row.group, row.run] = count
+    runs = [(group.name, run) for group in plan.groups for run in group.runs]
+    recipes = [recipe_of(plan, run, plan.seeds[0], path) for _, run in runs]
+    counts = [1] * len(runs)
+    while True:
         rows = [
             Row(
-                group.name,
+                group,
                 run.name,
                 tuple(
                     run_once(recipe_of(plan, run, seed, path), plan.suite, data, out)
-                    for seed in plan.seeds[: seeds_of[group.name, run.name]]
+                    for seed in plan.seeds[:count]
                 ),
             )
-            for group, run in runs
+            for (group, run), count in zip(runs, counts, strict=True)
         ]
         write_results(rows, plan, out, f"unrain ablate {path} --data {data}")
-    return rows
+        near = list(close_rows(rows, plan.close))
+        # By recipe: a run that is in several groups has as many seeds in each.
+        again = [recipe for row, recipe in zip(rows, recipes, strict=True) if row in near]
+        more = [
+            min(count + (recipe in again), len(plan.seeds))
+            for recipe, count in zip(recipes, counts, strict=True)
+        ]
+        if more == counts:
+            return rows
+        counts = more
 
 
 def close_rows(rows: list[Row], close: float) -> Iterator[Row]:
