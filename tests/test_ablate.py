@@ -131,7 +131,7 @@ def test_runs_that_end_close_together_get_the_next_seed(toy):
 
 
 def test_a_run_that_another_ones_second_seed_comes_close_to_gets_one_too(toy, monkeypatch):
-    psnrs = {"one": (30.0, 31.0), "two": (30.1, 33.1), "three": (31.55, 31.55)}
+    psnrs = {"one": (30.0, 31.0), "two": (30.05, 33.1), "three": (31.55, 31.55)}
     names = {(1, 4.0): "one", (2, 4.0): "two", (1, 5.0): "three"}
 
     def known(recipe, *_):
@@ -159,7 +159,7 @@ runs = [{ name = "three", change = { clip = 5.0 } }]
     (toy / "plan.toml").write_text(base + groups)
     (toy / "out").mkdir()
     rows = ablate(toy / "plan.toml", toy / "data", out=toy / "out")
-    # 30.0 and 30.1 are close; then the mean 31.6 of the second and 31.55.
+    # 30.0 and 30.05 are close; then the mean of 30.05 and 33.1, and 31.55.
     assert [len(row.results) for row in rows] == [2, 2, 2, 2]
     psnrs["three"] = (35.0, 35.0)
     rows = ablate(toy / "plan.toml", toy / "data", out=toy / "out")
