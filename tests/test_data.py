@@ -182,3 +182,20 @@ def test_patches_on_a_grid_come_from_all_its_places_and_are_not_mirrored():
         places.add((y0, x0))
     # (40 - 16) / 8 + 1 = 4 by floor((50 - 16) / 8) + 1 = 5 places.
     assert places == {(8 * i, 8 * j) for i in range(4) for j in range(5)}
+
+
+def test_exposure_makes_photographs_darker_or_brighter_with_white_where_it_is_too_much():
+    photo = np.arange(1, 1 + 16 * 16 * 3).reshape(16, 16, 3).clip(max=250).astype(np.uint8)
+    source = Source(photos=[photo], flip=False, exposure=(0.5, 4.0))
+    factors = []
+    for seed in range(100):
+        rainy, clean = source.patch(16, np.random.default_rng(seed))
+        assert (rainy == clean).all()
+        factors.append(clean[1, 0, 0] / photo[1, 0, 0])
+        expected = np.minimum(photo * factors[-1], 255)
+        assert np.abs(clean - expected).max() <= 3  # by the rounding of the factor's own pixel
+    assert 0.5 <= min(factors) < 0.6
+    assert 3.3 < max(factors) <= 4.05
+    # Without it the light stays, and so does the sequence of patches.
+    plain, _ = Source(photos=[photo], flip=False).patch(16, np.random.default_rng(0))
+    assert (plain == photo).all()

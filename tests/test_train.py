@@ -156,6 +156,20 @@ def test_a_missing_key_and_a_missing_recipe_are_named(toy):
         read_recipe(toy / "none.toml")
 
 
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (SourceSpec(photos=("x",), exposure=(2.0, 1.0)), "exposure is 2.0 to 1.0"),
+        (SourceSpec(photos=("x",), exposure=(0.0, 1.0)), "exposure is 0.0 to 1.0"),
+        (SourceSpec(pairs="x", exposure=(1.0, 2.0)), "exposure is for photos"),
+        (SourceSpec(pairs="x", stride=0), "stride is 0"),
+    ],
+)
+def test_a_wrong_source_is_refused(tmp_path, spec, message):
+    with pytest.raises(UnrainError, match=message):
+        spec.load(tmp_path)
+
+
 def test_a_source_is_pairs_or_photos(tmp_path):
     with pytest.raises(UnrainError, match="either pairs or photos"):
         SourceSpec().load(tmp_path)

@@ -201,6 +201,8 @@ class Source:
             without it they are only mirrored left to right.
         flip: Whether patches may be mirrored left to right.
         stride: Patches are cut at multiples of this only.
+        exposure: Photographs' values are multiplied by a random factor between these two; what comes out above
+            255 is white, as in an overexposed sky.
     """
 
     def __init__(
@@ -213,11 +215,13 @@ class Source:
         turns: bool = False,
         flip: bool = True,
         stride: int = 1,
+        exposure: tuple[float, float] = (1.0, 1.0),
     ) -> None:
         if (pairs is None) == (photos is None):
             raise ValueError("a source has either pairs or photos")
         self.pairs, self.photos, self.layers = pairs, photos, layers or []
         self.maker, self.turns, self.flip, self.stride = maker, turns, flip, stride
+        self.exposure = exposure
 
     def __len__(self) -> int:
         """Return how many pictures it draws from."""
@@ -232,6 +236,9 @@ class Source:
         else:
             assert self.photos is not None
             (clean,) = _crop((self.photos[index],), size, self.stride, rng)
+            if self.exposure != (1.0, 1.0):
+                factor = np.exp(rng.uniform(*np.log(self.exposure)))
+                clean = np.minimum(np.rint(clean * factor), 255).astype(np.uint8)
             rainy, clean = self.maker.pair(clean, self.layers, rng) if self.maker else (clean, clean)
         if self.flip and rng.random() < 0.5:
             rainy, clean = rainy[:, ::-1], clean[:, ::-1]

@@ -40,6 +40,8 @@ class SourceSpec:
         stride: Patches are cut at multiples of this only: a grid of 80 is the literature's.
         without_twins_in: Leave out pairs whose background occurs in the test part of that set, for example
             "Rain800".
+        exposure: Photographs get darker or brighter by a random factor between these two, with white where
+            that is above 255.
     """
 
     pairs: str | None = None
@@ -51,6 +53,7 @@ class SourceSpec:
     flip: bool = True
     stride: int = 1
     without_twins_in: str | None = None
+    exposure: tuple[float, float] = (1.0, 1.0)
 
     @property
     def described(self) -> str:
@@ -71,6 +74,11 @@ class SourceSpec:
             raise UnrainError("recipe: a source needs either pairs or photos")
         if self.stride < 1:
             raise UnrainError(f"recipe: stride is {self.stride}, but starts at 1")
+        low, high = self.exposure
+        if not 0 < low <= high:
+            raise UnrainError(f"recipe: exposure is {low} to {high}: give two factors, the smaller one first")
+        if self.pairs is not None and self.exposure != (1.0, 1.0):
+            raise UnrainError("recipe: exposure is for photos, pairs have their light")
         if self.pairs is not None:
             found = pairs(root, self.pairs, without_twins_in=self.without_twins_in)
             return Source(pairs=found, turns=self.turns, flip=self.flip, stride=self.stride)
@@ -81,6 +89,7 @@ class SourceSpec:
             turns=self.turns,
             flip=self.flip,
             stride=self.stride,
+            exposure=self.exposure,
         )
 
 
