@@ -19,7 +19,6 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from unrain.lab.nets.layers import RecursiveNet
 
@@ -57,27 +56,6 @@ def _in_parts(features: Tensor, conv: nn.Conv2d, parts: int, norm: ChannelNorm |
     ]
 
 
-class _Plain(nn.Identity):
-    """No normalisation."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-
-
-class _Merged(nn.Module):
-    """A depthwise kernel with a centre of its own beside it, added up: RepVGG's branches without their normalisation."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.centre = nn.Parameter(torch.ones(channels, 1, 1, 1))
-
-    def forward(self, kernel: Tensor) -> Tensor:
-        return kernel + F.pad(self.centre, (1, 1, 1, 1))
-
-
-NORMS = {"channel": ChannelNorm, "batch": nn.BatchNorm2d, "none": _Plain}
-
-
 class MultiScale(nn.Module):
     """Multi-scale extraction: one group of channels for each dilation, gated, added to the input.
 
@@ -87,14 +65,14 @@ class MultiScale(nn.Module):
         dilations: One group each.
     """
 
-    def __init__(self, width: int, dilations: Sequence[int], norm: str = "channel") -> None:
+    def __init__(self, width: int, dilations: Sequence[int]) -> None:
         super().__init__()
         if width % len(dilations):
             raise ValueError(
                 f"width {width} does not divide into {len(dilations)} groups, one for each dilation"
             )
         group = width // len(dilations)
-        self.norm = NORMS[norm](width)
+        self.norm = ChannelNorm(width)
         self.spread = nn.Conv2d(width, width, 1)
         self.branches = nn.ModuleList(nn.Conv2d(group, group, 3, padding=d, dilation=d) for d in dilations)
         self.mix = nn.Conv2d(width, 2 * width, 1)
@@ -116,16 +94,14 @@ class GatedBlock(nn.Module):
         width: Channels.
     """
 
-    def __init__(self, width: int, norm: str = "channel", merged: bool = False) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.norm1 = NORMS[norm](width)
+        self.norm1 = ChannelNorm(width)
         self.expand1 = nn.Conv2d(width, 2 * width, 1)
         self.depthwise = nn.Conv2d(2 * width, 2 * width, 3, padding=1, groups=2 * width)
-        if merged:
-            parametrize.register_parametrization(self.depthwise, "weight", _Merged(2 * width))
         self.project1 = nn.Conv2d(width, width, 1)
         self.scale1 = nn.Parameter(torch.full((1, width, 1, 1), 0.1))
-        self.norm2 = NORMS[norm](width)
+        self.norm2 = ChannelNorm(width)
         self.expand2 = nn.Conv2d(width, 2 * width, 1)
         self.project2 = nn.Conv2d(width, width, 1)
         self.scale2 = nn.Parameter(torch.full((1, width, 1, 1), 0.1))
@@ -158,8 +134,6 @@ class RDMCLite(RecursiveNet):
         recursions: Passes T by default.
         dilations: Of the multi-scale extraction.
         fold: Pixels folded into channels at the entrance, fold x fold.
-        norm: "channel", "batch" or "none", for a trial.
-        merged: Whether depthwise kernels learn their centre twice, for a trial.
     """
 
     def __init__(
@@ -170,8 +144,6 @@ class RDMCLite(RecursiveNet):
         recursions: int = 2,
         dilations: Sequence[int] = (1, 2, 3),
         fold: int = 2,
-        norm: str = "channel",
-        merged: bool = False,
     ) -> None:
         levels = len(encoder)
         if len(decoder) != levels - 1:
@@ -181,9 +153,7 @@ class RDMCLite(RecursiveNet):
         widths = [width * 2**k for k in range(levels)]
         self.entrance = nn.Conv2d(6 * fold * fold, width, 3, padding=1)
         self.encoders = nn.ModuleList(
-            nn.Sequential(
-                MultiScale(w, dilations, norm), *(GatedBlock(w, norm, merged) for _ in range(blocks))
-            )
+            nn.Sequential(MultiScale(w, dilations), *(GatedBlock(w) for _ in range(blocks)))
             for w, blocks in zip(widths, encoder, strict=True)
         )
         self.downs = nn.ModuleList(nn.Conv2d(w, 2 * w, 2, stride=2) for w in widths[:-1])
@@ -195,7 +165,7 @@ class RDMCLite(RecursiveNet):
         self.gate_finer = nn.Parameter(torch.zeros(levels - 2)) if levels > 2 else None
         self.gate_coarser = nn.Parameter(torch.zeros(levels - 1))
         self.decoders = nn.ModuleList(
-            nn.Sequential(*(GatedBlock(w, norm, merged) for _ in range(blocks)))
+            nn.Sequential(*(GatedBlock(w) for _ in range(blocks)))
             for w, blocks in zip(widths[:-1], decoder, strict=True)
         )
         self.exit = nn.Conv2d(width, 3 * fold * fold, 3, padding=1)
