@@ -62,7 +62,9 @@ class SourceSpec:
             without = f" without its twins in {self.without_twins_in}" if self.without_twins_in else ""
             return f"{self.pairs}{without}"
         rain = f"with rain made from {', '.join(self.layers) or 'scratch'}" if self.rain else "left dry"
-        return f"{', '.join(self.photos)}: {rain}"
+        low, high = self.exposure
+        light = f", their light times {low:g} to {high:g}" if low != 1 or high != 1 else ""
+        return f"{', '.join(self.photos)}: {rain}{light}"
 
     def load(self, root: Path) -> Source:
         """Read the pictures from below the data folder.
