@@ -201,8 +201,8 @@ class Source:
             without it they are only mirrored left to right.
         flip: Whether patches may be mirrored left to right.
         stride: Patches are cut at multiples of this only.
-        exposure: Photographs' values are multiplied by a random factor between these two; what comes out above
-            255 is white, as in an overexposed sky.
+        exposure: Photographs' values are multiplied by a random factor between these two; what comes out
+            above 255 is white, as in an overexposed sky.
     """
 
     def __init__(
