@@ -72,6 +72,12 @@ def test_flat_pictures_stay_flat(model):
 
 
 @every_model
+def test_a_model_offers_only_passes_that_were_measured(model):
+    measured = {int(name.rpartition(" T")[2]) for name in model.card["scores"]}
+    assert model.card["recursive"] == (max(measured) > 1)
+
+
+@every_model
 def test_the_examples_are_reproducible(model):
     rainy = np.asarray(Image.open(EXAMPLES / "cat.jpg"))
     assert (Derainer(model)(rainy) == Derainer(model)(rainy)).all()
