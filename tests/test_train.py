@@ -25,6 +25,7 @@ from unrain.lab.losses import ContrastivePrior  # noqa: E402
 from unrain.lab.nets import build  # noqa: E402
 from unrain.lab.nets.layers import RecursiveNet  # noqa: E402
 from unrain.lab.nets.vgg import VGG19  # noqa: E402
+from unrain.lab.optimiser import learning_rate  # noqa: E402
 from unrain.lab.recipe import (  # noqa: E402
     Contrast,
     LossWeights,
@@ -116,7 +117,7 @@ def test_the_papers_recipes_have_the_papers_schedule():
         recipe = read_recipe(FOLDER / f"{name}.toml")
         assert recipe.steps == 150 * epoch
         rates = [
-            trainer.learning_rate(recipe.stages, epoch * n + at)
+            learning_rate(recipe.stages, epoch * n + at)
             for n, at in ((0, 0), (30, -1), (30, 0), (50, -1), (50, 0), (80, -1), (80, 0), (150, -1))
         ]
         assert rates == pytest.approx([1e-3, 1e-3, 2e-4, 2e-4, 4e-5, 4e-5, 8e-6, 8e-6])
@@ -177,7 +178,7 @@ def test_a_source_is_pairs_or_photos(tmp_path):
 
 def test_the_learning_rate_warms_up_and_falls_to_zero_in_every_stage():
     stages = (Stage(100, lr=1.0, warmup=10), Stage(50, lr=0.5, warmup=0))
-    rates = [trainer.learning_rate(stages, step) for step in range(151)]
+    rates = [learning_rate(stages, step) for step in range(151)]
     assert rates[0] == pytest.approx(0.1)
     assert max(rates) == pytest.approx(rates[9], abs=0.03)
     assert rates[99] < 1e-3
@@ -274,7 +275,7 @@ def test_batchnorm_settles_on_the_mean_over_the_last_batches(toy):
             layer.num_batches_tracked.zero_()
     with torch.no_grad():
         for step in (4, 5, 6):
-            trainer.split_passes(other, batches.batch(step)[0] / 255, 2)
+            trainer.split_passes(other, batches.batch(step)[0] / 255, [1, 1])
     # The pass that half of a batch makes before, to start from its result, is as at run time.
     assert [len(one) for one in seen] == [2] * 3
     trainer.settle(module, batches, count=3)
@@ -411,7 +412,7 @@ def test_each_pass_has_its_share_of_a_split_batch_and_gradients(bf16: bool) -> N
         parameter.data += 0.05 * torch.randn_like(parameter)
     rainy = torch.rand(3, 3, 16, 20)
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        apart = trainer.split_passes(net, rainy, 2)
+        apart = trainer.split_passes(net, rainy, [1, 1])
         first, second = net(rainy, 2)
     torch.testing.assert_close(apart[:2], first[:2], rtol=0.02, atol=0.02)
     torch.testing.assert_close(apart[2:], second[2:], rtol=0.02, atol=0.02)
@@ -429,7 +430,7 @@ def test_each_pass_has_its_share_of_a_split_batch_and_gradients(bf16: bool) -> N
 
 def test_a_split_batch_takes_patches_of_any_size() -> None:
     net = build("rdmc_lite", width=24, encoder=[1, 1], decoder=[1])
-    assert trainer.split_passes(net, torch.rand(2, 3, 15, 9), 2).shape == (2, 3, 15, 9)
+    assert trainer.split_passes(net, torch.rand(2, 3, 15, 9), [1, 1]).shape == (2, 3, 15, 9)
 
 
 def test_a_run_goes_on_from_another_and_its_card_says_so(toy):

@@ -189,6 +189,7 @@ def recipe_for(
 ) -> Recipe:
     """Return how a network is adapted; folders in it are named for the card only."""
     passes = start.net.recursions
+    split = start.net.recursive and passes > 1
     return Recipe(
         network=start.network,
         arguments=start.arguments,
@@ -200,13 +201,13 @@ def recipe_for(
                 batch=4,
                 real=4,
                 recursions=passes,
-                split=start.net.recursive and passes > 1,
+                split=split,
                 lr=1e-4,
                 warmup=min(50, steps),
             ),
         ),
         loss=LossWeights(l1=1.0, psnr=0.002, ssim=0.2),
-        recursion_weights=(0.1, 1.0),
+        recursion_weights=(1.0,) * passes if split else (0.1, 1.0),
         real=Real(
             real,
             clean,

@@ -20,6 +20,7 @@ from unrain.lab.export import load_checkpoint
 from unrain.lab.losses import CONTRAST_LAYERS, ContrastivePrior
 from unrain.lab.nets.layers import RecursiveNet
 from unrain.lab.nets.vgg import load_vgg19
+from unrain.lab.optimiser import OPTIMISERS
 from unrain.lab.rain import RainMaker
 
 T = TypeVar("T")
@@ -259,7 +260,12 @@ class Recipe:
         validation: Sets of pairs that are measured whole.
         validate_every: Steps between validations; 0 for the end only.
         checkpoint_every: Steps between checkpoints.
-        recursion_weights: Weights of the loss on x_1 .. x_T, aligned at the last; a missing one is 0.
+        recursion_weights: Weights of the loss on x_1 .. x_T, aligned at the last; a missing one is 0. In a
+            stage with `split` each is the share of the batch that its recursion gets.
+        optimiser: "adamw", or "muon" (kernels by Muon, the rest by AdamW).
+        momentum: Of Muon.
+        newton_schulz: Iterations of Muon's orthogonalisation.
+        adamw_lr: AdamW's learning rate beside Muon, relative to Muon's.
         betas: Moments of AdamW.
         weight_decay: Its decay; without any it is Adam.
         clip: Largest gradient norm; inf for no limit.
@@ -287,6 +293,10 @@ class Recipe:
     validate_every: int = 0
     checkpoint_every: int = 500
     recursion_weights: tuple[float, ...] = (1.0,)
+    optimiser: str = "adamw"
+    momentum: float = 0.9
+    newton_schulz: int = 5
+    adamw_lr: float = 1.0
     betas: tuple[float, ...] = (0.9, 0.9)
     weight_decay: float = 0.0
     clip: float = 1.0
@@ -331,6 +341,7 @@ def recipe_from(table: dict[str, Any], where: str, beside: Path) -> Recipe:
     recipe = from_table(Recipe, table, where)
     for key, value, known in (
         ("precision", recipe.precision, ("bf16", "fp32")),
+        ("optimiser", recipe.optimiser, OPTIMISERS),
         ("layers", recipe.contrastive.layers, tuple(CONTRAST_LAYERS)),
     ):
         if value not in known:
@@ -345,6 +356,13 @@ def recipe_from(table: dict[str, Any], where: str, beside: Path) -> Recipe:
         raise UnrainError(f"{where}: a [real] table and stages with real patches (real = 8) go together")
     if recipe.real is not None and not recipe.real.photos:
         raise UnrainError(f"{where}: real: photos is empty, name a folder of rainy photographs")
+    split = max((stage.recursions for stage in recipe.stages if stage.split), default=0)
+    if split and (len(recipe.recursion_weights) < split or min(recipe.recursion_weights[-split:]) <= 0):
+        raise UnrainError(
+            f"{where}: recursion_weights: split needs a weight above 0 for each of {split} recursions"
+        )
+    if any(stage.split and stage.batch < stage.recursions for stage in recipe.stages):
+        raise UnrainError(f"{where}: batch: split needs at least one patch for each recursion")
     vgg, initial, large = recipe.contrastive.vgg, recipe.initial, recipe.distillation
     beside = beside.resolve()
     return dataclasses.replace(

@@ -28,8 +28,9 @@ from torch.utils.data import DataLoader, IterableDataset
 from unrain.errors import UnrainError
 from unrain.lab.data import Batches, Source
 from unrain.lab.nets.rdmc import DOWN_GATES, RDMC, UP_GATES
+from unrain.lab.optimiser import build_optimiser
 from unrain.lab.recipe import Recipe, Search, read_recipe, write_recipe
-from unrain.lab.train import Deraining, Pictures, adamw, preflight, start_from, trainer_for
+from unrain.lab.train import Deraining, Pictures, preflight, start_from, trainer_for
 
 Batch = tuple[Tensor, ...]
 
@@ -132,7 +133,7 @@ class Searching(Deraining):
         search, architecture = self.search, self.architecture()
         chosen = {id(parameter) for parameter in architecture}
         weights = [parameter for parameter in self.net.parameters() if id(parameter) not in chosen]
-        optimiser, schedule = adamw(weights, self.recipe)
+        optimiser, schedule = build_optimiser(weights, self.recipe)
         adam = torch.optim.Adam(
             architecture,
             lr=search.architecture_lr,

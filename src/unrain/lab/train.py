@@ -42,6 +42,7 @@ from unrain.lab.data import Batches, Stage, pairs, stage_at
 from unrain.lab.export import load_checkpoint
 from unrain.lab.nets import build
 from unrain.lab.nets.layers import RecursiveNet, pad_to_multiple
+from unrain.lab.optimiser import build_optimiser
 from unrain.lab.rain import Picture
 from unrain.lab.real import RealRain, Seen, derained, driest, frozen_statistics, warmth
 from unrain.lab.recipe import Distillation, LossWeights, Recipe, read_recipe
@@ -94,7 +95,14 @@ def recursive_loss(
     return torch.stack([w * loss_of(x, clean, recipe.loss, contrast) for x, w in supervised if w]).sum()
 
 
-def split_passes(net: RecursiveNet, rainy: Tensor, recursions: int) -> Tensor:
+def shares(batch: int, weights: Sequence[float]) -> list[int]:
+    """Divide a batch by weights, at least one patch for each; what rounding leaves goes to the largest."""
+    sizes = [max(1, round(batch * weight / sum(weights))) for weight in weights]
+    sizes[sizes.index(max(sizes))] += batch - sum(sizes)
+    return sizes
+
+
+def split_passes(net: RecursiveNet, rainy: Tensor, weights: Sequence[float]) -> Tensor:
     """Make one pass over a batch: the first for one share of it, the second for the next, and so on.
 
     What a pass starts from is computed without gradient: x_t of one share costs t - 1 forward passes of that
@@ -103,7 +111,7 @@ def split_passes(net: RecursiveNet, rainy: Tensor, recursions: int) -> Tensor:
     Args:
         net: The network.
         rainy: N x 3 x H x W in [0, 1], at least one patch for each pass.
-        recursions: How many passes T share the batch.
+        weights: Of the passes: how large each one's share is.
 
     Returns:
         x_1 of the first share, .., x_T of the last, N x 3 x H x W.
@@ -113,7 +121,7 @@ def split_passes(net: RecursiveNet, rainy: Tensor, recursions: int) -> Tensor:
     starts = []
     # As at run time: BatchNorm would learn from these passes, too, and from one share's statistics alone.
     with torch.no_grad(), frozen_statistics(net):
-        for done, share in enumerate(padded.tensor_split(recursions)):
+        for done, share in enumerate(padded.split(shares(len(padded), weights))):
             estimate = share
             for _ in range(done):
                 estimate = net.step(share, estimate)
@@ -196,7 +204,9 @@ class Deraining(pl.LightningModule):
         """Run the network as a stage wants it."""
         passes = stage.recursions
         with frozen_statistics(self.net) if stage.keeps_statistics else nullcontext():
-            return [split_passes(self.net, rainy, passes)] if stage.split else self.net(rainy, passes)
+            if stage.split:
+                return [split_passes(self.net, rainy, self.recipe.recursion_weights[-passes:])]
+            return self.net(rainy, passes)
 
     def real_loss(self, batch: tuple[Tensor, ...], stage: Stage) -> Tensor:
         """Run the network on the real patches of a batch and compute what is learnt from them."""
@@ -258,8 +268,8 @@ class Deraining(pl.LightningModule):
             self.log(f"psnr/{name}", (total[0] / total[1]).float(), rank_zero_only=True)
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401  (Lightning's own union of eight types)
-        """Return AdamW with the stages' learning rates."""
-        optimiser, schedule = adamw(list(self.net.parameters()), self.recipe)
+        """Return the recipe's optimiser with the stages' learning rates."""
+        optimiser, schedule = build_optimiser(self.net.parameters(), self.recipe)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -287,6 +297,7 @@ class Deraining(pl.LightningModule):
             **({"went_on_from": self.went_on_from} if self.went_on_from else {}),
             **({"share": recipe.share} if recipe.share < 1 else {}),
             **({"distilled_from": Path(recipe.distillation.weights).name} if recipe.distillation else {}),
+            "optimiser": recipe.optimiser,
             "hardware": hardware(self.device, trainer.world_size),
             "torch": str(torch.__version__),
             "licence": recipe.licence,
@@ -322,34 +333,6 @@ def start_from(module: Deraining, initial: Path) -> None:
         raise UnrainError(f"{initial}: weights of another network than the recipe's ({reason})") from error
     earlier = ("recipe", "steps", "wall_time", "went_on_from")
     module.went_on_from = {key: start.card[key] for key in earlier if key in start.card}
-
-
-def adamw(
-    parameters: list[nn.Parameter], recipe: Recipe
-) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """Return AdamW by a recipe, and the learning rate's course over its stages."""
-    optimiser = torch.optim.AdamW(
-        parameters,
-        lr=1.0,  # the schedule below is absolute
-        betas=(recipe.betas[0], recipe.betas[1]),
-        weight_decay=recipe.weight_decay,
-        fused=True,
-    )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: learning_rate(recipe.stages, step))
-    return optimiser, schedule
-
-
-def learning_rate(stages: tuple[Stage, ...], step: int) -> float:
-    """Return the learning rate of a step.
-
-    In each stage a linear warm-up, then a cosine down to zero, or falls at the stage's milestones.
-    """
-    stage, within = stage_at(stages, step)
-    if stage.milestones:
-        course = stage.factor ** sum(milestone <= within for milestone in stage.milestones)
-    else:
-        course = 0.5 * (1 + math.cos(math.pi * within / stage.steps))
-    return stage.lr * min(1.0, (within + 1) / max(1, stage.warmup)) * course
 
 
 def channels_last(net: RecursiveNet) -> RecursiveNet:
