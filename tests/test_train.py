@@ -428,6 +428,21 @@ def test_each_pass_has_its_share_of_a_split_batch_and_gradients(bf16: bool) -> N
         torch.testing.assert_close(got[name], one.grad, rtol=0.1, atol=0.05 * float(one.grad.abs().max()))
 
 
+@pytest.mark.parametrize(
+    ("batch", "weights", "sizes"),
+    [
+        (4, [1, 1], [2, 2]),
+        (3, [1, 1], [2, 1]),
+        (4, [3, 1], [3, 1]),
+        (8, [0.25, 0.5, 1.0], [1, 2, 5]),
+        (3, [9, 1, 1], [1, 1, 1]),
+        (2, [0.01, 1], [1, 1]),
+    ],
+)
+def test_a_split_batch_is_divided_by_the_recursions_weights(batch, weights, sizes) -> None:
+    assert trainer.shares(batch, weights) == sizes
+
+
 def test_a_split_batch_takes_patches_of_any_size() -> None:
     net = build("rdmc_lite", width=24, encoder=[1, 1], decoder=[1])
     assert trainer.split_passes(net, torch.rand(2, 3, 15, 9), [1, 1]).shape == (2, 3, 15, 9)

@@ -107,12 +107,13 @@ class Muon(torch.optim.Optimizer):
         with torch.enable_grad():
             loss = closure() if closure is not None else None
         for group in self.param_groups:
-            (self._orthogonal if "momentum" in group else self._adamw)(group)
+            trained = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if trained:
+                (self._orthogonal if "momentum" in group else self._adamw)(group, trained)
         return loss
 
-    def _orthogonal(self, group: dict[str, Any]) -> None:
+    def _orthogonal(self, group: dict[str, Any], kernels: list[nn.Parameter]) -> None:
         """Update kernels; those of one shape are orthogonalised together."""
-        kernels = [kernel for kernel in group["params"] if kernel.grad is not None]
         gradients = [kernel.grad for kernel in kernels]
         for kernel in kernels:
             self.state[kernel].setdefault("momentum", torch.zeros_like(kernel))
@@ -131,9 +132,8 @@ class Muon(torch.optim.Optimizer):
             for (kernel, _), update in zip(pairs, updates, strict=True):
                 kernel.sub_(update.view(kernel.shape).to(kernel.dtype), alpha=rate)
 
-    def _adamw(self, group: dict[str, Any]) -> None:
+    def _adamw(self, group: dict[str, Any], weights: list[nn.Parameter]) -> None:
         """Update everything else with PyTorch's AdamW."""
-        weights = [weight for weight in group["params"] if weight.grad is not None]
         for weight in weights:
             if not self.state[weight]:
                 self.state[weight].update(

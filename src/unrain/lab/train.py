@@ -15,6 +15,7 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -96,9 +97,11 @@ def recursive_loss(
 
 
 def shares(batch: int, weights: Sequence[float]) -> list[int]:
-    """Divide a batch by weights, at least one patch for each; what rounding leaves goes to the largest."""
-    sizes = [max(1, round(batch * weight / sum(weights))) for weight in weights]
-    sizes[sizes.index(max(sizes))] += batch - sum(sizes)
+    """Divide a batch by weights, with at least one patch for each."""
+    count, total, sizes = len(weights), sum(weights), list[int]()
+    for done, weight in enumerate(accumulate(weights), 1):
+        end = math.floor(batch * weight / total + 0.5)
+        sizes.append(min(max(end, sum(sizes) + 1), batch - (count - done)) - sum(sizes))
     return sizes
 
 
