@@ -6,7 +6,7 @@ import numpy as np
 import skimage.data
 from PIL import Image
 
-from unrain.lab.rain import RainMaker, StreakRain
+from unrain.lab.data.rain import RainMaker, StreakRain
 
 HERE = Path(__file__).parent
 RAIN = RainMaker(

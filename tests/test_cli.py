@@ -12,14 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_image import png_of
 
 import unrain
+from toys import ROOT, png_of
 from unrain import cli, zoo
 from unrain.derainer import Derainer
 from unrain.errors import UnrainError
 
-ROOT = Path(__file__).parent.parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
 
 
@@ -427,7 +426,7 @@ def lab_call(monkeypatch, module, function):
 
 
 def test_train_and_export_call_the_lab(monkeypatch):
-    calls = lab_call(monkeypatch, "unrain.lab.train", "train")
+    calls = lab_call(monkeypatch, "unrain.lab.training.train", "train")
     assert cli.main(["train", "r.toml", "--data", "d"]) == 0
     assert cli.main(["train", "r.toml", "--data", "d", "--devices", "2", "--out", "o", "--no-resume"]) == 0
     assert calls == [

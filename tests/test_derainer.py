@@ -7,13 +7,13 @@ import sys
 import numpy as np
 import onnx
 import pytest
-from conftest import CONTRACT, natural, tiny_network
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from toys import CONTRACT, natural, tiny_network
 from unrain import zoo
 from unrain.derainer import Derainer
-from unrain.engines import OnnxEngine
+from unrain.engine import OnnxEngine
 from unrain.errors import UnrainError
 
 

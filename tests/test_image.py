@@ -8,7 +8,6 @@ import struct
 import subprocess
 import sys
 import time
-import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,11 +18,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
+from toys import ROOT, png_of
 from unrain import image
 from unrain.errors import UnrainError
 from unrain.image import Metadata, Picture
 
-ROOT = Path(__file__).parent.parent
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
@@ -452,16 +451,6 @@ def test_damage_gives_a_picture_or_one_line(data):
         image.encode(picture, "TIFF")
     except UnrainError as error:
         assert "\n" not in str(error)
-
-
-def png_of(width, height):
-    """A PNG that says it is this large."""
-
-    def chunk(kind, body):
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
 
 
 @pytest.mark.parametrize("side", [21_000, 60_000])

@@ -1,18 +1,16 @@
 """Every model that ships, walked: its card, that it takes rain out and leaves a dry picture alone."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import skimage.data
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 
+from toys import ROOT
 from unrain import zoo
 from unrain.derainer import Derainer
-from unrain.engines import OnnxEngine
+from unrain.engine import OnnxEngine
 
-ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 MODELS = zoo.models()
 CARD = {
@@ -86,7 +84,7 @@ def test_the_examples_are_reproducible(model):
 @every_model
 def test_what_runs_are_the_weights_that_training_goes_on_from(model):
     pytest.importorskip("torch")
-    from unrain.lab.bench.entrants import open_derainer
+    from unrain.lab.bench.candidates import open_derainer
     from unrain.lab.export import load_checkpoint
 
     net = load_checkpoint(ROOT / "recipes" / "weights" / f"{model.name}.safetensors").net

@@ -5,12 +5,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from toys import ROOT
 from unrain import cli, zoo
 from unrain.errors import UnrainError
-from unrain.lab.bench.readme import BEGIN, END, scores_table, with_scores, write_scores
+from unrain.lab.bench.report.readme import BEGIN, END, scores_table, with_scores, write_scores
 from unrain.zoo import Model
 
-README = Path(__file__).parents[1] / "README.md"
+README = ROOT / "README.md"
 SCORE = {"pictures": 100, "psnr": 30.126, "ssim": 0.91234}
 SCORES = {"b T2": SCORE, "b T1": SCORE, "rain100l/test T1": SCORE}
 CARD = {"scores": SCORES, "scores_by": "unrain bench one", "scores_commit": "abc"}

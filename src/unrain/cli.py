@@ -397,7 +397,7 @@ def serve(
     def run() -> None:
         from unrain import zoo
         from unrain.web import server
-        from unrain.web.desk import Limits
+        from unrain.web.queue import Limits
 
         server.serve(
             host=host,
@@ -433,7 +433,7 @@ def train(
     """
 
     def run() -> None:
-        from unrain.lab.train import train as run_training
+        from unrain.lab.training.train import train as run_training
 
         run_training(recipe, data, devices=devices, out=out, resume=resume)
 
@@ -632,11 +632,11 @@ def bench(
         from dataclasses import asdict
 
         from unrain import zoo
-        from unrain.lab.bench import entrants
+        from unrain.lab.bench import candidates
         from unrain.lab.bench.cost import SIZE, Given
 
         chosen = names if names or peer else (zoo.DEFAULT,)
-        found = [*map(entrants.find, chosen), *map(entrants.find_peer, peer)]
+        found = [*map(candidates.find, chosen), *map(candidates.find_peer, peer)]
         given = [*map(Given, chosen), *(Given(text, peer=True) for text in peer)]
         if speed:
             from unrain.lab.bench.speed import SIZES, measure_speed
@@ -729,11 +729,12 @@ def bench_tasks(
 
     def run() -> None:
         from unrain import zoo
-        from unrain.lab.bench import entrants, tasks
+        from unrain.lab.bench import candidates
+        from unrain.lab.bench.downstream import tasks
 
         chosen = names if names or peer else (zoo.DEFAULT,)
         tasks.bench_tasks(
-            [*map(entrants.find, chosen), *map(entrants.find_peer, peer)],
+            [*map(candidates.find, chosen), *map(candidates.find_peer, peer)],
             data,
             tasks.Options(
                 detect=detect,

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unrain import zoo
-from unrain.engines import Engine, OnnxEngine, Planes
+from unrain.engine import Engine, OnnxEngine, Planes
 from unrain.errors import UnrainError
 
 Progress = Callable[[int, int], None]

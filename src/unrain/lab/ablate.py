@@ -27,12 +27,12 @@ from matplotlib import pyplot
 from torch import nn
 
 from unrain.errors import UnrainError
-from unrain.lab.bench.benchmark import bench
-from unrain.lab.bench.entrants import Entrant
+from unrain.lab.bench.candidates import Entrant
+from unrain.lab.bench.run import bench
 from unrain.lab.export import load_checkpoint
 from unrain.lab.nets.layers import RecursiveNet
-from unrain.lab.recipe import Recipe, from_table, read_recipe, read_table, recipe_from, write_recipe
-from unrain.lab.train import train
+from unrain.lab.training.recipe import Recipe, from_table, read_recipe, read_table, recipe_from, write_recipe
+from unrain.lab.training.train import train
 
 
 @dataclass(frozen=True)

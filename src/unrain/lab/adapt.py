@@ -1,10 +1,11 @@
 """A shipped model for one's own camera: `unrain adapt MODEL --real FOLDER`.
 
-Fine-tunes a network for some minutes on a folder of rainy pictures, as `unrain.lab.real` learns from real
-rain. Nobody has clean twins of these, so rain is drawn on clean photographs of one's own, or, where there are
-none, on what the network makes of the rainy pictures to begin with. A fifth is held out: if the network has
-become worse there by more than `ALLOWED`, it goes part of the way back to where it started, along the line
-between the weights (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022).
+Fine-tunes a network for some minutes on a folder of rainy pictures, as `unrain.lab.training.real_rain`
+learns from real rain. Nobody has clean twins of these, so rain is drawn on clean photographs of one's own,
+or, where there are none, on what the network makes of the rainy pictures to begin with. A fifth is held
+out: if the network has become worse there by more than `ALLOWED`, it goes part of the way back to where it
+started, along the line between the weights (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR
+2022).
 """
 
 from __future__ import annotations
@@ -23,15 +24,17 @@ from torch import Tensor
 
 from unrain import zoo
 from unrain.errors import UnrainError
-from unrain.lab.bench import metrics
-from unrain.lab.bench.entrants import open_derainer
-from unrain.lab.bench.streaks import Lines, Rainy, removed
-from unrain.lab.data import MAX_PIXELS, Pair, Source, Stage, Unpaired, paired_folder, pictures, read
+from unrain.lab.bench.candidates import open_derainer
+from unrain.lab.data.batches import Source, Unpaired
+from unrain.lab.data.pairs import MAX_PIXELS, Pair, paired_folder, pictures, read
+from unrain.lab.data.rain import Picture, RainMaker
 from unrain.lab.export import Checkpoint, export_checkpoint, load_checkpoint
+from unrain.lab.metrics import psnr_ssim
+from unrain.lab.metrics.streaks import Lines, Rainy, removed
 from unrain.lab.nets.layers import RecursiveNet
-from unrain.lab.rain import Picture, RainMaker
-from unrain.lab.recipe import LossWeights, Real, Recipe, SourceSpec
-from unrain.lab.train import Deraining, Pictures, fit, part_way, save_weights, start_from
+from unrain.lab.training.recipe import LossWeights, Real, Recipe, SourceSpec
+from unrain.lab.training.stage import Stage
+from unrain.lab.training.train import Deraining, Pictures, fit, part_way, save_weights, start_from
 
 T = TypeVar("T")
 
@@ -302,7 +305,7 @@ def _middle(picture: Picture, side: int = _PROBE) -> Picture:
 def score(net: RecursiveNet, tests: list[Pair], passes: int | None) -> float:
     """Measure the mean Y PSNR on pairs in dB."""
     derainer, _ = open_derainer(net, passes)
-    return float(np.mean([metrics.psnr(derainer(one.rainy), one.clean) for one in tests]))
+    return float(np.mean([psnr_ssim.psnr(derainer(one.rainy), one.clean) for one in tests]))
 
 
 def streaks_removed(net: RecursiveNet, rainy: list[Picture], passes: int | None) -> float | None:

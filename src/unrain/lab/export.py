@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from unrain.engines import OnnxEngine
+from unrain.engine import OnnxEngine
 from unrain.errors import UnrainError
 from unrain.lab.nets import build
 from unrain.lab.nets.layers import RecursiveNet, pad_to_multiple

@@ -26,11 +26,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from unrain.errors import UnrainError
-from unrain.lab.data import Batches, Source
+from unrain.lab.data.batches import Batches, Source
 from unrain.lab.nets.rdmc import DOWN_GATES, RDMC, UP_GATES
-from unrain.lab.optimiser import build_optimiser
-from unrain.lab.recipe import Recipe, Search, read_recipe, write_recipe
-from unrain.lab.train import Deraining, Pictures, preflight, start_from, trainer_for
+from unrain.lab.training.optimiser import build_optimiser
+from unrain.lab.training.recipe import Recipe, Search, read_recipe, write_recipe
+from unrain.lab.training.train import Deraining, Pictures, preflight, start_from, trainer_for
 
 Batch = tuple[Tensor, ...]
 

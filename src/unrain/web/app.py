@@ -29,9 +29,9 @@ from unrain import image, zoo
 from unrain.errors import UnrainError
 from unrain.version import __version__
 from unrain.web import docs
-from unrain.web.desk import BusyError, Desk, Hold, Limits, OverdueError, open_engines
 from unrain.web.guard import Guard
 from unrain.web.job import MAX_RECURSIONS, TYPES, AbandonedError, Answer, Job, Options, harmless
+from unrain.web.queue import BusyError, Desk, Hold, Limits, OverdueError, open_engines
 
 STATIC = Path(__file__).parent / "static"
 _FORM = 65_536  # room for a form's other fields and its boundaries

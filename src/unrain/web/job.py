@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from unrain import batch, image
 from unrain.derainer import Derainer
-from unrain.engines import Engine
+from unrain.engine import Engine
 from unrain.errors import UnrainError
 
 MAX_RECURSIONS = 16

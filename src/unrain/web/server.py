@@ -15,8 +15,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from unrain import zoo
 from unrain.errors import UnrainError
 from unrain.web.app import create
-from unrain.web.desk import Limits
 from unrain.web.guard import Guard
+from unrain.web.queue import Limits
 
 _CONNECTIONS = 512
 

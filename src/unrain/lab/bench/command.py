@@ -9,16 +9,16 @@ from pathlib import Path
 
 from unrain import zoo
 from unrain.errors import UnrainError
-from unrain.lab.bench import report
-from unrain.lab.bench.benchmark import Measured, run
+from unrain.lab.bench.cache import FOLDER
+from unrain.lab.bench.candidates import Entrant
 from unrain.lab.bench.cost import SIZE, Cost, Given, measure_cost, parse_size
-from unrain.lab.bench.entrants import Entrant
-from unrain.lab.bench.measures import open_measures
-from unrain.lab.bench.published import figures_of
-from unrain.lab.bench.readme import write_scores
-from unrain.lab.bench.results import FOLDER
-from unrain.lab.bench.sheet import draw_sheet, write_sheet
-from unrain.lab.bench.suites import Suite, find_suites, open_suite
+from unrain.lab.bench.report import tables
+from unrain.lab.bench.report.contact_sheet import draw_sheet, write_sheet
+from unrain.lab.bench.report.published import figures_of
+from unrain.lab.bench.report.readme import write_scores
+from unrain.lab.bench.run import Measured, run
+from unrain.lab.data.suites import Suite, find_suites, open_suite
+from unrain.lab.metrics.measures import open_measures
 
 
 @dataclass(frozen=True)
@@ -129,23 +129,23 @@ def bench(
             )
         measured.append(one)
         if options.csv:
-            report.write_csv(options.csv, report.as_rows(measured, costs, published=options.published))
+            tables.write_csv(options.csv, tables.as_rows(measured, costs, published=options.published))
         if not options.json:
             table.add(one, costs.get(key))
     if options.json:
-        say(json.dumps(report.as_rows(measured, costs, published=options.published), indent=2))
+        say(json.dumps(tables.as_rows(measured, costs, published=options.published), indent=2))
     else:
         table.end()
     if options.page:
         # Matplotlib takes a second to import.
-        from unrain.lab.bench.page import write_page
+        from unrain.lab.bench.report.html import write_page
 
         write_page(
             options.page, measured, costs, published=options.published, threads=options.threads, note=note
         )
     if options.readme:
         write_scores(options.readme, zoo.models())
-    for line in report.footnotes(measured):
+    for line in tables.footnotes(measured):
         note(line)
 
 
@@ -161,7 +161,7 @@ class _Table:
         self._options = options
         self._say = say
         self._names = max(20, *(len(entrant.name) for entrant in entrants))
-        self._columns: list[report.Column] = []
+        self._columns: list[tables.Column] = []
         self._suite: Suite | None = None
         self._sources: dict[str, None] = {}
         self._hidden = 0
@@ -171,13 +171,13 @@ class _Table:
         if self._suite is not None and self._suite.name != one.suite.name:
             self._end_suite()
         self._suite = one.suite
-        columns = report.columns(one.metrics)
+        columns = tables.columns(one.metrics)
         if columns != self._columns:
             self._columns = columns
-            self._say(report.head(columns, self._names, cost=self._options.cost))
+            self._say(tables.head(columns, self._names, cost=self._options.cost))
         for score in one.scores:
             self._say(
-                report.line(one.entrant.name, score, columns, self._names, cost, with_cost=self._options.cost)
+                tables.line(one.entrant.name, score, columns, self._names, cost, with_cost=self._options.cost)
             )
 
     def end(self) -> None:
@@ -193,7 +193,7 @@ class _Table:
         if self._suite is None or not self._options.published:
             return
         for figure in figures_of(self._suite):
-            line = report.published_line(figure, self._suite.name, self._columns, self._names)
+            line = tables.published_line(figure, self._suite.name, self._columns, self._names)
             if line is None:
                 self._hidden += 1
                 continue

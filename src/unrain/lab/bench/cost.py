@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from unrain import zoo
 from unrain.errors import UnrainError
 from unrain.lab.bench import memory
-from unrain.lab.bench.entrants import Entrant
+from unrain.lab.bench.candidates import Entrant
 from unrain.lab.nets.layers import RecursiveNet
 
 SIZE = "481x321"

@@ -27,7 +27,7 @@ def peak_memory(
     """Run a model once in a fresh process and return the most memory that it held.
 
     Args:
-        text: What names the model on the command line, see `unrain.lab.bench.entrants`.
+        text: What names the model on the command line, see `unrain.lab.bench.candidates`.
         kind: An exported model, a checkpoint, or a peer's weights.
         width: Of the picture.
         height: Of the picture.
@@ -65,11 +65,11 @@ def _run(text: str, kind: Kind, size: list[int], recursions: int, threads: int) 
 
         derainer = Derainer(text, recursions=recursions, threads=threads)
     else:
-        from unrain.lab.bench import entrants
+        from unrain.lab.bench import candidates
 
-        found = entrants.find_peer(text) if kind == "peer" else entrants.find(text)
+        found = candidates.find_peer(text) if kind == "peer" else candidates.find(text)
         source: Any = found.source
-        derainer, _ = entrants.open_derainer(source, recursions, threads)
+        derainer, _ = candidates.open_derainer(source, recursions, threads)
     derainer(np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8))
 
 

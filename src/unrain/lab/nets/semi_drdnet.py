@@ -7,7 +7,7 @@ Reproduced, from the authors' released code of the supervised network (DRD-Net) 
 weights: the rain residual network with squeeze-and-excitation, R and C = O - R; the detail repair network of
 structure detail context aggregation blocks, D and B = C + D.
 
-Not reproduced here: the contrastive regularisation, which only training needs, see `unrain.lab.dscr`.
+Not reproduced here: the contrastive regularisation, which only training needs: `unrain.lab.training.dscr`.
 Ours: squeeze-and-excitation pools over a window of training size instead of the whole picture, which is the
 same on training patches (after Chu et al., "Improving Image Restoration by Revisiting Global Information
 Aggregation", ECCV 2022), so that a tile comes out as it does within the whole picture; the last convolutions

@@ -1,0 +1,166 @@
+"""What was measured before: one file of lines for each entrant, suite, number of passes and set of measures.
+
+Each picture's line is written as soon as it is known, so that a run that was killed goes on where it was, and
+a second run only reads. The file's name is a hash of everything that a value depends on: the model's file,
+the suite's files, the passes, the measures with their files, the code that computes, and the libraries.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from unrain import zoo
+from unrain.lab.bench.candidates import Entrant
+from unrain.lab.nets.layers import RecursiveNet
+
+FOLDER = Path("runs/bench")
+
+_LIBRARIES = ("numpy", "scipy", "scikit-image", "pillow", "onnxruntime", "torch")
+
+
+@dataclass
+class Results:
+    """The lines of one measurement.
+
+    Attributes:
+        path: Their file; None keeps nothing.
+        about: What was measured, the file's first line.
+        rows: What is known, by the pictures' names.
+        reused: How many of these were there already.
+    """
+
+    path: Path | None
+    about: dict[str, Any]
+    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
+    reused: int = 0
+
+    def add(self, name: str, row: dict[str, Any]) -> None:
+        """Keep a picture's line, on disk at once."""
+        self.rows[name] = row
+        if self.path is None:
+            return
+        fresh = not self.path.exists()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", encoding="utf-8") as file:
+            if fresh:
+                file.write(json.dumps(self.about) + "\n")
+            file.write(json.dumps({"name": name, **row}) + "\n")
+
+
+def open_results(folder: Path | None, about: dict[str, Any], *, fresh: bool = False) -> Results:
+    """Read what is there of a measurement.
+
+    Args:
+        folder: Where results are kept; None keeps nothing.
+        about: Everything that the values depend on.
+        fresh: Whether to forget what is there.
+    """
+    if folder is None:
+        return Results(None, about)
+    text = json.dumps(about, sort_keys=True)
+    path = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.jsonl"
+    results = Results(path, about)
+    if fresh:
+        path.unlink(missing_ok=True)
+    if path.exists():
+        kept = path.read_text(encoding="utf-8")
+        whole, _, broken = kept.rpartition("\n")
+        if broken:
+            # The run was killed while it wrote its last line.
+            path.write_text(whole + "\n" if whole else "", encoding="utf-8")
+        for line in whole.split("\n")[1:]:
+            row = json.loads(line)
+            results.rows[row.pop("name")] = row
+        results.reused = len(results.rows)
+    return results
+
+
+def identity(entrant: Entrant) -> str:
+    """Return a hash of what an entrant is: a model's file, a network's weights, or a folder's files."""
+    source = entrant.source
+    total = hashlib.sha256()
+    if source is None:
+        return "input"
+    if isinstance(source, zoo.Model):
+        contract = {name: source.card.get(name) for name in ("multiple", "halo", "recursions", "recursive")}
+        total.update(source.path.read_bytes() + json.dumps(contract, sort_keys=True).encode())
+    elif isinstance(source, RecursiveNet):
+        total.update(repr(source).encode())
+        for name, value in source.state_dict().items():
+            total.update(name.encode() + value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    else:
+        for path in sorted(file for file in source.rglob("*") if file.is_file()):
+            about = path.stat()
+            total.update(f"{path} {about.st_size} {about.st_mtime_ns}\n".encode())
+    return total.hexdigest()
+
+
+@lru_cache
+def fingerprint(module: str = "unrain.lab.bench.run") -> str:
+    """Return a hash of the code and the versions of the libraries that values depend on.
+
+    Args:
+        module: What computes the values; all that it imports of unrain, and every network, counts too.
+
+    Raises:
+        RuntimeError: There is no such module.
+    """
+    root = Path(__file__).parents[2]
+    total = hashlib.sha256()
+    for path in sources({module, "unrain.lab.nets.*"}):
+        total.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
+    for library in _LIBRARIES:
+        total.update(f"{library} {metadata.version(library)}\n".encode())
+    return total.hexdigest()
+
+
+def sources(modules: set[str]) -> list[Path]:
+    """Return the files of modules of unrain and of all modules of unrain that these import, sorted.
+
+    Args:
+        modules: Names; `*` stands for all modules of a package.
+
+    Raises:
+        RuntimeError: A name matches no file: it has moved, and scores would be reused although code changed.
+    """
+    root = Path(__file__).parents[3]
+    found: set[Path] = set()
+    for name in modules:
+        path = name.replace(".", "/")
+        matches = [*root.glob(f"{path}.py"), *root.glob(f"{path}/__init__.py")]
+        if not matches:
+            raise RuntimeError(f"{name}: no such module, though stored scores depend on it")
+        found.update(matches)
+    waiting = list(found)
+    while waiting:
+        new = _imports(waiting.pop(), root) - found
+        found |= new
+        waiting += new
+    return sorted(found)
+
+
+def _imports(path: Path, root: Path) -> set[Path]:
+    """Return the files of unrain that a file's import statements name, wherever they stand."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module)
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+    files = (
+        root / f"{name.replace('.', '/')}{ending}"
+        for name in names
+        if name.split(".")[0] == "unrain"
+        for ending in (".py", "/__init__.py")
+    )
+    return {file for file in files if file.is_file()}

@@ -1,0 +1,142 @@
+"""What can be measured: models, checkpoints, peers' weights, and pictures that somebody else derained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from unrain import zoo
+from unrain.derainer import Derainer
+from unrain.errors import UnrainError
+from unrain.lab.data.pairs import pictures, read
+from unrain.lab.data.rain import Picture
+from unrain.lab.data.suites import key
+from unrain.lab.export import load_checkpoint
+from unrain.lab.nets import build
+from unrain.lab.nets.layers import RecursiveNet
+from unrain.lab.torch_engine import TorchEngine
+
+CHECKPOINTS = {".ckpt", ".safetensors"}
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """Something to measure.
+
+    Attributes:
+        name: What the tables call it.
+        source: An exported model, a network, or a folder of results; None for the rainy pictures themselves.
+    """
+
+    name: str
+    source: zoo.Model | RecursiveNet | Path | None
+
+
+def find(name: str) -> Entrant:
+    """Find out what a name of the command line means.
+
+    Args:
+        name: A model of the zoo, an ONNX file, a checkpoint, or a folder of derained pictures.
+
+    Raises:
+        UnrainError: It is none of these, or broken.
+    """
+    path = Path(name)
+    if path.suffix in CHECKPOINTS:
+        label = path.parent.name if path.stem in ("weights", "last") else path.stem
+        return Entrant(label, load_checkpoint(path).net)
+    if path.is_dir() and name not in {model.name for model in zoo.models()}:
+        return Entrant(path.resolve().name, path)
+    model = zoo.find(name)
+    return Entrant(model.name, model)
+
+
+def find_peer(text: str) -> Entrant:
+    """Load somebody else's weights into one of our networks.
+
+    Args:
+        text: NETWORK:FILE, for example `prenet:prenet_rain100l.safetensors`.
+
+    Raises:
+        UnrainError: No such network or file, or weights of another network.
+    """
+    network, colon, file = text.partition(":")
+    if not (network and colon and file):
+        raise UnrainError(f"{text}: give a peer as NETWORK:FILE, for example prenet:weights.safetensors")
+    path = Path(file)
+    try:
+        net = build(network)
+        net.load_state_dict(load_file(path))
+    except ValueError as error:
+        raise UnrainError(f"{text}: {error}") from error
+    except (SafetensorError, OSError, RuntimeError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UnrainError(f"{path}: not the weights of a {network} ({reason})") from error
+    return Entrant(path.stem, net)
+
+
+def open_derainer(
+    source: zoo.Model | RecursiveNet, recursions: int | None, threads: int = 0
+) -> tuple[Derainer, int]:
+    """Make a network ready to run.
+
+    Args:
+        source: An exported model, or a network.
+        recursions: Passes; the network's own number when None.
+        threads: CPU threads, 0 for all.
+
+    Returns:
+        The Derainer, and how many passes the network makes for a picture.
+    """
+    if isinstance(source, zoo.Model):
+        derainer = Derainer(source, recursions=recursions, threads=threads)
+        return derainer, derainer.recursions
+    engine = TorchEngine(source, passes=recursions, threads=threads)
+    derainer = Derainer(engine, recursions=recursions if engine.recursive else None)
+    return derainer, derainer.recursions * engine.passes
+
+
+def find_results(folder: Path, suite: str) -> Callable[[str], Picture]:
+    """Look up derained pictures by the names of their pairs.
+
+    Args:
+        folder: Where the pictures are: in a sub-folder called like the suite, or directly.
+        suite: The suite.
+
+    Returns:
+        What gives the picture of a name. Extensions, the suffix "_derained" and what tells the two sides of
+        a suite apart (the prefixes "rain-" and "norain-", ...) make no difference. It raises UnrainError
+        where there is none, or more than one.
+    """
+    here = folder / suite if (folder / suite).is_dir() else folder
+    by_name: dict[str, list[Path]] = {}
+    for path in pictures(here):
+        by_name.setdefault(_plain(path.stem), []).append(path)
+
+    def look_up(name: str) -> Picture:
+        found = by_name.get(_plain(Path(name).name), [])
+        if len(found) != 1:
+            several = f": {', '.join(path.name for path in found)}" if found else ""
+            raise UnrainError(f"{here}: {len(found) or 'no'} pictures for {name} of {suite}{several}")
+        return read(found[0])
+
+    return look_up
+
+
+def _plain(stem: str) -> str:
+    return key(stem.removesuffix("_derained"))
+
+
+def to_8_bit(picture: NDArray[np.uint8] | NDArray[np.float32], *, truncate: bool = False) -> Picture:
+    """Turn floats in [0, 1] into 8 bits as the Derainer does, or by cutting the fraction off."""
+    if picture.dtype == np.uint8:
+        return np.asarray(picture, np.uint8)
+    values = np.asarray(picture, np.float32) * np.float32(255)
+    whole: NDArray[np.float32] = np.floor(values) if truncate else np.rint(values)
+    return whole.astype(np.uint8)

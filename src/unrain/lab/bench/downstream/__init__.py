@@ -1,0 +1,1 @@
+"""What deraining does for detectors and segmentation."""

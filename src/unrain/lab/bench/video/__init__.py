@@ -1,0 +1,1 @@
+"""Flicker in videos, and clips to measure it on."""

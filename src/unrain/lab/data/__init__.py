@@ -1,0 +1,1 @@
+"""Pictures for training and measuring, and rain for clean ones."""

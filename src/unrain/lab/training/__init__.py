@@ -1,0 +1,1 @@
+"""Training: recipes, losses, optimisers, and the loop that runs them."""

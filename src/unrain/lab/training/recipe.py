@@ -1,0 +1,475 @@
+"""A recipe: everything that a training run depends on, as a TOML file that becomes a dataclass.
+
+Unknown keys and wrong types are refused by name. Pictures are looked for below the data folder; other files
+that a recipe names are relative to the recipe.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tomllib
+import types
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+from unrain.errors import UnrainError
+from unrain.lab.data.batches import Source, Unpaired
+from unrain.lab.data.pairs import pairs, photographs, rain_layers
+from unrain.lab.data.rain import RainMaker
+from unrain.lab.export import load_checkpoint
+from unrain.lab.nets.layers import RecursiveNet
+from unrain.lab.nets.vgg import load_vgg19
+from unrain.lab.training.losses import CONTRAST_LAYERS, ContrastivePrior
+from unrain.lab.training.optimiser import OPTIMISERS
+from unrain.lab.training.stage import Stage
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class SourceSpec:
+    """Where some of the patches come from: a set of pairs, or photographs.
+
+    Attributes:
+        pairs: A set of pairs, for example "rain100l/train"; or
+        photos: folders of clean photographs.
+        layers: Folders of rain layers for the rain maker.
+        rain: How the photographs are rained on; without it they stay dry.
+        weight: How often this source is drawn, relative to the others.
+        turns: Whether patches may be turned by quarter turns.
+        flip: Whether patches may be mirrored left to right.
+        stride: Patches are cut at multiples of this only: a grid of 80 is the literature's.
+        without_twins_in: Leave out pairs whose background occurs in the test part of that set, for example
+            "Rain800".
+        exposure: Photographs get darker or brighter by a random factor between these two, with white where
+            that is above 255.
+    """
+
+    pairs: str | None = None
+    photos: tuple[str, ...] = ()
+    layers: tuple[str, ...] = ()
+    rain: RainMaker | None = None
+    weight: float = 1.0
+    turns: bool = False
+    flip: bool = True
+    stride: int = 1
+    without_twins_in: str | None = None
+    exposure: tuple[float, float] = (1.0, 1.0)
+
+    @property
+    def described(self) -> str:
+        """Return a line for the model's card."""
+        if self.pairs is not None:
+            without = f" without its twins in {self.without_twins_in}" if self.without_twins_in else ""
+            return f"{self.pairs}{without}"
+        rain = f"with rain made from {', '.join(self.layers) or 'scratch'}" if self.rain else "left dry"
+        low, high = self.exposure
+        light = f", their light times {low:g} to {high:g}" if low != 1 or high != 1 else ""
+        return f"{', '.join(self.photos)}: {rain}{light}"
+
+    def load(self, root: Path) -> Source:
+        """Read the pictures from below the data folder.
+
+        Raises:
+            UnrainError: A file or folder is missing or broken, or the source names neither pairs nor photos.
+        """
+        if (self.pairs is None) == (not self.photos):
+            raise UnrainError("recipe: a source needs either pairs or photos")
+        if self.stride < 1:
+            raise UnrainError(f"recipe: stride is {self.stride}, but starts at 1")
+        low, high = self.exposure
+        if not 0 < low <= high:
+            raise UnrainError(f"recipe: exposure is {low} to {high}: give two factors, the smaller one first")
+        if self.pairs is not None and self.exposure != (1.0, 1.0):
+            raise UnrainError("recipe: exposure is for photos, pairs have their light")
+        if self.pairs is not None:
+            found = pairs(root, self.pairs, without_twins_in=self.without_twins_in)
+            return Source(pairs=found, turns=self.turns, flip=self.flip, stride=self.stride)
+        return Source(
+            photos=photographs(root, self.photos),
+            layers=rain_layers(root, self.layers),
+            maker=self.rain,
+            turns=self.turns,
+            flip=self.flip,
+            stride=self.stride,
+            exposure=self.exposure,
+        )
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Weights of the loss terms; a term of weight 0 is not computed.
+
+    Attributes:
+        l1: Charbonnier distance.
+        mse: Mean squared error.
+        psnr: Decibels of PSNR on Y, taken away.
+        ssim: 1 - SSIM over RGB.
+        fourier: Distance of the spectra.
+        contrastive: The contrastive prior, which needs VGG-19.
+    """
+
+    l1: float = 0.0
+    mse: float = 0.0
+    psnr: float = 0.0
+    ssim: float = 0.0
+    fourier: float = 0.0
+    contrastive: float = 0.0
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """How the contrastive prior is computed.
+
+    Attributes:
+        layers: Which features: "paper", "released" or "cheap" (three shallow layers, for the CPU).
+        per_layer: Add the layers' ratios, as AECR-Net does, instead of dividing sums over the layers.
+        inert: Without gradient, as in the released code; for ablations.
+        patches: How many patches of a batch are compared, for less time; 0 for all.
+        vgg: The file of VGG-19; without it the environment variable UNRAIN_VGG19 names the file.
+    """
+
+    layers: str = "paper"
+    per_layer: bool = False
+    inert: bool = False
+    patches: int = 0
+    vgg: str | None = None
+
+    def load(self) -> ContrastivePrior:
+        """Read VGG-19.
+
+        Raises:
+            UnrainError: Its file is missing or broken.
+        """
+        vgg = load_vgg19(Path(self.vgg) if self.vgg else None)
+        return ContrastivePrior(
+            vgg, self.layers, per_layer=self.per_layer, inert=self.inert, patches=self.patches
+        )
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """A trained network, mostly a larger one, whose results are learnt beside the clean pictures.
+
+    Attributes:
+        weights: Its file (.safetensors).
+        weight: Of the loss against its result, relative to that against the clean picture.
+        recursions: Passes it makes.
+    """
+
+    weights: str
+    weight: float = 1.0
+    recursions: int = 1
+
+    def load(self) -> RecursiveNet:
+        """Build it.
+
+        Raises:
+            UnrainError: The file is missing or broken.
+        """
+        return load_checkpoint(Path(self.weights)).net
+
+
+@dataclass(frozen=True)
+class Real:
+    """Photographs of real rain, and what is learnt from them in the stages that draw real patches.
+
+    Attributes:
+        photos: Folders of rainy photographs.
+        clean: Folders of clean photographs that need not belong to them; without any the clean sides of the
+            sources are taken.
+        rain_contrast: Weight of the contrast in the space of rain layers.
+        clean_contrast: Weight of the contrast in the space of clean pictures.
+        warmup: Steps over which both rise from 0.
+        augment: Whether the contrast's samples are augmented.
+        encoder_steps: Steps of 16 patches that the contrast's encoders learn for, before all else.
+        total_variation: Weight of the results' total variation.
+        low_pass: Weight of the difference that results make to low frequencies.
+        dark_channel: Weight of the results' dark channel.
+        teacher: Weight of the loss against the averaged network's result, for the patches as they are and for
+            half of them with more rain on them.
+        driest: Whether that result is the driest of what it makes of a patch, its mirror image and a smaller
+            copy.
+    """
+
+    photos: tuple[str, ...]
+    clean: tuple[str, ...] = ()
+    rain_contrast: float = 0.03
+    clean_contrast: float = 0.03
+    warmup: int = 500
+    augment: bool = True
+    encoder_steps: int = 400
+    total_variation: float = 1e-3
+    low_pass: float = 0.1
+    dark_channel: float = 0.0
+    teacher: float = 0.0
+    driest: bool = False
+
+    @property
+    def described(self) -> list[str]:
+        """Return lines for the model's card."""
+        clean = [f"{', '.join(self.clean)}: clean, not paired"] if self.clean else []
+        return [f"{', '.join(self.photos)}: real rain, nobody knows the clean side", *clean]
+
+    def load(self, root: Path) -> Unpaired:
+        """Read the pictures from below the data folder.
+
+        Raises:
+            UnrainError: A file or folder is missing or broken.
+        """
+        clean = Source(photos=photographs(root, self.clean)) if self.clean else None
+        return Unpaired(Source(photos=photographs(root, self.photos)), clean)
+
+
+@dataclass(frozen=True)
+class Search(Stage):
+    """How `unrain search` goes: a stage of training, and what it learns besides.
+
+    Attributes:
+        architecture_lr: Learning rate of the architecture: the strengths of the skips and the upsampling.
+        architecture_betas: Moments of its Adam.
+        architecture_decay: Its weight decay.
+        keep: How many "down" and how many "up" skips are kept.
+    """
+
+    architecture_lr: float = 3e-4
+    architecture_betas: tuple[float, float] = (0.5, 0.999)
+    architecture_decay: float = 1e-3
+    keep: int = 2
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A training run.
+
+    Attributes:
+        network: Name in `unrain.lab.nets`.
+        sources: Where patches come from.
+        stages: Parts of the run: steps, patch, batch, recursions, learning rate.
+        loss: Weights of the loss terms.
+        contrastive: How its contrastive term is computed.
+        distillation: A network whose results are learnt, too.
+        real: Real rain, for stages that draw it.
+        search: How `unrain search` goes; training does without it.
+        summary: What the model is for, in a line: it goes into its card.
+        licence: Under which its weights are given away.
+        arguments: Constructor arguments of the network.
+        initial: Weights (.safetensors) to start from.
+        share: Part of the way from these to the trained ones that is kept (Wortsman et al., "Robust
+            fine-tuning of zero-shot models", CVPR 2022).
+        validation: Sets of pairs that are measured whole.
+        validate_every: Steps between validations; 0 for the end only.
+        checkpoint_every: Steps between checkpoints.
+        recursion_weights: Weights of the loss on x_1 .. x_T, aligned at the last; a missing one is 0. In a
+            stage with `split` each is the share of the batch that its recursion gets.
+        optimiser: "adamw", or "muon" (kernels by Muon, the rest by AdamW).
+        momentum: Of Muon.
+        newton_schulz: Iterations of Muon's orthogonalisation.
+        adamw_lr: AdamW's learning rate beside Muon, relative to Muon's.
+        betas: Moments of AdamW.
+        weight_decay: Its decay; without any it is Adam.
+        clip: Largest gradient norm; inf for no limit.
+        ema: Decay of the exponential moving average of the weights; 0 for the last weights.
+        precision: "bf16" (autocast) or "fp32".
+        compile: Whether torch.compile is used.
+        workers: Processes that make patches; 0 for the training process itself.
+        seed: Seed of weights and patches.
+    """
+
+    network: str
+    sources: tuple[SourceSpec, ...]
+    stages: tuple[Stage, ...]
+    loss: LossWeights
+    contrastive: Contrast = Contrast()
+    distillation: Distillation | None = None
+    real: Real | None = None
+    search: Search | None = None
+    summary: str = ""
+    licence: str = "Apache-2.0"
+    arguments: dict[str, Any] = field(default_factory=dict)
+    initial: str | None = None
+    share: float = 1.0
+    validation: tuple[str, ...] = ()
+    validate_every: int = 0
+    checkpoint_every: int = 500
+    recursion_weights: tuple[float, ...] = (1.0,)
+    optimiser: str = "adamw"
+    momentum: float = 0.9
+    newton_schulz: int = 5
+    adamw_lr: float = 1.0
+    betas: tuple[float, ...] = (0.9, 0.9)
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    ema: float = 0.999
+    precision: str = "bf16"
+    compile: bool = False
+    workers: int = 0
+    seed: int = 0
+
+    @property
+    def steps(self) -> int:
+        """Return the optimiser steps of the whole run."""
+        return sum(stage.steps for stage in self.stages)
+
+    @property
+    def training_data(self) -> list[str]:
+        """Return lines for the model's card."""
+        return [spec.described for spec in self.sources] + (self.real.described if self.real else [])
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read a recipe file.
+
+    Raises:
+        UnrainError: The file is missing, is no TOML, has an unknown or a missing key, or a value of a wrong
+            type.
+    """
+    return recipe_from(read_table(path), str(path), path.parent)
+
+
+def recipe_from(table: dict[str, Any], where: str, beside: Path) -> Recipe:
+    """Make a recipe from a TOML table, whatever file that is in.
+
+    Args:
+        table: The table.
+        where: What errors begin with.
+        beside: The folder that files named in it are relative to.
+
+    Raises:
+        UnrainError: As `read_recipe`; the message begins with `where`.
+    """
+    recipe = from_table(Recipe, table, where)
+    for key, value, known in (
+        ("precision", recipe.precision, ("bf16", "fp32")),
+        ("optimiser", recipe.optimiser, OPTIMISERS),
+        ("layers", recipe.contrastive.layers, tuple(CONTRAST_LAYERS)),
+    ):
+        if value not in known:
+            raise UnrainError(f"{where}: {key} is {value!r}, choose {', '.join(known[:-1])} or {known[-1]}")
+    if not recipe.sources or not recipe.stages:
+        raise UnrainError(f"{where}: needs at least one [[sources]] and one [[stages]]")
+    if not 0 < recipe.share <= 1 or (recipe.share < 1 and not recipe.initial):
+        raise UnrainError(
+            f"{where}: share is {recipe.share}: give a part of 1, and weights to start from as initial"
+        )
+    if any(stage.real > 0 for stage in recipe.stages) != (recipe.real is not None):
+        raise UnrainError(f"{where}: a [real] table and stages with real patches (real = 8) go together")
+    if recipe.real is not None and not recipe.real.photos:
+        raise UnrainError(f"{where}: real: photos is empty, name a folder of rainy photographs")
+    split = max((stage.recursions for stage in recipe.stages if stage.split), default=0)
+    if split and (len(recipe.recursion_weights) < split or min(recipe.recursion_weights[-split:]) <= 0):
+        raise UnrainError(
+            f"{where}: recursion_weights: split needs a weight above 0 for each of {split} recursions"
+        )
+    if any(stage.split and stage.batch < stage.recursions for stage in recipe.stages):
+        raise UnrainError(f"{where}: batch: split needs at least one patch for each recursion")
+    vgg, initial, large = recipe.contrastive.vgg, recipe.initial, recipe.distillation
+    beside = beside.resolve()
+    return dataclasses.replace(
+        recipe,
+        contrastive=dataclasses.replace(recipe.contrastive, vgg=str(beside / vgg) if vgg else None),
+        distillation=dataclasses.replace(large, weights=str(beside / large.weights)) if large else None,
+        initial=str(beside / initial) if initial else None,
+    )
+
+
+def read_table(path: Path) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Raises:
+        UnrainError: It is missing, or no TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UnrainError(
+            f"{path}: cannot be read ({error.strerror}); give a file such as recipes/NAME.toml"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UnrainError(f"{path}: not a TOML file ({error})") from error
+
+
+def write_recipe(recipe: Recipe, path: Path, comment: str) -> None:
+    """Write a recipe as a TOML file that `read_recipe` reads back as it was; defaults are left out.
+
+    Args:
+        recipe: What to write.
+        path: The file.
+        comment: Its first line.
+    """
+    path.write_text("\n".join([f"# {comment}", *_lines(_table(recipe), "")]) + "\n", encoding="utf-8")
+
+
+def _table(one: Any) -> dict[str, Any]:  # noqa: ANN401  (any of the dataclasses here)
+    """Return a dataclass as a table, without what is as by default."""
+    table = {}
+    for f in dataclasses.fields(one):
+        value = getattr(one, f.name)
+        default = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
+        if value != default:
+            table[f.name] = _table(value) if dataclasses.is_dataclass(value) else value
+    return table
+
+
+def _lines(table: dict[str, Any], name: str) -> list[str]:
+    """Spell a table: its values first, then the tables in it."""
+    lines, inner = [], []
+    for key, value in table.items():
+        path = f"{name}.{key}" if name else key
+        if isinstance(value, dict):
+            inner += ["", f"[{path}]", *_lines(value, path)]
+        elif isinstance(value, tuple) and value and dataclasses.is_dataclass(value[0]):
+            for one in value:
+                inner += ["", f"[[{path}]]", *_lines(_table(one), path)]
+        else:
+            lines.append(f"{key} = {_spelled(value)}")
+    return lines + inner
+
+
+def _spelled(value: Any) -> str:  # noqa: ANN401  (types are data here)
+    """Spell a single value as TOML does."""
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_spelled, value))}]"
+    # JSON's strings and booleans are TOML's, too; its infinity is not.
+    return repr(value) if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
+
+
+def from_table(kind: type[T], table: dict[str, Any], where: str) -> T:
+    """Make a dataclass from a TOML table, refusing what it has no field for.
+
+    Raises:
+        UnrainError: A key is unknown or missing, or a value of a wrong type; the message begins with `where`.
+    """
+    hints = get_type_hints(kind)
+    fields = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    unknown = sorted(table.keys() - fields.keys())
+    if unknown:
+        raise UnrainError(f"{where}: unknown key {unknown[0]!r}; known here: {', '.join(fields)}")
+    for name, one in fields.items():
+        required = one.default is dataclasses.MISSING and one.default_factory is dataclasses.MISSING
+        if required and name not in table:
+            raise UnrainError(f"{where}: the key {name!r} is missing")
+    return kind(**{name: _value(hints[name], value, f"{where}: {name}") for name, value in table.items()})
+
+
+def _value(hint: Any, value: Any, where: str) -> Any:  # noqa: ANN401  (types are data here)
+    """Check one value against its annotation; tables become dataclasses and arrays tuples."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is types.UnionType:
+        return _value(next(one for one in inner if one is not type(None)), value, where)
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        if isinstance(value, dict):
+            return from_table(hint, value, where)
+    elif origin is tuple and isinstance(value, list):
+        if inner[-1] is not Ellipsis and len(inner) != len(value):
+            raise UnrainError(f"{where}: needs {len(inner)} values, not {len(value)}")
+        return tuple(_value(inner[0], one, where) for one in value)
+    elif origin is dict and isinstance(value, dict):
+        return value
+    elif hint is float and type(value) in (int, float):
+        return float(value)
+    elif isinstance(hint, type) and type(value) is hint:
+        return value
+    raise UnrainError(f"{where}: {value!r} is no {getattr(hint, '__name__', hint)}")

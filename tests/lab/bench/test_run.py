@@ -1,0 +1,342 @@
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("skimage")
+pytest.importorskip("torch")
+import torch
+from safetensors.torch import save_file
+
+from unrain import cli
+from unrain.derainer import Derainer
+from unrain.errors import UnrainError
+from unrain.lab.bench import cache, run
+from unrain.lab.bench.cache import open_results
+from unrain.lab.bench.candidates import Entrant, find, find_peer, to_8_bit
+from unrain.lab.bench.report.contact_sheet import spread
+from unrain.lab.data.pairs import pairs
+from unrain.lab.data.suites import open_suite
+from unrain.lab.metrics import psnr_ssim
+from unrain.lab.metrics.measures import UNCHANGED, open_measures
+from unrain.lab.nets import build
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """Results are kept below the working folder."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def data(tmp_path):
+    rng = np.random.default_rng(0)
+    for side, high in (("rain", 256), ("clean", 200)):
+        folder = tmp_path / "data" / "set" / "test" / side
+        folder.mkdir(parents=True)
+        for i in range(3):
+            Image.fromarray(rng.integers(0, high, (24, 20, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+    shutil.copytree(tmp_path / "data" / "set" / "test" / "clean", tmp_path / "data" / "photos")
+    shutil.copytree(tmp_path / "data" / "set" / "test" / "rain", tmp_path / "data" / "real" / "wet")
+    return tmp_path / "data"
+
+
+def halve(pair):
+    """Derain such that the scores can be worked out by hand."""
+    return pair.rainy // 2
+
+
+def measure(restore, data, suite, recursions, *, truncate=False, metrics=()):
+    opened = open_suite(data, suite)
+    measures, _ = open_measures(metrics, opened.kind)
+    kept = open_results(None, {})
+    run.measure(restore, opened, measures, kept, truncate=truncate)
+    return run.summarise(opened, measures, kept, recursions, truncate=truncate)
+
+
+def test_a_score_is_the_mean_over_every_picture(data):
+    found = pairs(data, "set/test")
+    (score,) = measure(halve, data, "set/test", 2, metrics=("rgb",))
+    assert score.pictures == 3
+    assert score.recursions == 2
+    for name, function, error in (
+        ("psnr", psnr_ssim.psnr, 1e-3),
+        ("ssim", psnr_ssim.ssim, 1e-4),
+        ("psnr_rgb", psnr_ssim.psnr_rgb, 1e-3),
+        ("ssim_rgb", psnr_ssim.ssim_rgb, 1e-4),
+    ):
+        expected = np.mean([function(pair.rainy // 2, pair.clean) for pair in found])
+        assert getattr(score, name) == pytest.approx(expected, abs=error)
+
+
+def test_results_can_be_truncated_beside_rounded(data):
+    found = pairs(data, "set/test")
+
+    def restore(pair):
+        return np.minimum(pair.clean / np.float32(255) + np.float32(0.6 / 255), 1)
+
+    rounded, truncated = measure(restore, data, "set/test", 1, truncate=True)
+    assert not rounded.truncated and truncated.truncated
+    assert rounded.psnr == pytest.approx(
+        np.mean([psnr_ssim.psnr(np.minimum(pair.clean, 254) + 1, pair.clean) for pair in found]), abs=1e-3
+    )
+    assert truncated.psnr > rounded.psnr + 10
+
+
+def test_rounding_in_bench_is_the_derainers_own(data, tiny_model):
+    arguments = {"suites": ("set/test",), "recursions": (1, 2)}
+    entrant = find(str(tiny_model))
+    as_8_bit = [score for _, score in run.bench([entrant], data, **arguments)]
+    as_float = [score for _, score in run.bench([entrant], data, **arguments, truncate=True)]
+    rounded = [score for score in as_float if not score.truncated]
+    assert [(score.psnr, score.ssim) for score in rounded] == [(one.psnr, one.ssim) for one in as_8_bit]
+    derainer = Derainer(tiny_model)
+    for pair in pairs(data, "set/test"):
+        floats = derainer(pair.rainy.astype(np.float32) / np.float32(255))
+        np.testing.assert_array_equal(to_8_bit(floats), derainer(pair.rainy))
+
+
+def test_photographs_are_measured_against_themselves(data):
+    found = list(open_suite(data, "photos"))
+    assert len(found) == 3
+    assert all((pair.rainy == pair.clean).all() for pair in found)
+    (score,) = measure(lambda pair: pair.rainy, data, "photos", 1)
+    assert score.psnr == UNCHANGED
+
+
+def test_pictures_of_somebody_else_are_matched_by_name(data, tmp_path):
+    theirs = tmp_path / "theirs" / "set" / "test"
+    theirs.mkdir(parents=True)
+    found = pairs(data, "set/test")
+    for pair, name in zip(found, ("0", "rain-1", "2_derained"), strict=True):
+        Image.fromarray(pair.rainy // 2).save(theirs / f"{name}.png")
+    (expected,) = measure(halve, data, "set/test", None)
+    entrant = find(str(tmp_path / "theirs"))
+    assert entrant.name == "theirs"
+    ((_, score),) = run.bench([entrant], data, suites=("set/test",))
+    assert (score.psnr, score.ssim, score.recursions) == (expected.psnr, expected.ssim, None)
+    (theirs / "rain-1.png").rename(theirs / "4.png")
+    with pytest.raises(UnrainError, match="no pictures for 1 of set/test"):
+        list(run.bench([entrant], data, suites=("set/test",)))
+    Image.fromarray(found[1].rainy[:12]).save(theirs / "1.png")
+    with pytest.raises(UnrainError, match="1 of set/test: the result is 20x12, the picture 20x24"):
+        list(run.bench([entrant], data, suites=("set/test",)))
+    Image.fromarray(found[1].rainy).save(theirs / "norain-1.png")
+    with pytest.raises(UnrainError, match=r"2 pictures for 1 of set/test: 1\.png, norain-1\.png"):
+        list(run.bench([entrant], data, suites=("set/test",)))
+
+
+def test_a_checkpoint_is_measured_without_exporting_it(data, tmp_path):
+    arguments = {"width": 24, "encoder": [1, 1], "decoder": [1]}
+    net = build("rdmc_lite", **arguments)
+    torch.nn.init.normal_(net.exit.weight, std=0.05)
+    path = tmp_path / "run" / "weights.safetensors"
+    path.parent.mkdir()
+    save_file(net.state_dict(), path, {"network": "rdmc_lite", "arguments": json.dumps(arguments)})
+    entrant = find(str(path))
+    assert entrant.name == "run"
+    rows = list(run.bench([entrant], data, suites=("set/test",), recursions=(1, 3)))
+    for passes, (_, score) in zip((1, 3), rows, strict=True):
+
+        def restore(pair, passes=passes):
+            rainy = torch.from_numpy(pair.rainy.transpose(2, 0, 1)[None] / np.float32(255))
+            with torch.inference_mode():
+                dry = net.eval()(rainy, passes)[-1][0].clamp(0, 1).numpy()
+            return to_8_bit(dry.transpose(1, 2, 0))
+
+        (expected,) = measure(restore, data, "set/test", passes)
+        assert (score.recursions, score.psnr, score.ssim) == (passes, expected.psnr, expected.ssim)
+    with pytest.raises(UnrainError, match="run: only exported models have a card"):
+        list(run.bench([entrant], data, suites=("set/test",), card=True))
+
+
+def test_a_peer_makes_all_its_passes(data, tmp_path):
+    path = tmp_path / "theirs.safetensors"
+    save_file(build("prenet").state_dict(), path)
+    peer = find_peer(f"prenet:{path}")
+    scores = [score for _, score in run.bench([peer], data, suites=("set/test",))]
+    assert [score.recursions for score in scores] == [6]
+    scores = [score for _, score in run.bench([peer], data, suites=("set/test",), recursions=(2,))]
+    assert [score.recursions for score in scores] == [2]
+
+
+def test_what_is_no_peer_is_refused(tmp_path):
+    save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
+    (tmp_path / "text.safetensors").write_text("text")
+    for text, words in (
+        ("prenet", "NETWORK:FILE"),
+        ("nonet:file", "no network is called 'nonet'"),
+        (f"prenet:{tmp_path}/none.safetensors", "not the weights of a prenet"),
+        (f"prenet:{tmp_path}/text.safetensors", "not the weights of a prenet"),
+        (f"prenet:{tmp_path}/other.safetensors", "not the weights of a prenet"),
+    ):
+        with pytest.raises(UnrainError, match=words) as caught:
+            find_peer(text)
+        assert "\n" not in str(caught.value)
+
+
+def test_the_command_prints_every_score_and_notes_it_in_the_card(data, tmp_path, model_folder, capsys):
+    shutil.copytree(model_folder, tmp_path / "models")
+    tiny = tmp_path / "models" / "tiny.onnx"
+    card = tiny.with_suffix(".json")
+    arguments = ["bench", str(tiny), "--data", str(data), "--suite", "set/test", "--suite", "photos"]
+    assert cli.main([*arguments, "--recursions", "1", "--recursions", "2", "--card"]) == 0
+    out = capsys.readouterr().out
+    # The head, the input on the pairs, two numbers of passes on two suites.
+    assert len(out.splitlines()) == 1 + 1 + 4
+    scores = json.loads(card.read_text())["scores"]
+    assert set(scores) == {"set/test T1", "set/test T2", "photos T1", "photos T2"}
+    assert scores["set/test T1"]["pictures"] == 3
+    assert set(scores["photos T1"]) == {"pictures", "psnr", "ssim", "seconds"}
+    peer = tmp_path / "peer.safetensors"
+    save_file(build("prenet").state_dict(), peer)
+    table = tmp_path / "out" / "table.csv"
+    options = ["--json", "--peer", f"prenet:{peer}", "--truncate", "--metric", "rgb", "--csv", str(table)]
+    assert cli.main([*arguments, *options]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [(row["model"], row["suite"], row["truncated"]) for row in rows] == [
+        (model, suite, truncated)
+        for suite, models in (("set/test", ("input", "tiny", "peer")), ("photos", ("tiny", "peer")))
+        for model in models
+        for truncated in (False, True)
+    ]
+    assert all((row["psnr_rgb"] is None) == row["truncated"] for row in rows)
+    with table.open(newline="") as file:
+        written = list(csv.DictReader(file))
+    assert [row["psnr"] for row in written] == [str(row["psnr"]) for row in rows]
+
+
+def test_real_rain_is_measured_without_a_clean_side(data, tiny_model, capsys, monkeypatch):
+    for variable in ("UNRAIN_NIQE", "UNRAIN_BRISQUE"):
+        monkeypatch.delenv(variable, raising=False)
+    assert cli.main(["bench", str(tiny_model), "--real", str(data / "real" / "wet"), "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert "NIQE is left out: UNRAIN_NIQE is not set" in err
+    rows = json.loads(out)
+    assert [row["model"] for row in rows] == ["input", "tiny"]
+    assert all(row["psnr"] is None and row["niqe"] is None for row in rows)
+    assert rows[0]["change_away"] in (0, None)
+    assert cli.main(["bench", str(tiny_model), "--data", str(data), "--suite", "real/wet"]) == 0
+    head, first, second = capsys.readouterr().out.splitlines()
+    assert "streaks" in head and first.startswith("input") and second.startswith("tiny")
+    with pytest.raises(UnrainError, match="real rain has no PSNR"):
+        list(run.bench([find(str(tiny_model))], data, suites=("real/wet",)))
+
+
+def test_a_killed_run_goes_on_and_a_second_one_reuses(
+    data, tiny_model, derained, tmp_path, monkeypatch, capsys
+):
+    arguments = ["bench", str(tiny_model), "--data", str(data), "--suite", "set/test", "--json"]
+    assert cli.main(arguments) == cli.EXIT_FAILED
+    # As if it had been killed in the middle of a line.
+    for file in (tmp_path / "runs" / "bench").iterdir():
+        with file.open("a") as stream:
+            stream.write('{"name": "1", "ps')
+    capsys.readouterr()
+    assert cli.main(arguments) == 0
+    out, err = capsys.readouterr()
+    first = json.loads(out)
+    assert len(derained) == 2 + 2
+    assert [row["reused"] for row in first] == [3, 1]
+    assert "4 of 6 values are from an earlier run with the same files, code and libraries (runs/bench)" in err
+    assert cli.main(arguments) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert len(derained) == 4
+    assert [row | {"reused": 0} for row in again] == [row | {"reused": 0} for row in first]
+    assert cli.main([*arguments, "--fresh"]) == 0
+    assert [row["reused"] for row in json.loads(capsys.readouterr().out)] == [0, 0]
+    assert len(derained) == 7
+    # Another picture, another code: nothing is reused.
+    Image.new("RGB", (20, 24)).save(data / "set" / "test" / "rain" / "0.png")
+    assert cli.main(arguments) == 0
+    assert [row["reused"] for row in json.loads(capsys.readouterr().out)] == [0, 0]
+    monkeypatch.setattr(cache, "code", lambda: "another")
+    monkeypatch.setattr(run, "code", lambda: "another")
+    assert cli.main(arguments) == 0
+    assert [row["reused"] for row in json.loads(capsys.readouterr().out)] == [0, 0]
+
+
+def test_what_an_entrant_is_decides_what_is_reused(data, tiny_model, tmp_path):
+    other = build("prenet")
+    save_file(other.state_dict(), tmp_path / "one.safetensors")
+    one = find_peer(f"prenet:{tmp_path / 'one.safetensors'}")
+    assert cache.identity(one) == cache.identity(one)
+    with torch.no_grad():
+        next(iter(other.parameters())).add_(1e-3)
+    save_file(other.state_dict(), tmp_path / "two.safetensors")
+    assert cache.identity(one) != cache.identity(find_peer(f"prenet:{tmp_path / 'two.safetensors'}"))
+    folder = find(str(data / "photos"))
+    before = cache.identity(folder)
+    (data / "photos" / "0.png").touch()
+    assert cache.identity(folder) != before
+    assert cache.identity(find(str(tiny_model))) != cache.identity(run.INPUT)
+
+
+def test_wrong_metrics_are_refused(data, tiny_model, capsys, monkeypatch):
+    monkeypatch.delenv("UNRAIN_LPIPS", raising=False)
+    arguments = ["bench", str(tiny_model), "--data", str(data), "--suite", "set/test", "--metric"]
+    for metric, words in (
+        ("vif", "no such metric, choose among rgb, lpips, niqe, brisque, streaks"),
+        ("rgb:file", "give a file as NAME:PATH, for lpips, niqe, brisque"),
+        ("lpips", "UNRAIN_LPIPS: not set"),
+        ("niqe:nothing.npz", "nothing.npz: no such file"),
+        ("brisque:nothing", "no such file"),
+    ):
+        assert cli.main([*arguments, metric]) == cli.EXIT_FAILED
+        err = capsys.readouterr().err
+        assert words in err
+        assert len(err.splitlines()) == 1
+    assert cli.main(["bench", str(tiny_model)]) == cli.EXIT_FAILED
+    assert "--data, or --real, or --speed" in capsys.readouterr().err
+
+
+def test_a_sheet_has_a_row_for_each_picture_and_a_column_for_each_entrant(data, tiny_model, tmp_path, capsys):
+    out = tmp_path / "sheets" / "sheet.png"
+    arguments = ["bench", str(tiny_model), "--data", str(data), "--sheet", str(out), "--sheet-pictures", "2"]
+    assert cli.main([*arguments, "--suite", "real/wet"]) == 0
+    assert "2 of 3 pictures of real/wet" in capsys.readouterr().out
+    with Image.open(out) as sheet:
+        pixels = np.asarray(sheet.convert("RGB"))
+    column, row = 20 + 6, 24 + 22 + 6
+    assert pixels.shape == (22 + 2 * row, 6 + 2 * column, 3)
+    for i, name in enumerate(("0", "2")):
+        rainy = np.asarray(Image.open(data / "real" / "wet" / f"{name}.png"))
+        y = 22 + i * row + 22
+        np.testing.assert_array_equal(pixels[y : y + 24, 6:26], rainy)
+        derained = Derainer(tiny_model)(rainy)
+        np.testing.assert_array_equal(pixels[y : y + 24, 6 + column : 26 + column], derained)
+    # Pairs have their clean side in the last column, and each suite has a sheet of its own.
+    assert cli.main([*arguments, "--suite", "set/test", "--suite", "photos"]) == 0
+    with Image.open(out.with_name("sheet-set-test.png")) as sheet:
+        assert sheet.width == 6 + 3 * column
+    with Image.open(out.with_name("sheet-photos.png")) as sheet:
+        assert sheet.width == 6 + 2 * column
+    assert cli.main([*arguments[:4], "--suite", "photos", "--sheet", "sheet.xyz"]) == cli.EXIT_FAILED
+    assert "sheet.xyz: cannot be written" in capsys.readouterr().err
+
+
+def test_pictures_are_spread_over_the_set():
+    names = tuple(map(str, range(84)))
+    assert spread(names, 100) == names
+    assert spread(names, 2) == ("0", "83")
+    found = [int(name) for name in spread(names, 20)]
+    assert len(set(found)) == 20 and set(np.diff(found)) <= {4, 5}
+
+
+def test_a_card_names_the_command_that_measures_it_again():
+    usual = [f"{suite} T{t}" for suite in run.SUITES for t in (2, 1)]
+    assert run._command("a", usual[1::2]) == "unrain bench a --data DATA --card"
+    assert run._command("a", usual) == "unrain bench a --data DATA --recursions 1 --recursions 2 --card"
+    assert run._command("a", ["x/y T1"]) == "unrain bench a --data DATA --suite x/y --card"
+
+
+def test_a_network_that_counts_its_batches_has_an_identity():
+    # BatchNorm keeps a number without dimensions, whose bytes PyTorch does not show.
+    net = build("rdmc", width=2, recursions=1)
+    before = cache.identity(Entrant("rdmc", net))
+    counted = next(name for name in net.state_dict() if name.endswith("num_batches_tracked"))
+    net.state_dict()[counted].add_(1)
+    assert cache.identity(Entrant("rdmc", net)) != before

@@ -1,0 +1,206 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from toys import SHARED
+
+torch = pytest.importorskip("torch")
+from unrain.errors import UnrainError  # noqa: E402
+from unrain.lab.data.batches import Batches, Source, Unpaired  # noqa: E402
+from unrain.lab.data.pairs import Pair, pairs, photographs  # noqa: E402
+from unrain.lab.data.rain import RainMaker  # noqa: E402
+from unrain.lab.training.stage import Stage, stage_at  # noqa: E402
+
+DATA = SHARED / "data"
+
+
+def save(path, value=0, size=(20, 16)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(value)
+    Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)).save(path)
+
+
+def test_partners_are_matched_by_name_and_not_by_order(tmp_path):
+    for i, name in enumerate(("10", "9", "100")):
+        save(tmp_path / "set" / "rain" / f"rain-{name}.png", i)
+        save(tmp_path / "set" / "norain" / f"norain-{name}.png", i)
+    found = pairs(tmp_path, "set")
+    assert [pair.name for pair in found] == ["10", "100", "9"]
+    assert all((pair.rainy == pair.clean).all() for pair in found)
+
+
+def test_a_missing_partner_is_named(tmp_path):
+    for name in ("a", "b"):
+        save(tmp_path / "set" / "input" / f"{name}.png")
+    save(tmp_path / "set" / "target" / "a.png")
+    with pytest.raises(UnrainError, match=r"b\.png: no clean partner"):
+        pairs(tmp_path, "set")
+
+
+def test_partners_of_unequal_size_are_named(tmp_path):
+    save(tmp_path / "set" / "rain" / "a.png")
+    save(tmp_path / "set" / "clean" / "a.png", size=(21, 16))
+    with pytest.raises(UnrainError, match=r"a\.png: 20x16, its clean partner 21x16"):
+        pairs(tmp_path, "set")
+
+
+def test_missing_folders_and_broken_files_are_named(tmp_path):
+    with pytest.raises(UnrainError, match="nowhere: no such folder"):
+        pairs(tmp_path, "nowhere")
+    save(tmp_path / "set" / "rain" / "a.png")
+    with pytest.raises(UnrainError, match="needs a sub-folder called one of clean"):
+        pairs(tmp_path, "set")
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(UnrainError, match="photos: no pictures"):
+        photographs(tmp_path, ("photos",))
+    (tmp_path / "photos" / "x.jpg").write_text("no picture")
+    with pytest.raises(UnrainError, match=r"x\.jpg: not a readable picture"):
+        photographs(tmp_path, ("photos",))
+
+
+def test_packed_pairs_follow_the_manifest(tmp_path):
+    save(tmp_path / "clean.png", 1)
+    save(tmp_path / "rain.png", 2)
+    rows = [
+        {
+            "set": "s/train",
+            "name": "1",
+            "kind": "layer",
+            "clean": "clean.png",
+            "rain": "rain.png",
+            "turn": "rot90",
+        },
+        {"set": "s/train", "name": "2", "kind": "side", "rain": "rain.png", "twin_in": ["Other"]},
+    ]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    rows[0]["rain"] = "turned.png"
+    turned = Image.open(tmp_path / "rain.png").rotate(90, expand=True)
+    turned.save(tmp_path / "turned.png")
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    layer, side = pairs(tmp_path, "s/train")
+    clean = np.rot90(np.asarray(Image.open(tmp_path / "clean.png")))
+    assert (layer.clean == clean).all()
+    expected = np.minimum(clean.astype(int) + np.asarray(turned)[..., :1], 255)
+    assert (layer.rainy == expected).all()
+    assert side.rainy.shape == side.clean.shape == (16, 10, 3)
+    assert len(pairs(tmp_path, "s/train", without_twins_in="Other")) == 1
+
+
+def batches(start=0, **place):
+    photo = np.random.default_rng(0).integers(0, 256, (30, 20, 3), dtype=np.uint8)
+    sources = [Source(photos=[photo], maker=RainMaker()), Source(photos=[photo, photo], turns=True)]
+    stages = (Stage(3, patch=16, batch=4), Stage(2, patch=24, batch=2))
+    return Batches(sources, [1, 3], stages, seed=5, start=start, **place)
+
+
+def test_a_run_that_goes_on_sees_the_same_patches():
+    whole, rest = list(batches()), list(batches(start=2))
+    assert len(whole) == 5
+    assert len(rest) == 3
+    for (a, b), (c, d) in zip(whole[2:], rest, strict=True):
+        assert torch.equal(a, c)
+        assert torch.equal(b, d)
+    assert whole[0][0].shape == (4, 3, 16, 16)
+    assert whole[4][0].shape == (2, 3, 24, 24)
+    assert whole[0][0].dtype == torch.uint8
+
+
+def test_devices_share_a_batch():
+    whole = batches().batch(1)[0]
+    shares = [batches(rank=rank, world=2).batch(1)[0] for rank in (0, 1)]
+    assert torch.equal(torch.stack(shares, 1).flatten(0, 1), whole)
+
+
+def flat(*levels):
+    return [np.full((20, 24, 3), level, np.uint8) for level in levels]
+
+
+@pytest.mark.parametrize("clean", [None, Source(photos=flat(7, 8))])
+def test_stages_with_real_rain_bring_real_and_unpaired_clean_patches(clean):
+    sources = [Source(photos=flat(1, 2, 3))]
+    stages = (Stage(1, patch=16, batch=3), Stage(2, patch=16, batch=2, real=6))
+    unpaired = Unpaired(Source(photos=flat(4, 5, 6)), clean)
+
+    def run(**place):
+        return Batches(sources, [1], stages, unpaired=unpaired, seed=5, **place)
+
+    supervised, first, second = run()
+    assert len(supervised) == 2
+    assert [len(side) for side in first] == [2, 2, 6, 6]
+    levels = [set(side[:, 0, 0, 0].tolist()) for side in first]
+    assert levels[2] <= {4, 5, 6} and len(levels[2]) > 1
+    assert levels[3] <= ({7, 8} if clean else {1, 2, 3}) and len(levels[3]) > 1
+    assert all(torch.equal(*both) for both in zip(second, *run(start=2), strict=True))
+    shares = [run(rank=rank, world=2).batch(1)[2] for rank in (0, 1)]
+    assert torch.equal(torch.stack(shares, 1).flatten(0, 1), first[2])
+
+
+def test_dry_patches_stay_dry():
+    rainy, clean = Source(photos=[np.zeros((9, 9, 3), np.uint8)]).patch(16, np.random.default_rng(0))
+    assert (rainy == clean).all()
+    assert rainy.shape == (16, 16, 3)
+
+
+def test_stages_follow_each_other():
+    stages = (Stage(3), Stage(2))
+    assert [stage_at(stages, step)[1] for step in range(7)] == [0, 1, 2, 0, 1, 2, 2]
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="the research data are not here")
+def test_packed_research_data_are_bit_exact():
+    import hashlib
+
+    found = {pair.name: pair for pair in pairs(DATA, "rain100h/test")}
+    assert len(found) == 100
+    for line in (DATA / "pairs.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        if row["set"] == "rain100h/test":
+            pair = found[row["name"]]
+            assert hashlib.md5(np.ascontiguousarray(pair.rainy).tobytes()).hexdigest() == row["md5_rain"]
+            assert hashlib.md5(pair.clean.tobytes()).hexdigest() == row["md5_clean"]
+    assert len(pairs(DATA, "rain100l/train", without_twins_in="Rain800")) == 164
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="the research data are not here")
+def test_rainy_inputs_have_the_published_scores():
+    from unrain.lab.metrics import psnr_ssim
+
+    for name, expected in (("rain100l/test", 26.90), ("rain100h/test", 13.56)):
+        found = pairs(DATA, name)
+        assert np.mean([psnr_ssim.psnr(p.rainy, p.clean) for p in found]) == pytest.approx(
+            expected, abs=0.005
+        )
+
+
+def test_patches_on_a_grid_come_from_all_its_places_and_are_not_mirrored():
+    y, x = np.mgrid[:40, :50].astype(np.uint8)
+    picture = np.stack([y, x, y], -1)
+    source = Source(pairs=[Pair("0", picture, picture)], stride=8, flip=False)
+    places = set()
+    for seed in range(200):
+        rainy, clean = source.patch(16, np.random.default_rng(seed))
+        y0, x0 = (int(v) for v in rainy[0, 0, :2])
+        assert (rainy == picture[y0 : y0 + 16, x0 : x0 + 16]).all()
+        assert (clean == rainy).all()
+        places.add((y0, x0))
+    # (40 - 16) / 8 + 1 = 4 by floor((50 - 16) / 8) + 1 = 5 places.
+    assert places == {(8 * i, 8 * j) for i in range(4) for j in range(5)}
+
+
+def test_exposure_makes_photographs_darker_or_brighter_with_white_where_it_is_too_much():
+    photo = np.arange(1, 1 + 16 * 16 * 3).reshape(16, 16, 3).clip(max=250).astype(np.uint8)
+    source = Source(photos=[photo], flip=False, exposure=(0.5, 4.0))
+    factors = []
+    for seed in range(100):
+        rainy, clean = source.patch(16, np.random.default_rng(seed))
+        assert (rainy == clean).all()
+        factors.append(clean[1, 0, 0] / photo[1, 0, 0])
+        expected = np.minimum(photo * factors[-1], 255)
+        assert np.abs(clean - expected).max() <= 3  # by the rounding of the factor's own pixel
+    assert 0.5 <= min(factors) < 0.6
+    assert 3.3 < max(factors) <= 4.05
+    # Without it the light stays, and so does the sequence of patches.
+    plain, _ = Source(photos=[photo], flip=False).patch(16, np.random.default_rng(0))
+    assert (plain == photo).all()

@@ -1,0 +1,151 @@
+import numpy as np
+import pytest
+
+pytest.importorskip("scipy")
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from unrain.lab.data.rain import (
+    LayerRain,
+    RainMaker,
+    StreakRain,
+    add_layer,
+    cover,
+    jpeg,
+    sharpen_rain,
+    streak,
+    veil,
+)
+
+
+def photo(height=40, width=50):
+    return np.random.default_rng(1).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def layers():
+    rng = np.random.default_rng(2)
+    return [rng.integers(0, 256, (60, 45), dtype=np.uint8), rng.integers(0, 90, (30, 80), dtype=np.uint8)]
+
+
+def test_the_rain100_model_is_exact():
+    clean, layer = photo(), layers()[0][:40, :45]
+    rainy = add_layer(clean[:, :45], layer)
+    for y, x, c in ((0, 0, 0), (11, 30, 2), (39, 44, 1)):
+        assert rainy[y, x, c] == min(int(clean[y, x, c]) + int(layer[y, x]), 255)
+
+
+def test_an_unchanged_layer_is_a_crop_of_the_given_one():
+    plain = LayerRain(angle=0, scale=(1, 1), intensity=(1, 1), flip=False)
+    source = np.arange(60 * 45, dtype=np.uint32).reshape(60, 45) % 251
+    source = source.astype(np.uint8)
+    made = plain.layer([source], (12, 9), np.random.default_rng(0)).astype(int)
+    # Bilinear sampling between pixels: every value lies between those of some 2 x 2 pixels of the source.
+    best = min(
+        np.abs(made - source[y : y + 12, x : x + 9].astype(int)).mean() for y in range(48) for x in range(36)
+    )
+    assert best < 30
+    flat = np.full((60, 45), 77, np.uint8)
+    assert (plain.layer([flat], (12, 9), np.random.default_rng(0)) == 77).all()
+
+
+def test_layers_add_up():
+    flat = [np.full((60, 45), 50, np.uint8)]
+    three = LayerRain(count=(3, 3), intensity=(1, 1))
+    assert (three.layer(flat, (20, 20), np.random.default_rng(0)) == 150).all()
+    many = LayerRain(count=(5, 5), intensity=(2, 2))
+    assert (many.layer(flat, (20, 20), np.random.default_rng(0)) == 255).all()
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    height=st.integers(1, 90),
+    width=st.integers(1, 90),
+    seed=st.integers(0, 2**32),
+    scratch=st.sampled_from([0.0, 0.5, 1.0]),
+)
+def test_rain_is_reproducible_and_only_brightens(height, width, seed, scratch):
+    clean = photo(height, width)
+    maker = RainMaker(from_layers=LayerRain(count=(2, 5), angle=40), scratch=scratch)
+    first, second = (maker(clean, layers(), np.random.default_rng(seed)) for _ in range(2))
+    assert first.dtype == np.uint8
+    assert first.shape == clean.shape
+    assert (first == second).all()
+    assert (first >= clean).all()
+
+
+def test_another_seed_gives_other_rain():
+    maker = RainMaker(scratch=1.0)
+    a, b = (maker(photo(), [], np.random.default_rng(seed)) for seed in (1, 2))
+    assert (a != b).any()
+
+
+def test_a_streak_points_the_way_it_is_told():
+    upright, slanted = streak(31, 1.0, 0), streak(31, 1.0, 45)
+    assert upright.max() == pytest.approx(1)
+    assert upright.sum(1).astype(bool).sum() > 25 > upright.shape[1]
+    y, x = np.nonzero(slanted > 0.3)
+    assert np.corrcoef(x, y)[0, 1] > 0.9
+
+
+def test_longer_streaks_and_denser_rain_give_more_light():
+    def light(**changes):
+        rain = StreakRain(**{"depths": (1, 1), "density": (0.002, 0.002), "intensity": (100, 100), **changes})
+        return np.mean([rain.layer((96, 96), np.random.default_rng(s)).mean() for s in range(12)])
+
+    assert light(density=(0.01, 0.01)) > 2 * light()
+    assert light(depths=(3, 3)) > 1.5 * light()
+
+
+def test_veil_and_jpeg():
+    clean = np.full((16, 16, 3), 100, np.uint8)
+    assert (veil(clean, 0.5, 200) == 150).all()
+    squeezed = jpeg(photo(), 60)
+    assert squeezed.shape == photo().shape
+    assert (squeezed != photo()).any()
+    assert (jpeg(clean, 90) == 100).all()
+
+
+def test_covering_drops_are_as_bright_as_they_are():
+    clean = np.full((4, 6, 3), 100, np.uint8)
+    layer = np.array([[0, 51, 102, 153, 204, 255]] * 4, np.uint8)
+    # 100 (1 - a) + 200 a for a = 0, 0.2, .. 1
+    assert (cover(clean, layer, 200)[..., 1] == [100, 120, 140, 160, 180, 200]).all()
+    bright = np.full((4, 6, 3), 200, np.uint8)
+    assert (cover(bright, layer, 200) == bright).all()
+
+
+def test_sharpened_streaks_have_dark_edges_and_leave_dry_ground_alone():
+    clean = photo()
+    rainy = clean.copy()
+    rainy[:, 20] = np.minimum(rainy[:, 20].astype(int) + 80, 255)
+    sharp = sharpen_rain(clean, rainy, 0.8)
+    assert (sharpen_rain(clean, rainy, 0.0) == rainy).all()
+    assert (sharp[:, 30:] == clean[:, 30:]).all()
+    assert sharp[:, 20].mean() > rainy[:, 20].mean()
+    assert sharp[:, [19, 21]].mean() < clean[:, [19, 21]].mean() - 5
+
+
+def test_cover_and_sharpening_follow_the_seed():
+    maker = RainMaker(scratch=1.0, cover=0.5, sharpening=0.8, jpeg=0.5)
+    results = [[maker(photo(), [], np.random.default_rng(seed)) for seed in range(4)] for _ in range(2)]
+    assert all((a == b).all() for a, b in zip(*results, strict=True))
+    plain = RainMaker(scratch=1.0)
+    assert any((a != plain(photo(), [], np.random.default_rng(s))).any() for s, a in enumerate(results[0]))
+
+
+def test_both_sides_of_a_pair_can_come_from_the_same_camera():
+    options = {"scratch": 1.0, "veil": 0.5, "jpeg": 1.0}
+    apart, alike = RainMaker(**options), RainMaker(**options, same_camera=True)
+    for seed in range(3):
+        rainy, clean = apart.pair(photo(), [], np.random.default_rng(seed))
+        assert (clean == photo()).all()
+        same, dry = alike.pair(photo(), [], np.random.default_rng(seed))
+        assert (same == rainy).all() and (apart(photo(), [], np.random.default_rng(seed)) == rainy).all()
+        assert (dry != photo()).any()
+        assert np.abs(dry.astype(int) - rainy).mean() < np.abs(photo().astype(int) - rainy).mean()
+
+
+def test_without_rain_both_sides_from_the_same_camera_are_equal():
+    still = RainMaker(LayerRain(intensity=(0, 0)), veil=0.5, jpeg=1.0, same_camera=True)
+    rainy, dry = still.pair(photo(), [np.full((64, 64), 200, np.uint8)], np.random.default_rng(0))
+    assert (rainy == dry).all() and (dry != photo()).any()

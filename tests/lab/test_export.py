@@ -1,0 +1,218 @@
+"""Checkpoint to ONNX: the same numbers, no BatchNorm, all or nothing on the disk."""
+
+import json
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from toys import natural
+from unrain.derainer import Derainer
+from unrain.errors import UnrainError
+from unrain.lab import export
+from unrain.lab.export import export_checkpoint, load_checkpoint, measure_halo
+from unrain.lab.nets import build
+from unrain.lab.nets.layers import RecursiveNet
+
+SMALL = {
+    "rdmc": {"width": 2, "recursions": 2, "dilations": [1, 3]},
+    "rdmc_lite": {"width": 12, "encoder": [1, 1, 1], "decoder": [1, 1], "recursions": 2},
+}
+
+
+def trained(name):
+    """A network whose every weight and BatchNorm statistic differs from its start."""
+    torch.manual_seed(0)
+    net = build(name, **SMALL[name])
+    for parameter in net.parameters():
+        parameter.data += 0.05 * torch.randn(parameter.shape)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+    return net.eval().requires_grad_(False)
+
+
+def write_checkpoint(path, name, net):
+    header = {
+        "network": name,
+        "arguments": json.dumps(SMALL[name]),
+        "card": '{"steps": 7, "licence": "none"}',
+    }
+    save_file(net.state_dict(), path, header)
+    return path
+
+
+@pytest.fixture(scope="module", params=sorted(SMALL))
+def exported(request, tmp_path_factory):
+    """The network, and the file it was exported to."""
+    folder = tmp_path_factory.mktemp("export")
+    net = trained(request.param)
+    checkpoint = write_checkpoint(folder / "weights.safetensors", request.param, net)
+    card = {"licence": "Apache-2.0", "halo": -5}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export, "_PROBE_SIDE", 256)
+        patch.setattr(export, "_PROBE_CUT", 96)
+        path = export_checkpoint(checkpoint, folder / "zoo" / "small.onnx", card=card)
+    return net, path
+
+
+@pytest.mark.parametrize("height, width", [(1, 1), (33, 50), (97, 61)])
+@pytest.mark.parametrize("recursions", [1, 3])
+def test_the_derainer_gives_what_pytorch_gives(exported, height, width, recursions):
+    net, path = exported
+    image = natural(height, width) / np.float32(255)
+    expected = net(torch.from_numpy(image).permute(2, 0, 1)[None], recursions)[-1][0].permute(1, 2, 0)
+    result = Derainer(path, recursions=recursions)(image)
+    assert np.abs(result - expected.clamp(0, 1).numpy()).max() < 1e-3
+
+
+def test_tiles_of_an_exported_network_equal_the_whole(exported):
+    _, path = exported
+    halo = json.loads(path.with_suffix(".json").read_text())["halo"]
+    random = np.random.default_rng(0)
+    for image in (natural(211, 307), random.integers(0, 256, (211, 307, 3), np.uint8)):
+        whole = Derainer(path)(image)
+        tiled = Derainer(path, tile=2 * halo + 64)(image)
+        assert np.abs(whole.astype(int) - tiled).max() <= 1
+
+
+def test_a_batch_of_two_is_two_pictures(exported):
+    net, path = exported
+    session = ort.InferenceSession(path)
+    rainy, estimate = torch.rand(2, 3, 48, 80), torch.rand(2, 3, 48, 80)
+    feeds = {"rainy": rainy.numpy(), "estimate": estimate.numpy()}
+    (together,) = session.run(None, feeds)
+    np.testing.assert_allclose(together, net.step(rainy, estimate).numpy(), atol=1e-3)
+    for i in range(2):
+        (alone,) = session.run(None, {name: values[i : i + 1] for name, values in feeds.items()})
+        np.testing.assert_allclose(together[i], alone[0], atol=1e-5)
+
+
+def test_the_file_holds_all_it_needs_and_no_batchnorm_or_paths(exported):
+    net, path = exported
+    network = onnx.load(path, load_external_data=False)
+    assert "BatchNormalization" not in {node.op_type for node in network.graph.node}
+    assert not any(tensor.external_data for tensor in network.graph.initializer)
+    assert b"site-packages" not in path.read_bytes()
+    inside = json.loads(network.metadata_props[0].value)
+    card = json.loads(path.with_suffix(".json").read_text())
+    assert inside == {key: card[key] for key in ("multiple", "halo", "recursions", "recursive")}
+    assert card["parameters"] == sum(parameter.numel() for parameter in net.parameters())
+    assert card["licence"] == "Apache-2.0" and card["name"] == "small"
+    assert card["halo"] > 0
+    assert {file.name for file in path.parent.iterdir()} == {"small.onnx", "small.json"}
+
+
+def test_fixed_recursions_are_unrolled_into_one_pass(tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "measure_halo", lambda net, recursions: 64)
+    monkeypatch.setitem(SMALL, "rdmc_lite", {"width": 12, "encoder": [1, 1], "decoder": [1]})
+    net = trained("rdmc_lite")
+    checkpoint = write_checkpoint(tmp_path / "weights.safetensors", "rdmc_lite", net)
+    path = export_checkpoint(checkpoint, tmp_path / "fixed.onnx", recursions=2)
+    assert [port.name for port in ort.InferenceSession(path).get_inputs()] == ["rainy"]
+    image = natural(45, 70) / np.float32(255)
+    expected = net(torch.from_numpy(image).permute(2, 0, 1)[None], 2)[-1][0].permute(1, 2, 0)
+    derainer = Derainer(path)
+    assert derainer.recursions == 1
+    assert np.abs(derainer(image) - expected.clamp(0, 1).numpy()).max() < 1e-3
+    with pytest.raises(UnrainError, match="one pass"):
+        Derainer(path, recursions=3)
+
+
+def test_a_lightning_checkpoint_gives_the_same_network(tmp_path):
+    net = trained("rdmc_lite")
+    content = {
+        "state_dict": {f"net.{name}": values for name, values in net.state_dict().items()},
+        "unrain": {"network": "rdmc_lite", "arguments": SMALL["rdmc_lite"], "card": {"steps": 7}},
+        "current_model_state": {},
+    }
+    torch.save(content, tmp_path / "last.ckpt")
+    loaded = load_checkpoint(tmp_path / "last.ckpt")
+    assert loaded.network == "rdmc_lite" and loaded.arguments == SMALL["rdmc_lite"]
+    assert loaded.card == {"steps": 7}
+    for key, values in loaded.net.state_dict().items():
+        assert torch.equal(values, net.state_dict()[key]), key
+
+
+class Shift(RecursiveNet):
+    """Takes its rain from pixels that lie a known number of columns away."""
+
+    def __init__(self, distance):
+        super().__init__(multiple=8, recursions=1)
+        self.distance = distance
+
+    def step(self, rainy, estimate):
+        padded = nn.functional.pad(estimate, (self.distance, self.distance))
+        return rainy - 0.1 * (padded[..., : -2 * self.distance] + padded[..., 2 * self.distance :])
+
+
+@pytest.mark.parametrize("distance, halo", [(8, 16), (9, 24), (50, 64), (200, 208)])
+def test_the_halo_of_a_known_network(distance, halo):
+    assert measure_halo(Shift(distance).eval()) == halo
+
+
+def test_the_halo_of_unrolled_passes_is_that_of_all_together():
+    assert measure_halo(Shift(9).eval(), recursions=2) == 32
+
+
+def test_a_network_that_sees_too_far_is_refused():
+    class Mean(RecursiveNet):
+        def step(self, rainy, estimate):
+            return rainy - estimate.mean((2, 3), keepdim=True)
+
+    with pytest.raises(UnrainError, match="farther"):
+        measure_halo(Mean(multiple=8, recursions=1).eval())
+
+
+def test_a_difference_from_pytorch_is_refused_and_nothing_written(exported, tmp_path, monkeypatch):
+    _, path = exported
+    monkeypatch.setattr(export, "_to_onnx", lambda net, recursions: onnx.load(path))
+    monkeypatch.setattr(export, "measure_halo", lambda net, recursions: 32)
+    checkpoint = path.parent.parent / "weights.safetensors"
+    assert export_checkpoint(checkpoint, tmp_path / "good" / "small.onnx").exists()
+    monkeypatch.setattr(export, "PARITY", 0.0)
+    with pytest.raises(UnrainError, match="differs from PyTorch"):
+        export_checkpoint(checkpoint, tmp_path / "bad" / "small.onnx")
+    assert not list((tmp_path / "bad").iterdir())
+
+
+@pytest.mark.parametrize("name", ["last.ckpt", "weights.safetensors"])
+@pytest.mark.parametrize("content", [b"", b"no checkpoint at all", None])
+def test_what_is_no_checkpoint_is_refused(tmp_path, name, content):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(UnrainError, match=name) as caught:
+        load_checkpoint(tmp_path / name)
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_of_another_network_are_refused(tmp_path):
+    path = write_checkpoint(tmp_path / "weights.safetensors", "rdmc_lite", trained("rdmc"))
+    with pytest.raises(UnrainError, match="not a checkpoint of this version"):
+        load_checkpoint(path)
+    save_file({"weight": torch.zeros(1)}, path)
+    with pytest.raises(UnrainError, match="lacks 'network'"):
+        load_checkpoint(path)
+
+
+def test_a_checkpoint_runs_no_code(tmp_path):
+    class Harm:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "harm"), "w"))
+
+    torch.save({"state_dict": Harm()}, tmp_path / "last.ckpt")
+    with pytest.raises(UnrainError, match="not a checkpoint"):
+        load_checkpoint(tmp_path / "last.ckpt")
+    assert not (tmp_path / "harm").exists()
+
+
+def test_names_and_numbers_that_make_no_sense_are_refused(tmp_path):
+    with pytest.raises(UnrainError, match=r"ends in \.onnx"):
+        export_checkpoint(tmp_path / "last.ckpt", tmp_path / "net.bin")
+    with pytest.raises(UnrainError, match="recursions"):
+        export_checkpoint(tmp_path / "last.ckpt", tmp_path / "net.onnx", recursions=0)

@@ -1,0 +1,598 @@
+"""Videos: everything but the rain stays what it was; what goes wrong is said, and nothing is lost."""
+
+import errno
+import io
+import os
+import signal
+import subprocess
+import sys
+import threading
+from fractions import Fraction
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from unrain import batch, cli, video
+from unrain.derainer import Derainer
+from unrain.errors import UnrainError
+from unrain.image import DiskFullError
+from unrain.video import OptionError, Settings
+
+av = pytest.importorskip("av", reason="PyAV is not installed")
+
+from toys_video import Same, clip, run  # noqa: E402
+
+
+class Stops(Same):
+    """An engine that is interrupted, or fails, at a certain frame."""
+
+    def __init__(self, at, error=KeyboardInterrupt):
+        self.left, self.error = at, error
+
+    def step(self, rainy, estimate):
+        self.left -= 1
+        if self.left < 0:
+            raise self.error
+        return rainy
+
+
+class Seen:
+    """What an independent look at a file finds in it."""
+
+    def __init__(self, path):
+        with av.open(str(path)) as file:
+            self.format, self.seconds = file.format.name, file.duration
+            self.metadata = {key.lower(): value for key, value in file.metadata.items()}
+            (stream,) = file.streams.video
+            context = stream.codec_context
+            self.codec, self.kind, self.profile = context.name, context.pix_fmt, context.profile
+            self.size = (context.width, context.height)
+            self.colours = (
+                context.color_range,
+                context.colorspace,
+                context.color_primaries,
+                context.color_trc,
+            )
+            self.aspect, self.unit = stream.sample_aspect_ratio, stream.time_base
+            self.language, self.length = stream.metadata.get("language"), stream.duration
+            self.chapters = file.chapters()
+            self.pts, self.frames, self.sound, self.text, self.turn = [], [], [], [], None
+            for packet in file.demux():
+                if packet.stream.type == "video":
+                    for frame in packet.decode():
+                        self.pts.append(frame.pts)
+                        self.turn = frame.rotation
+                        self.frames.append(frame.to_ndarray(format="rgb24"))
+                elif packet.dts is not None:
+                    kept = self.sound if packet.stream.type == "audio" else self.text
+                    kept.append((packet.pts, packet.duration, bytes(packet)))
+
+
+def psnr(one, other):
+    error = np.mean((np.stack(one).astype(float) - np.stack(other)) ** 2)
+    return 10 * np.log10(255**2 / max(error, 1e-9))
+
+
+# ----------------------------------------------------------------------------------------- what is kept
+
+
+def test_everything_but_the_rain_is_kept(tmp_path):
+    # Variable frame rate: the gaps differ.
+    source = clip(tmp_path / "clip.mp4", times=[0, 24, 60, 84, 150, 151, 200, 224, 300, 340], turned=True)
+    report, target = run(source)
+    assert target.name == "clip_derained.mp4"
+    before, after = Seen(source), Seen(target)
+    assert (report.frames, report.problem, report.warnings) == (10, "", ())
+    assert after.pts == before.pts == [0, 24, 60, 84, 150, 151, 200, 224, 300, 340]
+    for what in (
+        "seconds",
+        "unit",
+        "turn",
+        "colours",
+        "aspect",
+        "size",
+        "kind",
+        "language",
+        "length",
+        "sound",
+    ):
+        assert getattr(after, what) == getattr(before, what), what
+    assert after.turn
+    assert len(after.sound) > 10
+    assert after.metadata["title"] == "Regen"
+    assert after.metadata["comment"] == "wet"
+    assert psnr(before.frames, after.frames) > 34
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clip.mp4", "clip_derained.mp4"]
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_colours_come_through_both_conversions(tmp_path, full):
+    kind = "yuvj444p" if full else "yuv444p"
+    source = clip(tmp_path / "clip.mp4", frames=3, kind=kind, full=full, sound=False)
+    _, target = run(source, crf=0)
+    before, after = Seen(source), Seen(target)
+    assert after.colours == before.colours == (2 if full else 1, 1, 1, 1)
+    assert psnr(before.frames, after.frames) > 50
+    means = [np.stack(seen.frames).mean((0, 1, 2)) for seen in (before, after)]
+    assert np.abs(means[0] - means[1]).max() < 1.5
+
+
+def test_the_network_sees_the_right_colours(tmp_path):
+    source = clip(tmp_path / "clip.mp4", frames=2, kind="yuv444p", sound=False)
+    seen = []
+
+    class Looks(Same):
+        def step(self, rainy, estimate):
+            seen.append(rainy[0].transpose(1, 2, 0) * 255)
+            return rainy
+
+    run(source, Looks())
+    # Drawn by `clip`: red rises from left to right, green from top to bottom.
+    assert np.abs(seen[0][24:, :, 0] - np.linspace(0, 255, 64)).mean() < 3
+    assert np.abs(seen[0][24:, :, 1] - np.linspace(0, 255, 48)[24:, None]).mean() < 3
+    assert seen[0][24:, :, 2].mean() < 3
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "found"),
+    [
+        ("a.mkv", None, "h264"),
+        ("a.mov", "hevc", "hevc"),
+        ("a.webm", None, "vp9"),
+        ("a.mp4", "av1", "libdav1d"),
+    ],
+)
+def test_containers_and_codecs(tmp_path, name, codec, found):
+    source = clip(
+        tmp_path / name, frames=4, codec="libvpx-vp9" if name.endswith("webm") else "libx264", turned=True
+    )
+    report, target = run(source, codec=codec)
+    before, after = Seen(source), Seen(target)
+    assert report.warnings == ()
+    assert (after.codec, after.format, after.turn) == (found, before.format, before.turn)
+    assert after.pts == before.pts
+    assert [body for *_, body in after.sound] == [body for *_, body in before.sound]
+    assert after.colours == before.colours
+    assert psnr(before.frames, after.frames) > 28
+
+
+def test_old_containers_become_matroska(tmp_path):
+    source = clip(tmp_path / "clip.ts", frames=6)
+    report, target = run(source)
+    assert target.name == "clip_derained.mkv"
+    before, after = Seen(source), Seen(target)
+    assert len(after.pts) == report.frames == 6
+    # Milliseconds from the first packet on, which a transport stream puts anywhere.
+    steps = [round((at - before.pts[0]) * before.unit * 1000) for at in before.pts]
+    assert [at - after.pts[0] for at in after.pts] == pytest.approx(steps, abs=1)
+    assert len(after.sound) == len(before.sound)
+
+
+def test_an_odd_size_is_kept_and_said(tmp_path):
+    source = clip(tmp_path / "clip.webm", frames=4, size=(65, 47), codec="libvpx-vp9")
+    report, target = run(source, target=tmp_path / "new.mp4", codec="h264")
+    after = Seen(target)
+    assert (after.size, after.kind) == ((65, 47), "yuv444p")
+    assert any("65 x 47 is odd" in warning for warning in report.warnings)
+    report, target = run(source)
+    assert (Seen(target).size, Seen(target).kind, report.warnings) == ((65, 47), "yuv420p", ())
+
+
+def test_ten_bits_are_kept_and_said(tmp_path):
+    source = clip(tmp_path / "clip.mp4", frames=4, codec="libx265", kind="yuv420p10le")
+    report, target = run(source)
+    assert Seen(target).kind == "yuv420p10le"
+    assert any("10 bits a channel are kept" in warning for warning in report.warnings)
+    report, target = run(source, target=tmp_path / "new.mp4", codec="hevc")
+    assert (Seen(target).kind, report.warnings) == ("yuv420p10le", ())
+    report, target = run(source, target=tmp_path / "new.webm", codec="vp9")
+    assert Seen(target).kind == "yuv420p"
+    assert any("10 bits a channel are reduced to 8" in warning for warning in report.warnings)
+
+
+def test_subtitles_are_kept_or_named(tmp_path):
+    source = clip(tmp_path / "clip.mkv", frames=5, text=True)
+    _, target = run(source)
+    assert [body for *_, body in Seen(target).text] == [b"rain"]
+    report, target = run(source, target=tmp_path / "new.mp4")
+    assert Seen(target).text == []
+    (warning,) = report.warnings
+    assert "subtitles (stream 2: " in warning and "cannot be kept in .mp4, a name in .mkv after -o" in warning
+    assert len(Seen(target).sound) == len(Seen(source).sound)
+
+
+def test_a_part_of_a_clip(tmp_path):
+    source = clip(tmp_path / "clip.mp4", frames=40)
+    report, target = run(source, start=Fraction(1, 2), duration=Fraction(2, 5))
+    after = Seen(target)
+    # 0.5 s is tick 300: the first frame from there on is tick 312, the last before 0.9 s is 528.
+    assert after.pts == [at - 300 for at in range(312, 540, 24)]
+    assert report.frames == 10
+    assert after.seconds == pytest.approx(400_000, abs=45_000)
+    bodies = [body for *_, body in Seen(source).sound]
+    first = bodies.index(after.sound[0][2])
+    assert [body for *_, body in after.sound] == bodies[first : first + len(after.sound)]
+    assert len(after.sound) == pytest.approx(0.4 * 48000 / 1024, abs=1.5)
+
+
+def test_still_places_are_steadied_unless_told_otherwise(tmp_path):
+    source = clip(tmp_path / "clip.mp4", frames=8, sound=False)
+
+    class Leaves(Same):
+        """Takes much away, and leaves a little of it in every third frame."""
+
+        count = 0
+
+        def step(self, rainy, estimate):
+            self.count += 1
+            return rainy * np.float32(0.8) + np.float32(0.02 * (self.count % 3 == 2))
+
+    _, target = run(source, Leaves(), crf=1)
+    steady = np.stack(Seen(target).frames).astype(int)
+    _, target = run(source, Leaves(), target=tmp_path / "each.mp4", crf=1, neighbours=False)
+    each = np.stack(Seen(target).frames).astype(int)
+    still = np.s_[:, 24:]
+    assert (
+        np.abs(np.diff(steady[still], axis=0)[2:4]).mean()
+        < np.abs(np.diff(each[still], axis=0)[2:4]).mean() / 2
+    )
+
+
+# -------------------------------------------------------------------------------------- what goes wrong
+
+
+def test_a_clip_that_is_cut_off_is_written_as_far_as_it_goes(tmp_path):
+    whole = clip(tmp_path / "whole.mkv", frames=100)
+    source = tmp_path / "clip.mkv"
+    source.write_bytes(whole.read_bytes()[: whole.stat().st_size * 6 // 10])
+    report, target = run(source)
+    assert 0 < report.frames < 100
+    assert len(Seen(target).pts) == report.frames
+    assert "cut off: " in report.problem and "of 4.0 s are in the file" in report.problem
+
+
+def test_a_clip_with_its_index_in_front_that_is_cut_off(tmp_path):
+    whole = clip(tmp_path / "whole.mp4", frames=100, movflags="faststart")
+    source = tmp_path / "clip.mp4"
+    source.write_bytes(whole.read_bytes()[: whole.stat().st_size * 6 // 10])
+    report, target = run(source)
+    assert 0 < report.frames < 100
+    assert len(Seen(target).pts) == report.frames
+    assert report.problem
+
+
+def test_damage_in_the_middle_is_said(tmp_path):
+    source = clip(tmp_path / "clip.mp4", frames=60, size=(160, 120), sound=False)
+    data = bytearray(source.read_bytes())
+    middle = data.index(b"mdat") + (len(data) - data.index(b"mdat")) // 3
+    data[middle : middle + 400] = b"\xa5" * 400
+    source.write_bytes(data)
+    report, target = run(source)
+    assert report.frames > 20
+    assert "damaged" in report.problem
+    assert len(Seen(target).pts) == report.frames
+
+
+def bad(name, path):
+    """Make a file that cannot be derained."""
+    if name == "empty":
+        path.write_bytes(b"")
+    elif name == "picture":
+        Image.new("RGB", (20, 20)).save(path, "JPEG")
+    elif name == "noise":
+        path.write_bytes(np.random.default_rng(0).bytes(5000))
+    elif name == "play list":
+        path.write_text("#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:9/secret.ts\n")
+    elif name == "no index":
+        clip(path)
+        path.write_bytes(path.read_bytes()[:1500])
+    elif name == "sound only":
+        with av.open(str(path), "w") as file:
+            tone = file.add_stream("aac", rate=48000, layout="mono")
+            piece = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+            piece.sample_rate, piece.pts = 48000, 0
+            file.mux(tone.encode(piece))
+            file.mux(tone.encode(None))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("empty", "clip.mp4: the file is empty"),
+        ("picture", "clip.mp4: a picture, not a video"),
+        ("noise", "clip.mp4: no video that can be read"),
+        ("play list", "clip.mp4: no video that can be read"),
+        ("no index", "clip.mp4: no video that can be read, or one whose index is missing"),
+        ("sound only", "clip.mp4: there is no video in it, only audio"),
+        ("missing", "clip.mp4: no such file"),
+    ],
+)
+def test_what_is_no_video(tmp_path, name, words):
+    source = bad(name, tmp_path / "clip.mp4")
+    with pytest.raises(UnrainError) as caught:
+        run(source)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "clip_derained.mp4").exists()
+    assert not list(tmp_path.glob(".unrain*"))
+
+
+def test_a_start_beyond_the_end(tmp_path):
+    source = clip(tmp_path / "clip.mp4")
+    with pytest.raises(UnrainError, match=r"--start 20 s is beyond its end \(0\.4 s\)"):
+        run(source, start=Fraction(20))
+    assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
+
+
+def test_too_many_pixels(tmp_path):
+    source = clip(tmp_path / "clip.mp4", frames=2)
+    with pytest.raises(UnrainError, match="64 x 48, more than the limit of 100 pixels"):
+        video.derain(source, tmp_path / "new.mp4", Derainer(Same()), max_pixels=100)
+
+
+def test_a_container_that_cannot_hold_the_codec(tmp_path):
+    source = clip(tmp_path / "clip.mp4", frames=2)
+    with pytest.raises(UnrainError, match=r"new\.webm: cannot hold h264, choose --codec vp9 or av1"):
+        run(source, target=tmp_path / "new.webm", codec="h264")
+    assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
+
+
+def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
+    source = clip(tmp_path / "clip.mp4", frames=30, size=(160, 120))
+    real = Path.open
+
+    class Full:
+        def __init__(self, file):
+            self.file, self.left = file, 3000
+
+        def write(self, data):
+            self.left -= len(data)
+            if self.left < 0:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return self.file.write(data)
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.file.close()
+
+    monkeypatch.setattr(
+        Path, "open", lambda path, mode="r": Full(real(path, mode)) if "x" in mode else real(path, mode)
+    )
+    with pytest.raises(DiskFullError, match=r"clip_derained\.mp4: no space left on the disk"):
+        run(source)
+    assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
+
+
+def test_an_error_of_the_network_leaves_nothing(tmp_path):
+    source = clip(tmp_path / "clip.mp4")
+    with pytest.raises(UnrainError, match="no memory"):
+        run(source, Stops(4, UnrainError("no memory")))
+    assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
+
+
+def test_ctrl_c_keeps_what_was_done(tmp_path):
+    source = clip(tmp_path / "clip.mp4", frames=50)
+    report, target = run(source, Stops(20))
+    assert report.interrupted
+    assert report.frames == 20
+    after = Seen(target)
+    assert after.pts == Seen(source).pts[:20]
+    assert after.sound
+    assert report.problem == "stopped after 20 frames (0.8 s)"
+
+
+def test_ctrl_c_before_the_first_frame_leaves_nothing(tmp_path):
+    source = clip(tmp_path / "clip.mp4")
+    with pytest.raises(KeyboardInterrupt):
+        run(source, Stops(0))
+    assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="needs signals for one thread")
+def test_ctrl_c_while_the_file_is_brought_to_the_disk_loses_nothing(tmp_path, monkeypatch):
+    source = clip(tmp_path / "clip.mp4")
+    real, calls = os.fsync, []
+
+    def interrupted(file):
+        calls.append(file)
+        if len(calls) == 1:
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        real(file)
+
+    monkeypatch.setattr(os, "fsync", interrupted)
+    report, target = run(source)
+    assert report.interrupted
+    assert Seen(target).pts == Seen(source).pts
+
+
+def test_without_pyav_one_line_says_what_to_install(tmp_path, monkeypatch):
+    source = clip(tmp_path / "clip.mp4", frames=2)
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(
+        UnrainError, match=r"clip\.mp4: videos need av, which is not here: pip install 'unrain\["
+    ):
+        run(source)
+
+
+# --------------------------------------------------------------------------------------- times, numbers
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 90), ("1:30", 90), ("0:01:30.5", Fraction(181, 2)), (".5", Fraction(1, 2))]
+)
+def test_times(text, seconds):
+    assert video.parse_time(text, "--start") == seconds
+
+
+@pytest.mark.parametrize("text", ["", "x", "-1", "1:70", "1:2:3:4", "1e3", "nan"])
+def test_what_is_no_time(text):
+    with pytest.raises(OptionError, match="--start"):
+        video.parse_time(text, "--start")
+
+
+@pytest.mark.parametrize("wrong", [{"codec": "x"}, {"crf": 52}, {"crf": -1}, {"duration": Fraction(0)}])
+def test_impossible_settings(wrong):
+    with pytest.raises(OptionError):
+        Settings(**wrong)
+
+
+def test_times_that_a_file_tells_wrong():
+    times = video._Times(10, decoding_order=False)
+    assert [times.next(pts, None) for pts in (0, 10, 10, None, 50)] == [0, 10, 11, 21, 50]
+
+
+# ------------------------------------------------------------------------------------- the command line
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty current folder and a network that does nothing."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("unrain.derainer.OnnxEngine", lambda model, threads: Same())
+    return tmp_path
+
+
+def test_a_folder_with_pictures_and_videos_goes_on_after_a_bad_one(here, capsys):
+    (here / "in").mkdir()
+    clip(here / "in" / "b.mp4", frames=3)
+    bad("noise", here / "in" / "a.mp4")
+    Image.new("RGB", (20, 10), (9, 99, 200)).save(here / "in" / "c.png")
+    assert cli.main(["in", "-o", "out"]) == 1
+    said = capsys.readouterr().err
+    assert sorted(path.name for path in (here / "out").iterdir()) == ["b_derained.mp4", "c_derained.png"]
+    assert "unrain: error: in/a.mp4: no video that can be read" in said
+    assert "in/b.mp4 -> out/b_derained.mp4" in said and "3 frames, " in said
+    assert said.splitlines()[-1] == "unrain: 2 derained, 0 skipped, 1 failed"
+    assert cli.main(["in/b.mp4", "-o", "out"]) == 0
+    assert "exists, --overwrite replaces it" in capsys.readouterr().err
+
+
+def test_a_video_is_never_its_own_result(here, capsys):
+    clip(here / "a.mp4", frames=2)
+    before = (here / "a.mp4").read_bytes()
+    assert cli.main(["a.mp4", "-o", "./a.mp4", "--overwrite"]) == 2
+    assert "is the input a.mp4" in capsys.readouterr().err
+    assert (here / "a.mp4").read_bytes() == before
+
+
+def test_ctrl_c_on_the_command_line(here, capsys, monkeypatch):
+    clip(here / "a.mp4", frames=30)
+    clip(here / "b.mp4", frames=2)
+    monkeypatch.setattr("unrain.derainer.OnnxEngine", lambda model, threads: Stops(10))
+    assert cli.main(["a.mp4", "b.mp4"]) == 130
+    said = capsys.readouterr().err
+    assert (
+        "a.mp4: stopped after 10 frames (0.4 s); a_derained.mp4 holds what was done and can be played" in said
+    )
+    assert "interrupted: 0 derained, 0 skipped, 1 failed, 1 not started" in said
+    assert len(Seen(here / "a_derained.mp4").pts) == 10
+    assert not (here / "b_derained.mp4").exists()
+
+
+def test_the_bar_says_frames_a_second_and_the_time_left(here, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    now = 0.0
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setattr("rich.console.monotonic", lambda: now)
+    monkeypatch.setattr("unrain.cli.time", SimpleNamespace(monotonic=lambda: now))
+    job = batch.Job(Path("a.mp4"), {"derained": Path("b.mp4")})
+    with cli._Screen(1, quiet=False, verbose=False) as screen:
+        for done in range(1, 6):
+            now += 40
+            screen.tile_done(job, done, 10)
+        shown = Console(width=120, file=io.StringIO())
+        shown.print(screen._bar.get_renderable())
+    line = shown.file.getvalue()
+    assert line.startswith("a.mp4 5/10 frames, 0.03 a second ")
+    assert line.rstrip().endswith("50% 0:03:20")
+
+
+ENDED = """
+import signal, sys
+from unrain import cli, derainer
+
+class Ended:
+    multiple, halo, recursions, recursive = 1, 0, 1, False
+    left = int(sys.argv[1])
+
+    def step(self, rainy, estimate):
+        self.left -= 1
+        if self.left < 0:
+            signal.raise_signal(signal.SIGTERM)
+        return rainy
+
+derainer.OnnxEngine = lambda model, threads: Ended()
+sys.exit(cli.main(sys.argv[2:]))
+"""
+
+
+def ended(folder, at, *arguments):
+    """Run unrain in a process of its own that gets SIGTERM at a certain frame or picture."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(video.__file__).parents[1])}
+    command = [sys.executable, "-c", ENDED, str(at), *arguments]
+    done = subprocess.run(
+        command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True, timeout=600, check=False
+    )
+    return done.returncode, done.stderr
+
+
+def test_sigterm_keeps_what_was_done_of_a_video(tmp_path):
+    clip(tmp_path / "a.mp4", frames=30)
+    clip(tmp_path / "b.mp4", frames=2)
+    code, said = ended(tmp_path, 10, "a.mp4", "b.mp4")
+    assert code == 143
+    assert (
+        "a.mp4: stopped after 10 frames (0.4 s); a_derained.mp4 holds what was done and can be played" in said
+    )
+    assert "interrupted: 0 derained, 0 skipped, 1 failed, 1 not started" in said
+    assert Seen(tmp_path / "a_derained.mp4").pts == Seen(tmp_path / "a.mp4").pts[:10]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mp4", "a_derained.mp4", "b.mp4"]
+
+
+def test_sigterm_sums_up_a_folder_and_leaves_no_temporary_file(tmp_path):
+    for name in "abc":
+        Image.new("RGB", (20, 10), (9, 99, 200)).save(tmp_path / f"{name}.png")
+    code, said = ended(tmp_path, 1, ".")
+    assert code == 143
+    assert said.startswith("a.png -> a_derained.png (")
+    assert said.endswith("unrain: interrupted: 1 derained, 0 skipped, 0 failed, 2 not started\n")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "a_derained.png", "b.png", "c.png"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["a.mp4", "--start", "soon"], "--start soon: give seconds, MM:SS or HH:MM:SS"),
+        (["a.mp4", "--codec", "divx"], "--codec divx: unknown, choose one of h264"),
+        (["a.mp4", "--crf", "99"], "--crf 99: give 0 (best) to 51"),
+        (["a.mp4", "--compare"], "--rain-layer and --compare are for pictures"),
+        (["a.mp4", "-o", "-"], "standard output takes a picture"),
+        (["a.mp4", "-o", "a.avi"], "extension .avi: use one of .m4v .mkv .mov .mp4 .webm"),
+        (["a.mp4", "-o", "a.jpg"], "extension .jpg: use one of .m4v"),
+        (["a.png", "--crf", "20"], "are for videos, but none is named"),
+    ],
+)
+def test_wrong_usage(here, capsys, arguments, words):
+    assert cli.main(arguments) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_where_the_results_of_videos_go(here):
+    for name in ("a.mp4", "b.AVI", "c_derained.mp4"):
+        (here / name).touch()
+    plan = batch.plan(["."], rain_layer=True)
+    assert [str(job.targets["derained"]) for job in plan.jobs] == ["a_derained.mp4", "b_derained.mkv"]
+    assert all(list(job.targets) == ["derained"] for job in plan.jobs)
