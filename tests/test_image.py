@@ -19,7 +19,7 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
 from toys import ROOT, png_of
-from unrain import image
+from unrain import files, image
 from unrain.errors import UnrainError
 from unrain.image import Metadata, Picture
 
@@ -481,7 +481,7 @@ def test_a_side_that_the_format_cannot_hold():
 def test_writing_replaces_and_leaves_nothing_behind(tmp_path):
     target = tmp_path / "result.png"
     target.write_bytes(b"old")
-    image.write(b"new", target)
+    files.write(b"new", target)
     assert target.read_bytes() == b"new"
     assert [path.name for path in tmp_path.iterdir()] == ["result.png"]
 
@@ -491,7 +491,7 @@ def test_writing_replaces_and_leaves_nothing_behind(tmp_path):
 def test_permissions_are_those_of_any_new_file(tmp_path, umask):
     before = os.umask(umask)
     try:
-        image.write(b"x", tmp_path / "result.png")
+        files.write(b"x", tmp_path / "result.png")
     finally:
         os.umask(before)
     assert (tmp_path / "result.png").stat().st_mode & 0o777 == 0o666 & ~umask
@@ -500,7 +500,7 @@ def test_permissions_are_those_of_any_new_file(tmp_path, umask):
 def test_a_link_is_followed(tmp_path):
     (tmp_path / "there").mkdir()
     (tmp_path / "link.png").symlink_to(tmp_path / "there" / "real.png")
-    image.write(b"x", tmp_path / "link.png")
+    files.write(b"x", tmp_path / "link.png")
     assert (tmp_path / "link.png").is_symlink()
     assert (tmp_path / "there" / "real.png").read_bytes() == b"x"
 
@@ -508,7 +508,7 @@ def test_a_link_is_followed(tmp_path):
 @pytest.mark.parametrize(
     ("number", "kind", "message"),
     [
-        (errno.ENOSPC, image.DiskFullError, "no space left on the disk"),
+        (errno.ENOSPC, files.DiskFullError, "no space left on the disk"),
         (errno.EROFS, UnrainError, "may not be written here, choose another folder"),
         (errno.EIO, UnrainError, "cannot be written"),
     ],
@@ -521,15 +521,15 @@ def test_a_failed_write_keeps_the_old_result(tmp_path, monkeypatch, number, kind
     target.write_bytes(b"old")
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(kind, match=rf"result\.png: {message}"):
-        image.write(b"new", target)
+        files.write(b"new", target)
     assert target.read_bytes() == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["result.png"]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_device():
-    with pytest.raises(image.DiskFullError, match="/dev/full: no space left"):
-        image.write(b"x" * 100_000, Path("/dev/full"))
+    with pytest.raises(files.DiskFullError, match="/dev/full: no space left"):
+        files.write(b"x" * 100_000, Path("/dev/full"))
 
 
 @pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
@@ -539,7 +539,7 @@ def test_killed_in_the_middle_of_writing(tmp_path):
     code = (
         "import os, sys, time; from pathlib import Path; from unrain import image\n"
         "os.fsync = lambda _: time.sleep(60)\n"
-        "image.write(b'new' * 100000, Path(sys.argv[1]))"
+        "files.write(b'new' * 100000, Path(sys.argv[1]))"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(target)], env={**os.environ, "PYTHONPATH": str(ROOT / "src")}

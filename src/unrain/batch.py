@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from unrain import image, video
-from unrain.errors import UnrainError
+from unrain import files, image, video
+from unrain.errors import UnrainError, UsageError
 
 if TYPE_CHECKING:
     from unrain.derainer import Derainer
@@ -30,7 +30,7 @@ STREAM = "-"
 _RESULT = re.compile(r"(.+)_(derained|rain|compare)", re.DOTALL)
 
 
-class PlanError(UnrainError):
+class PlanError(UsageError):
     """The command line asks for something that cannot be, or that would lose a file."""
 
 
@@ -234,12 +234,12 @@ def _walk(folder: Path, output: Path | None, failed: list[Outcome]) -> Iterator[
         message = f"{error.filename}: cannot be read ({error.strerror}), check its permissions"
         failed.append(Outcome(str(error.filename), "failed", message))
 
-    for place, folders, files in os.walk(folder, onerror=unreadable):
+    for place, folders, names in os.walk(folder, onerror=unreadable):
         here = Path(place)
         folders[:] = sorted(
             name for name in folders if not name.startswith(".") and not _same(here / name, output)
         )
-        for name in sorted(files):
+        for name in sorted(names):
             path = here / name
             known = path.suffix.lower() in image.FORMATS or video.is_video(path)
             if known and not name.startswith(".") and not _RESULT.fullmatch(path.stem):
@@ -388,7 +388,7 @@ def run(
             results, notes, passes = _results(job, pending, derainer, max_pixels, progress)
             for kind, picture in results.items():
                 notes += _save(picture, pending.get(kind), quality)
-        except image.DiskFullError as error:
+        except files.DiskFullError as error:
             yield Outcome(job.name, "failed", str(error))
             return
         except UnrainError as error:
@@ -488,7 +488,7 @@ def _save(picture: image.Picture, target: Path | None, quality: int | None) -> t
     except UnrainError as error:
         raise UnrainError(f"{target or 'standard output'}: {error}") from error
     if target is not None:
-        image.write(data, target)
+        files.write(data, target)
         return notes
     try:
         sys.stdout.buffer.write(data)
@@ -496,7 +496,7 @@ def _save(picture: image.Picture, target: Path | None, quality: int | None) -> t
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise image.writing_error(error, Path("standard output")) from error
+        raise files.writing_error(error, Path("standard output")) from error
     return notes
 
 
@@ -509,4 +509,4 @@ def _make_folder(target: Path) -> None:
         if (target.is_file() or not target.exists()) and not os.access(folder, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
-        raise image.writing_error(error, folder) from error
+        raise files.writing_error(error, folder) from error

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, CycloptsError, Group, Parameter, validators
 
-from unrain.errors import UnrainError
+from unrain.errors import UnrainError, UsageError
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -819,8 +819,7 @@ def _dispatch(argv: Sequence[str]) -> int:
         return EXIT_USAGE
     except UnrainError as error:
         _error_line(f"unrain: error: {error}")
-        # Told by name, because importing batch and video for them would import NumPy.
-        return EXIT_USAGE if type(error).__name__ in {"PlanError", "OptionError"} else EXIT_FAILED
+        return EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:

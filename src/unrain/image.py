@@ -6,11 +6,8 @@ a file twice, high bytes and low bytes, and loses nothing. They are written here
 """
 
 import contextlib
-import errno
 import io
-import os
 import re
-import secrets
 import struct
 import sys
 import threading
@@ -19,13 +16,14 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFile, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
 from unrain.errors import UnrainError
+from unrain.files import one_line, reading_problem
 
 Array = npt.NDArray[Any]
 
@@ -53,7 +51,6 @@ _SIGNATURES = re.compile(rb"\xff\xd8|\x89PNG|RIFF....WEBP|II[*+]\0|MM\0[*+]|BM|.
 _DEEP = {"PNG", "TIFF"}
 _MOST_DIRECTORIES = 100
 _SIDE_LIMIT = {"JPEG": 65_500, "WEBP": 16_383, "AVIF": 65_536}
-_FULL_DISK = {errno.ENOSPC, errno.EDQUOT}
 # Pillow's limit is a global, so one picture is decoded at a time.
 _PILLOW_LIMIT = threading.Lock()
 
@@ -82,10 +79,6 @@ _TIFF_LAYOUT |= {
     339,
 }
 _TIFF_LAYOUT |= {340, 341, 342, 347, 512, 513, 514, 519, 520, 521, 529, 530, 531, 532, 700, 34675}
-
-
-class DiskFullError(UnrainError):
-    """No space is left for the result: no other picture can be written either."""
 
 
 class TooManyPixelsError(UnrainError):
@@ -203,10 +196,8 @@ def decode(data: bytes, name: str, *, max_pixels: int = MAX_PIXELS) -> Picture:
             raise UnrainError(f"{name}: not enough memory for a picture of this size") from error
         # Decoders raise nearly anything on damaged data: struct.error, IndexError, SyntaxError, zlib.error...
         except Exception as error:
-            raise UnrainError(
-                f"{name}: damaged ({_one_line(error)}), get it again from its source"
-            ) from error
-    heard = tuple(_one_line(w.message) for w in caught if not issubclass(w.category, DeprecationWarning))
+            raise UnrainError(f"{name}: damaged ({one_line(error)}), get it again from its source") from error
+    heard = tuple(one_line(w.message) for w in caught if not issubclass(w.category, DeprecationWarning))
     return replace(picture, notes=picture.notes + heard)
 
 
@@ -559,7 +550,7 @@ def encode(picture: Picture, kind: str, *, quality: int | None = None) -> tuple[
         buffer = io.BytesIO()
         Image.fromarray(picture.channels).save(buffer, kind, **options)
     except (OSError, ValueError, struct.error) as error:
-        problem = f"cannot be written as {kind} ({_one_line(error)}), name an output in PNG"
+        problem = f"cannot be written as {kind} ({one_line(error)}), name an output in PNG"
         raise UnrainError(problem) from error
     return buffer.getvalue(), (*notes, *lost)
 
@@ -769,74 +760,9 @@ def _bmp(picture: Picture) -> bytes:
     return file + header + masks + b"BGRs" + bytes(48) + rows
 
 
-def write(data: bytes, path: Path) -> None:
-    """Put bytes into a file so that it is either whole or not there.
-
-    A hidden file `.unrain-*.tmp` in the same folder takes the bytes and is renamed when they are on the disk.
-    A link is followed; a device or pipe is written to directly.
-
-    Args:
-        data: The content.
-        path: The file; its folder exists.
-
-    Raises:
-        DiskFullError: There is no space for it.
-        UnrainError: It cannot be written.
-    """
-    path = Path(os.path.realpath(path))
-    try:
-        if path.exists() and not path.is_file() and not path.is_dir():
-            with path.open("wb") as device:
-                device.write(data)
-            return
-        with replacing(path) as file:
-            file.write(data)
-    except OSError as error:
-        raise writing_error(error, path) from error
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Give an open file that takes the place of `path` once it is whole, and vanishes after an exception.
-
-    Args:
-        path: The file; its folder exists. A link is followed.
-
-    Raises:
-        DiskFullError: There is no space for it.
-        UnrainError: It cannot be written.
-    """
-    path = Path(os.path.realpath(path))
-    part = path.with_name(f".unrain-{secrets.token_hex(4)}.tmp")
-    try:
-        try:
-            with part.open("xb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                part.unlink()
-            raise
-    except OSError as error:
-        raise writing_error(error, path) from error
-
-
 def is_picture(data: bytes) -> bool:
     """Whether a file that begins like this is a picture of a known kind."""
     return _SIGNATURES.match(data) is not None
-
-
-def writing_error(error: OSError, path: Path) -> UnrainError:
-    """The message for a result that could not be written."""
-    if error.errno in _FULL_DISK:
-        return DiskFullError(f"{path}: no space left on the disk, free some or choose another with -o")
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return UnrainError(f"{path}: may not be written here, choose another folder with -o")
-    return UnrainError(
-        f"{path}: cannot be written ({_one_line(error.strerror or error)}), choose another with -o"
-    )
 
 
 # ---------------------------------------------------------------------------------------- Pillow's images
@@ -871,19 +797,6 @@ def to_pil(picture: Picture) -> Image.Image:
 # --------------------------------------------------------------------------------------------- messages
 
 
-def reading_problem(error: OSError) -> str:
-    """Say why a file could not be read, and what to do."""
-    if isinstance(error, FileNotFoundError):
-        return "no such file, check the name"
-    if isinstance(error, PermissionError):
-        return "may not be read, check its permissions"
-    return f"cannot be read ({_one_line(error.strerror or error)}), check the file"
-
-
 def _too_large(name: str, size: str, max_pixels: int) -> str:
     limit = f"{max_pixels:,} pixels"
     return f"{name}: {size}more than the limit of {limit}, raise it with --max-pixels if you trust the file"
-
-
-def _one_line(problem: object) -> str:
-    return " ".join(str(problem).split()) or type(problem).__name__

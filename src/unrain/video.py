@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from unrain import image
-from unrain.errors import UnrainError
+from unrain import files, image
+from unrain.errors import UnrainError, UsageError
 from unrain.steady import Steadier
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ _NOT_METADATA = re.compile(
 )
 
 
-class OptionError(UnrainError):
+class OptionError(UsageError):
     """An option that cannot be, or not together with another."""
 
 
@@ -216,7 +216,7 @@ def derain(
             if item is None:
                 raise UnrainError(f"{source}: {reader.why_nothing()}")
             early.append(item)
-        with image.replacing(target) as file, _written(target):
+        with files.replacing(target) as file, _written(target):
             writer = _Writer(file, target, reader, settings)
             with writer:
                 work = _Work(reader, writer, derainer, settings, progress)
@@ -435,7 +435,7 @@ def _opened(source: Path) -> "Iterator[InputContainer]":
     try:
         file = source.open("rb")
     except OSError as error:
-        raise UnrainError(f"{source}: {image.reading_problem(error)}") from error
+        raise UnrainError(f"{source}: {files.reading_problem(error)}") from error
     with file:
         head = file.read(32)
         if not head:
@@ -748,7 +748,7 @@ def _written(target: Path) -> Iterator[None]:
     try:
         yield
     except FFmpegError as error:
-        raise image.writing_error(OSError(error.errno, error.strerror), target) from error
+        raise files.writing_error(OSError(error.errno, error.strerror), target) from error
 
 
 class _Writer:

@@ -19,7 +19,7 @@ from rich.console import Console
 from unrain import batch, cli, video
 from unrain.derainer import Derainer
 from unrain.errors import UnrainError
-from unrain.image import DiskFullError
+from unrain.files import DiskFullError
 from unrain.video import OptionError, Settings
 
 av = pytest.importorskip("av", reason="PyAV is not installed")

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import map_coordinates
 
-from unrain import image
+from unrain import files
 from unrain.lab.data.pairs import read
 from unrain.lab.data.rain import Picture, RainMaker, StreakRain, add_layer
 
@@ -137,7 +137,7 @@ def write_demo(path: Path, root: Path, *, rainy: bool, count: int = DEMO_FRAMES)
 
     frames = _demo_frames(root, count)
     shown = _rained(frames) if rainy else frames
-    with image.replacing(path) as file:
+    with files.replacing(path) as file:
         container = av.open(
             file, "w", format="mp4", container_options={"video_track_timescale": str(512 * DEMO_RATE)}
         )
