@@ -253,8 +253,8 @@ def test_a_killed_run_goes_on_and_a_second_one_reuses(
     Image.new("RGB", (20, 24)).save(data / "set" / "test" / "rain" / "0.png")
     assert cli.main(arguments) == 0
     assert [row["reused"] for row in json.loads(capsys.readouterr().out)] == [0, 0]
-    monkeypatch.setattr(cache, "code", lambda: "another")
-    monkeypatch.setattr(run, "code", lambda: "another")
+    monkeypatch.setattr(cache, "fingerprint", lambda: "another")
+    monkeypatch.setattr(run, "fingerprint", lambda: "another")
     assert cli.main(arguments) == 0
     assert [row["reused"] for row in json.loads(capsys.readouterr().out)] == [0, 0]
 

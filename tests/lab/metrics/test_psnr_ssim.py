@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
 
+from toys_lab import ssim_in_double
+
 pytest.importorskip("skimage")
 from skimage.color import rgb2ycbcr
 from skimage.metrics import peak_signal_noise_ratio
@@ -33,8 +35,6 @@ def test_psnr_by_hand():
 
 
 def test_ssim_equals_its_definition():
-    from test_losses import ssim_in_double
-
     a, b = pair()
     expected = ssim_in_double(*(psnr_ssim.luma(x)[None, None] / 255 for x in (a, b)))
     # The definition there has its constants for a peak of 1.

@@ -5,6 +5,8 @@ from scipy.ndimage import gaussian_filter, minimum_filter
 from skimage.color import rgb2ycbcr
 from skimage.metrics import peak_signal_noise_ratio
 
+from toys_lab import ssim_in_double
+
 torch = pytest.importorskip("torch")
 from unrain.lab.nets.vgg import VGG19  # noqa: E402
 from unrain.lab.training import losses  # noqa: E402
@@ -14,19 +16,6 @@ def pair(seed=0, shape=(2, 3, 24, 20)):
     rng = np.random.default_rng(seed)
     a = rng.random(shape)
     return a, np.clip(a + rng.normal(0, 0.1, shape), 0, 1)
-
-
-def ssim_in_double(a, b):
-    """SSIM from its definition, with SciPy's Gaussian filter, in double precision."""
-
-    def blur(x):
-        return gaussian_filter(x, sigma=(0, 0, 1.5, 1.5), truncate=5 / 1.5)[..., 5:-5, 5:-5]
-
-    mean_a, mean_b = blur(a), blur(b)
-    var_a, var_b = blur(a * a) - mean_a**2, blur(b * b) - mean_b**2
-    cov = blur(a * b) - mean_a * mean_b
-    top = (2 * mean_a * mean_b + 1e-4) * (2 * cov + 9e-4)
-    return (top / ((mean_a**2 + mean_b**2 + 1e-4) * (var_a + var_b + 9e-4))).mean()
 
 
 def test_ssim_equals_its_definition_in_double_precision():
