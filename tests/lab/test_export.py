@@ -169,6 +169,30 @@ def test_a_network_that_sees_too_far_is_refused():
         measure_halo(Mean(multiple=8, recursions=1).eval())
 
 
+def test_weights_are_stored_in_half_precision(exported):
+    _, path = exported
+    sizes = {"half": 0, "single": 0}
+    for weights in onnx.load(path).graph.initializer:
+        values = onnx.numpy_helper.to_array(weights)
+        if values.dtype.kind == "f":
+            sizes["half" if values.dtype == np.float16 else "single"] += values.size
+    assert sizes["half"] > 20 * sizes["single"]
+    assert json.loads(path.with_suffix(".json").read_text())["weights_stored"] == "half"
+
+
+def test_weights_that_half_precision_would_spoil_stay_single(tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "measure_halo", lambda net, recursions: 64)
+    net = trained("rdmc_lite")
+    # 70,000 is infinite in half precision.
+    net.encoders[0][0].branches[0].weight.mul_(0).add_(70_000)
+    net.encoders[0][0].mix.weight.mul_(1e-9)
+    checkpoint = write_checkpoint(tmp_path / "weights.safetensors", "rdmc_lite", net)
+    path = export_checkpoint(checkpoint, tmp_path / "wide.onnx")
+    assert json.loads(path.with_suffix(".json").read_text())["weights_stored"] == "single"
+    kinds = {onnx.numpy_helper.to_array(one).dtype for one in onnx.load(path).graph.initializer}
+    assert np.dtype(np.float16) not in kinds
+
+
 def test_a_difference_from_pytorch_is_refused_and_nothing_written(exported, tmp_path, monkeypatch):
     _, path = exported
     monkeypatch.setattr(export, "_to_onnx", lambda net, recursions: onnx.load(path))

@@ -3,7 +3,8 @@
 The file holds one pass, inputs `rainy` and `estimate`, so that the number of passes T is chosen when it
 runs; or, where `recursions` is given, that many passes behind the one input `rainy`. BatchNorm is folded
 into the convolutions. What running it needs to know (multiple, halo, recursions, recursive) stands in the
-file's metadata entry `unrain` and in the JSON card beside it.
+file's metadata entry `unrain` and in the JSON card beside it. Weights are stored in half precision where the
+results stay within `PARITY`, which is nearly always.
 """
 
 import json
@@ -31,6 +32,7 @@ from unrain.zoo import Model
 
 OPSET = 18
 PARITY = 1e-3
+SMALLEST_HALVED = 64
 HALO_LEVEL = 0.25 / 255
 
 _PROBE_SIDE = 512
@@ -235,8 +237,19 @@ def export_checkpoint(
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".export-", dir=out.parent) as folder:
             draft = Path(folder) / out.name
-            draft.write_bytes(network.SerializeToString(deterministic=True))
-            _check_parity(net, draft, passes)
+            for precision in ("single", "half"):
+                if precision == "half":
+                    store_half(network)
+                draft.with_stem(precision).write_bytes(network.SerializeToString(deterministic=True))
+                off = _difference(net, draft.with_stem(precision), passes)
+                if off < PARITY:
+                    draft.with_stem(precision).replace(draft)
+                    written["weights_stored"] = precision
+                elif precision == "single":
+                    raise UnrainError(
+                        f"{out.name}: differs from PyTorch by {off:.2g}, {PARITY} is allowed; "
+                        "nothing was written"
+                    )
             draft_card = draft.with_suffix(".json")
             draft_card.write_text(json.dumps(written, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
             draft_card.replace(out.with_suffix(".json"))
@@ -279,6 +292,26 @@ def _to_onnx(net: RecursiveNet, recursions: int | None) -> onnx.ModelProto:
     return network
 
 
+def store_half(network: onnx.ModelProto) -> None:
+    """Store an ONNX file's weights in half precision, in place, and cast them to single when it is loaded.
+
+    ONNX Runtime folds the casts away: the file has half the size, and running it costs what it did.
+    """
+    casts = []
+    for weights in network.graph.initializer:
+        values = onnx.numpy_helper.to_array(weights)
+        # Scalars and shapes, epsilons among them, cost nothing and may be out of half's range.
+        if values.dtype == np.float32 and values.size >= SMALLEST_HALVED:
+            name = weights.name
+            with np.errstate(over="ignore"):
+                halved = values.astype(np.float16)
+            weights.CopyFrom(onnx.numpy_helper.from_array(halved, f"{name}.half"))
+            casts.append(onnx.helper.make_node("Cast", [f"{name}.half"], [name], to=onnx.TensorProto.FLOAT))
+    nodes = [*casts, *network.graph.node]
+    del network.graph.node[:]
+    network.graph.node.extend(nodes)
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Hide the exporter's remarks about torchvision and its own deprecations."""
@@ -293,9 +326,11 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _check_parity(net: RecursiveNet, path: Path, recursions: int | None) -> None:
+def _difference(net: RecursiveNet, path: Path, recursions: int | None) -> float:
+    """Return the largest difference of an exported network's results, in [0, 1], from PyTorch's."""
     engine = OnnxEngine(Model(path.stem, path, {}), threads=torch.get_num_threads())
     random = torch.Generator().manual_seed(1)
+    largest = 0.0
     for batch, height, width in _PARITY_SIZES:
         rainy = torch.rand(batch, 3, height, width, generator=random)
         passes = recursions or net.recursions
@@ -305,9 +340,6 @@ def _check_parity(net: RecursiveNet, path: Path, recursions: int | None) -> None
         estimate = padded
         for _ in range(passes if engine.recursive else 1):
             estimate = engine.step(padded, estimate)
-        off = float(np.abs(estimate[..., :height, :width] - expected).max())
-        if not off < PARITY:
-            raise UnrainError(
-                f"{path.name}: differs from PyTorch by {off:.2g} on {width} x {height} pixels, "
-                f"{PARITY} is allowed; nothing was written"
-            )
+        off = np.abs(estimate[..., :height, :width] - expected).max()
+        largest = float(np.maximum(largest, off))  # keeps what is not a number
+    return largest
