@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from toys import natural
-from unrain.steady import Steadier, _median_of_five
+from unrain.video.temporal import TemporalMedian, _median_of_five
 
 
 def steadied(rainy, derained):
-    steadier = Steadier()
+    steadier = TemporalMedian()
     results = [
         found
         for pair in enumerate(zip(rainy, derained, strict=True))

@@ -20,7 +20,7 @@ from unrain import batch, cli, video
 from unrain.derainer import Derainer
 from unrain.errors import UnrainError
 from unrain.files import DiskFullError
-from unrain.video import OptionError, Settings
+from unrain.video import OptionError, Settings, frames
 
 av = pytest.importorskip("av", reason="PyAV is not installed")
 
@@ -447,7 +447,7 @@ def test_impossible_settings(wrong):
 
 
 def test_times_that_a_file_tells_wrong():
-    times = video._Times(10, decoding_order=False)
+    times = frames.Times(10, decoding_order=False)
     assert [times.next(pts, None) for pts in (0, 10, 10, None, 50)] == [0, 10, 11, 21, 50]
 
 
@@ -541,7 +541,7 @@ sys.exit(cli.main(sys.argv[2:]))
 
 def ended(folder, at, *arguments):
     """Run unrain in a process of its own that gets SIGTERM at a certain frame or picture."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(video.__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(video.__file__).parents[2])}
     command = [sys.executable, "-c", ENDED, str(at), *arguments]
     done = subprocess.run(
         command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True, timeout=600, check=False

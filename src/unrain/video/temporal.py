@@ -48,7 +48,7 @@ class _Frame(Generic[Key]):
     removed: Plane
 
 
-class Steadier(Generic[Key]):
+class TemporalMedian(Generic[Key]):
     """Takes derained frames in order and gives them back steadied, two frames later."""
 
     def __init__(self) -> None:
