@@ -361,9 +361,14 @@ def run(
         What became of each input, as soon as it is known. After a full disk the rest is not tried.
 
     Raises:
+        OptionError: The settings do not fit the container of a result.
         UnrainError: The model cannot be loaded, or no result can be written into the plan's folder.
         KeyboardInterrupt: Ctrl-C; in the middle of a video after its outcome, since what was done is kept.
     """
+    if settings is not None:
+        for job in plan.jobs:
+            if job.is_video:
+                settings.check(job.targets["derained"])
     yield from plan.settled
     if plan.folder is not None and plan.jobs:
         _make_folder(plan.folder / "result")

@@ -24,6 +24,7 @@ from unrain.video import OptionError, Settings, frames
 
 av = pytest.importorskip("av", reason="PyAV is not installed")
 
+from toys import ROOT  # noqa: E402
 from toys_video import Same, clip, run  # noqa: E402
 
 
@@ -398,6 +399,42 @@ def test_ctrl_c_before_the_first_frame_leaves_nothing(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
 
 
+INTERRUPTED = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from toys_video import clip, run
+from unrain.video import pipeline
+
+class Interrupted(ThreadPoolExecutor):
+    left = int(sys.argv[1])
+
+    def submit(self, *arguments):
+        future = super().submit(*arguments)
+        Interrupted.left -= 1
+        if not Interrupted.left:
+            raise KeyboardInterrupt
+        return future
+
+pipeline.ThreadPoolExecutor = Interrupted
+try:
+    run(clip(Path("clip.mp4"), frames=30))
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+@pytest.mark.parametrize("started", [1, 2])
+def test_ctrl_c_while_the_threads_are_started_ends_the_run(tmp_path, started):
+    search = os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests")])
+    command = [sys.executable, "-c", INTERRUPTED, str(started)]
+    environment = {**os.environ, "PYTHONPATH": search}
+    # A run that hangs is ended here.
+    done = subprocess.run(command, cwd=tmp_path, env=environment, timeout=60, check=False)
+    assert done.returncode == 130
+    assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
+
+
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="needs signals for one thread")
 def test_ctrl_c_while_the_file_is_brought_to_the_disk_loses_nothing(tmp_path, monkeypatch):
     source = clip(tmp_path / "clip.mp4")
@@ -440,10 +477,32 @@ def test_what_is_no_time(text):
         video.parse_time(text, "--start")
 
 
-@pytest.mark.parametrize("wrong", [{"codec": "x"}, {"crf": 52}, {"crf": -1}, {"duration": Fraction(0)}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"codec": "x"},
+        {"crf": -1},
+        {"crf": 64},
+        {"codec": "hevc", "crf": 52},
+        {"duration": Fraction(0)},
+    ],
+)
 def test_impossible_settings(wrong):
     with pytest.raises(OptionError):
         Settings(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "worst"),
+    [("a.mp4", None, 51), ("a.webm", None, 63), ("a.mkv", "vp9", 63), ("a.mp4", "av1", 63)],
+)
+def test_the_codec_bounds_the_quality(tmp_path, name, codec, worst):
+    source = clip(tmp_path / "clip.mp4", frames=2, sound=False)
+    report, _ = run(source, target=tmp_path / name, codec=codec, crf=worst)
+    assert report.frames == 2
+    with pytest.raises(OptionError, match=f"give 0 .* to {worst}"):
+        run(source, target=tmp_path / f"other{name}", codec=codec, crf=worst + 1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, "clip.mp4"])
 
 
 def test_times_that_a_file_tells_wrong():
@@ -577,7 +636,9 @@ def test_sigterm_sums_up_a_folder_and_leaves_no_temporary_file(tmp_path):
     [
         (["a.mp4", "--start", "soon"], "--start soon: give seconds, MM:SS or HH:MM:SS"),
         (["a.mp4", "--codec", "divx"], "--codec divx: unknown, choose one of h264"),
-        (["a.mp4", "--crf", "99"], "--crf 99: give 0 (best) to 51"),
+        (["a.mp4", "--crf", "99"], "--crf 99: give 0 (best) to 63"),
+        (["a.mp4", "--crf", "55"], "--crf 55: a_derained.mp4 is written with h264, give 0 (best) to 51"),
+        (["a.webm", "a.mp4", "--crf", "55"], "--crf 55: a_derained.mp4 is written with h264"),
         (["a.mp4", "--compare"], "--rain-layer and --compare are for pictures"),
         (["a.mp4", "-o", "-"], "standard output takes a picture"),
         (["a.mp4", "-o", "a.avi"], "extension .avi: use one of .m4v .mkv .mov .mp4 .webm"),

@@ -3,8 +3,10 @@
 import re
 from dataclasses import dataclass, field
 from fractions import Fraction
+from pathlib import Path
 
 from unrain.errors import UsageError
+from unrain.video.containers import WRITTEN
 
 
 class OptionError(UsageError):
@@ -37,6 +39,8 @@ CODECS = {
     "av1": Codec("libsvtav1", 24, 63, {"preset": "8"}),
 }
 
+_BY_CONTAINER = {"mp4": "h264", "mov": "h264", "matroska": "h264", "webm": "vp9"}
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -63,11 +67,31 @@ class Settings:
         """Check the numbers."""
         if self.codec is not None and self.codec not in CODECS:
             raise OptionError(f"--codec {self.codec}: unknown, choose one of {', '.join(CODECS)}")
-        worst = CODECS[self.codec or "h264"].worst
+        # Without a codec the container decides, and `check` knows it.
+        possible = _BY_CONTAINER.values() if self.codec is None else [self.codec]
+        worst = max(CODECS[codec].worst for codec in possible)
         if self.crf is not None and not 0 <= self.crf <= worst:
             raise OptionError(f"--crf {self.crf}: give 0 (best) to {worst}")
         if self.duration is not None and self.duration <= 0:
             raise OptionError("--duration: give more than 0 seconds")
+
+    def codec_for(self, target: Path) -> str:
+        """The codec of a result: the one asked for, otherwise that of its container."""
+        return self.codec or _BY_CONTAINER[WRITTEN[target.suffix.lower()]]
+
+    def check(self, target: Path) -> None:
+        """Check what depends on the result's container.
+
+        Args:
+            target: The result; its extension is one of `WRITTEN`.
+
+        Raises:
+            OptionError: `crf` is more than the codec of this container knows.
+        """
+        codec = self.codec_for(target)
+        worst = CODECS[codec].worst
+        if self.crf is not None and self.crf > worst:
+            raise OptionError(f"--crf {self.crf}: {target} is written with {codec}, give 0 (best) to {worst}")
 
 
 def parse_time(text: str, option: str) -> Fraction:

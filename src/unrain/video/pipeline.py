@@ -78,10 +78,12 @@ def derain(
         What became of it: look at `problem`, since of a damaged clip what could be read is written.
 
     Raises:
+        OptionError: The settings do not fit the result's container.
         UnrainError: Nothing could be read or written, or PyAV is missing.
         KeyboardInterrupt: Ctrl-C came before the first frame was done.
     """
     settings = settings or Settings()
+    settings.check(target)
     _check_library(source)
     with opened(source) as container:
         reader = Reader(container, source, settings, max_pixels)
@@ -192,18 +194,20 @@ class _Work:
         """
         interrupted = False
         with ThreadPoolExecutor(2, "unrain-video") as threads:
-            reading = threads.submit(self._read, early, rest)
-            writing = threads.submit(self._write)
             try:
+                # Started here, so that an interrupt between the two still shuts the queues.
                 try:
+                    reading = threads.submit(self._read, early, rest)
+                    writing = threads.submit(self._write)
                     self._derain()
                 except KeyboardInterrupt:
                     interrupted = True
                     if not self._done:
                         self._outgoing.shut()
                         raise
+                finally:
+                    self._incoming.shut()
             finally:
-                self._incoming.shut()
                 self._outgoing.end()
             try:
                 writing.result()

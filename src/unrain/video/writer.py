@@ -63,8 +63,7 @@ class Writer:
         self._container = av.open(file, "w", format=kind, container_options=_options(kind, reader))
         self._shift = round(reader.origin / reader.time_base)
         self._durations: dict[int, int] = {}
-        name = settings.codec or ("vp9" if kind == "webm" else "h264")
-        self._video = self._add_video(name, settings.crf)
+        self._video = self._add_video(settings.codec_for(target), settings.crf)
         self._copied = self._add_others(reader.container)
         self._container.metadata.update(_metadata(reader.container.metadata))
         self._container.set_chapters(self._chapters(settings))
