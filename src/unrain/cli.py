@@ -141,10 +141,10 @@ def derain(
     """
     from unrain import batch, image, video, zoo
 
-    settings = video.Settings(
+    settings = video.VideoOptions(
         codec,
         crf,
-        video.parse_time(start, "--start") if start is not None else video.Settings.start,
+        video.parse_time(start, "--start") if start is not None else video.VideoOptions.start,
         video.parse_time(duration, "--duration") if duration is not None else None,
         neighbours,
     )
@@ -154,7 +154,7 @@ def derain(
         rain_layer=rain_layer,
         compare=compare,
     )
-    if settings != video.Settings() and not any(job.is_video for job in plan.jobs):
+    if settings != video.VideoOptions() and not any(job.is_video for job in plan.jobs):
         raise batch.PlanError(
             "--codec, --crf, --start, --duration and --no-neighbours are for videos, but none is named"
         )

@@ -20,7 +20,7 @@ from unrain import batch, cli, video
 from unrain.derainer import Derainer
 from unrain.errors import UnrainError
 from unrain.files import DiskFullError
-from unrain.video import OptionError, Settings, frames
+from unrain.video import OptionError, VideoOptions, frames
 
 av = pytest.importorskip("av", reason="PyAV is not installed")
 
@@ -187,12 +187,12 @@ def test_ten_bits_are_kept_and_said(tmp_path):
     source = clip(tmp_path / "clip.mp4", frames=4, codec="libx265", kind="yuv420p10le")
     report, target = run(source)
     assert Seen(target).kind == "yuv420p10le"
-    assert any("10 bits a channel are kept" in warning for warning in report.warnings)
+    assert any("10 bits per channel are kept" in warning for warning in report.warnings)
     report, target = run(source, target=tmp_path / "new.mp4", codec="hevc")
     assert (Seen(target).kind, report.warnings) == ("yuv420p10le", ())
     report, target = run(source, target=tmp_path / "new.webm", codec="vp9")
     assert Seen(target).kind == "yuv420p"
-    assert any("10 bits a channel are reduced to 8" in warning for warning in report.warnings)
+    assert any("10 bits per channel are reduced to 8" in warning for warning in report.warnings)
 
 
 def test_subtitles_are_kept_or_named(tmp_path):
@@ -306,9 +306,9 @@ def bad(name, path):
     [
         ("empty", "clip.mp4: the file is empty"),
         ("picture", "clip.mp4: a picture, not a video"),
-        ("noise", "clip.mp4: no video that can be read"),
-        ("play list", "clip.mp4: no video that can be read"),
-        ("no index", "clip.mp4: no video that can be read, or one whose index is missing"),
+        ("noise", "clip.mp4: not a readable video"),
+        ("play list", "clip.mp4: not a readable video"),
+        ("no index", "clip.mp4: not a readable video, or its index is missing"),
         ("sound only", "clip.mp4: there is no video in it, only audio"),
         ("missing", "clip.mp4: no such file"),
     ],
@@ -336,10 +336,18 @@ def test_too_many_pixels(tmp_path):
         video.derain(source, tmp_path / "new.mp4", Derainer(Same()), max_pixels=100)
 
 
-def test_a_container_that_cannot_hold_the_codec(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "codec", "held"),
+    [
+        ("new.webm", "h264", "vp9 or av1"),
+        ("new.mov", "vp9", "h264 or hevc"),
+        ("new.mov", "av1", "h264 or hevc"),
+    ],
+)
+def test_a_container_that_cannot_hold_the_codec(tmp_path, name, codec, held):
     source = clip(tmp_path / "clip.mp4", frames=2)
-    with pytest.raises(UnrainError, match=r"new\.webm: cannot hold h264, choose --codec vp9 or av1"):
-        run(source, target=tmp_path / "new.webm", codec="h264")
+    with pytest.raises(OptionError, match=f"--codec {codec}: .*{name} cannot hold it, choose {held}"):
+        run(source, target=tmp_path / name, codec=codec)
     assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
 
 
@@ -456,7 +464,7 @@ def test_without_pyav_one_line_says_what_to_install(tmp_path, monkeypatch):
     source = clip(tmp_path / "clip.mp4", frames=2)
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(
-        UnrainError, match=r"clip\.mp4: videos need av, which is not here: pip install 'unrain\["
+        UnrainError, match=r"clip\.mp4: videos need av, which is not installed: pip install 'unrain\["
     ):
         run(source)
 
@@ -489,7 +497,7 @@ def test_what_is_no_time(text):
 )
 def test_impossible_settings(wrong):
     with pytest.raises(OptionError):
-        Settings(**wrong)
+        VideoOptions(**wrong)
 
 
 @pytest.mark.parametrize(
@@ -506,7 +514,7 @@ def test_the_codec_bounds_the_quality(tmp_path, name, codec, worst):
 
 
 def test_times_that_a_file_tells_wrong():
-    times = frames.Times(10, decoding_order=False)
+    times = frames.FrameTimes(10, decoding_order=False)
     assert [times.next(pts, None) for pts in (0, 10, 10, None, 50)] == [0, 10, 11, 21, 50]
 
 
@@ -529,7 +537,7 @@ def test_a_folder_with_pictures_and_videos_goes_on_after_a_bad_one(here, capsys)
     assert cli.main(["in", "-o", "out"]) == 1
     said = capsys.readouterr().err
     assert sorted(path.name for path in (here / "out").iterdir()) == ["b_derained.mp4", "c_derained.png"]
-    assert "unrain: error: in/a.mp4: no video that can be read" in said
+    assert "unrain: error: in/a.mp4: not a readable video" in said
     assert "in/b.mp4 -> out/b_derained.mp4" in said and "3 frames, " in said
     assert said.splitlines()[-1] == "unrain: 2 derained, 0 skipped, 1 failed"
     assert cli.main(["in/b.mp4", "-o", "out"]) == 0

@@ -1,16 +1,16 @@
 """Videos: `derain` takes the rain out of the frames and keeps everything else. Needs the extra `video`."""
 
 from unrain.video.containers import SUFFIXES, WRITTEN, beside, is_video
-from unrain.video.options import CODECS, OptionError, Settings, parse_time
-from unrain.video.pipeline import Report, derain
+from unrain.video.options import CODECS, OptionError, VideoOptions, parse_time
+from unrain.video.pipeline import VideoReport, derain
 
 __all__ = [
     "CODECS",
     "SUFFIXES",
     "WRITTEN",
     "OptionError",
-    "Report",
-    "Settings",
+    "VideoOptions",
+    "VideoReport",
     "beside",
     "derain",
     "is_video",

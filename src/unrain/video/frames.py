@@ -1,26 +1,27 @@
-"""A frame, its time, and the way of its colours from the file to RGB and back."""
+"""A frame of a video, its timestamp, and the conversion of its colours to RGB and back."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from unrain.image import Array
 
 if TYPE_CHECKING:
+    from av.packet import Packet
     from av.video.format import VideoFormat
 
-# swscale's numbers of matrices, by the numbers that files carry (ITU-T H.273).
+# swscale's numbers of the colour matrices, by the numbers that files carry (ITU-T H.273).
 MATRIX = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9, 10: 9}
 LIMITED, FULL = 1, 2
 
 
 @dataclass(frozen=True, eq=False)
-class Shot:
-    """One frame.
+class Frame:
+    """One frame of the source.
 
     Attributes:
-        pixels: H x W x 3 RGB, uint8 or, from sources with more than 8 bits, uint16; full range.
+        pixels: H x W x 3 RGB in full range; uint8, or uint16 if the source has more than 8 bits.
         pts: When it is shown, in the source's time base.
-        duration: For how long, in the same unit.
+        duration: How long it is shown, in the same unit.
     """
 
     pixels: Array
@@ -29,8 +30,8 @@ class Shot:
 
 
 @dataclass(frozen=True, eq=False)
-class DerainedShot(Shot):
-    """A frame without its rain.
+class DerainedFrame(Frame):
+    """A frame after deraining.
 
     Attributes:
         rainy: Its pixels before.
@@ -39,22 +40,28 @@ class DerainedShot(Shot):
     rainy: Array
 
 
-class Times:
-    """Makes sense of a frame's times: rising ones, whatever the file says.
+class FrameTimes:
+    """Chooses the timestamp of each frame, strictly rising even where the file's are not.
 
-    As FFmpeg's own tools do: the time of showing is believed until it went wrong more often than that of
-    decoding.
+    As FFmpeg's own tools do, it trusts the presentation time until that has been wrong more often than the
+    decoding time.
     """
 
     def __init__(self, step: int, *, decoding_order: bool) -> None:
+        """Start before the first frame.
+
+        Args:
+            step: The usual distance of two frames, in the source's time base, for frames without any time.
+            decoding_order: Prefer the decoding time from the start.
+        """
         self._step = step
         self._last: int | None = None
         self._last_pts = self._last_dts = -(1 << 63)
-        # AVI has no other times than those of decoding; FFmpeg's guess is wrong where frames are reordered.
+        # AVI stores decoding times only; FFmpeg's guess is wrong where frames are reordered.
         self._wrong_pts, self._wrong_dts = int(decoding_order), 0
 
     def next(self, pts: int | None, dts: int | None) -> int:
-        """Decide on the time of the next frame."""
+        """Choose the timestamp of the next frame from its presentation and decoding time."""
         if dts is not None:
             self._wrong_dts += dts <= self._last_dts
             self._last_dts = dts
@@ -64,9 +71,13 @@ class Times:
         shown = pts if pts is not None and (self._wrong_pts <= self._wrong_dts or dts is None) else dts
         if shown is None:
             shown = 0 if self._last is None else self._last + self._step
-        # An encoder takes no two frames at one time.
+        # Encoders refuse two frames with the same timestamp.
         self._last = shown if self._last is None else max(shown, self._last + 1)
         return self._last
+
+
+Item: TypeAlias = "Frame | Packet[Any]"
+"""What moves through the pipeline: frames of the main stream, packets of all others."""
 
 
 def bit_depth(format: "VideoFormat") -> int:
@@ -74,8 +85,8 @@ def bit_depth(format: "VideoFormat") -> int:
     return max(component.bits for component in format.components)
 
 
-def interpolation() -> int:
-    """The flags of swscale that convert colours most exactly."""
+def exact_interpolation() -> int:
+    """Swscale's flags for the most exact conversion of colours."""
     from av.video.reformatter import Interpolation
 
     exact = Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP

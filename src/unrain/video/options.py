@@ -1,4 +1,4 @@
-"""What is asked of a video: codec, quality and part of the clip."""
+"""What a user can choose for a video: codec, quality, and which part of the clip."""
 
 import re
 from dataclasses import dataclass, field
@@ -10,19 +10,19 @@ from unrain.video.containers import WRITTEN
 
 
 class OptionError(UsageError):
-    """An option that cannot be, or not together with another."""
+    """An option for videos is out of range, or does not fit another option."""
 
 
 @dataclass(frozen=True)
 class Codec:
-    """A way to compress the result.
+    """How a result is compressed.
 
     Attributes:
-        encoder: FFmpeg's name.
-        crf: Quality unless something else is asked for; less is better and larger.
-        worst: The largest number that the encoder knows.
-        options: What else to tell it.
-        even: Whether it wants an even height and width where colour is stored at half of them.
+        encoder: FFmpeg's name for the encoder.
+        crf: Default quality; lower is better and larger.
+        worst: The highest `crf` that the encoder takes.
+        options: Further options of the encoder.
+        even: Whether width and height must be even where colour is stored at half resolution.
     """
 
     encoder: str
@@ -39,22 +39,28 @@ CODECS = {
     "av1": Codec("libsvtav1", 24, 63, {"preset": "8"}),
 }
 
-_BY_CONTAINER = {"mp4": "h264", "mov": "h264", "matroska": "h264", "webm": "vp9"}
+# What FFmpeg writes into each container; the first is the default.
+_CODECS_OF = {
+    "mp4": tuple(CODECS),
+    "mov": ("h264", "hevc"),
+    "matroska": tuple(CODECS),
+    "webm": ("vp9", "av1"),
+}
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What is wanted of a result.
+class VideoOptions:
+    """What a user can choose for a video.
 
     Attributes:
-        codec: One of `CODECS`; None takes H.264, in WebM VP9.
-        crf: The encoder's quality, less is better; None takes the codec's own.
-        start: Where to begin, in seconds.
-        duration: How many seconds to take; None goes on to the end.
-        neighbours: Whether still places are steadied with what the frames before and after know.
+        codec: One of `CODECS`; None for the container's default: VP9 in WebM, H.264 elsewhere.
+        crf: Quality, lower is better; None for the codec's default.
+        start: Where to start, in seconds.
+        duration: How many seconds to process; None for all up to the end.
+        neighbours: Whether to steady still areas with the frames before and after.
 
     Raises:
-        OptionError: The codec is unknown or a number impossible.
+        OptionError: The codec is unknown or a number is out of range.
     """
 
     codec: str | None = None
@@ -64,11 +70,10 @@ class Settings:
     neighbours: bool = True
 
     def __post_init__(self) -> None:
-        """Check the numbers."""
+        """Check everything that does not depend on the container."""
         if self.codec is not None and self.codec not in CODECS:
             raise OptionError(f"--codec {self.codec}: unknown, choose one of {', '.join(CODECS)}")
-        # Without a codec the container decides, and `check` knows it.
-        possible = _BY_CONTAINER.values() if self.codec is None else [self.codec]
+        possible = [held[0] for held in _CODECS_OF.values()] if self.codec is None else [self.codec]
         worst = max(CODECS[codec].worst for codec in possible)
         if self.crf is not None and not 0 <= self.crf <= worst:
             raise OptionError(f"--crf {self.crf}: give 0 (best) to {worst}")
@@ -76,29 +81,39 @@ class Settings:
             raise OptionError("--duration: give more than 0 seconds")
 
     def codec_for(self, target: Path) -> str:
-        """The codec of a result: the one asked for, otherwise that of its container."""
-        return self.codec or _BY_CONTAINER[WRITTEN[target.suffix.lower()]]
+        """The codec of a result: the chosen one, or the default of its container."""
+        return self.codec or _CODECS_OF[WRITTEN[target.suffix.lower()]][0]
 
     def check(self, target: Path) -> None:
-        """Check what depends on the result's container.
+        """Check the options against the container of a result.
 
         Args:
-            target: The result; its extension is one of `WRITTEN`.
+            target: The result, with an extension from `WRITTEN`.
 
         Raises:
-            OptionError: `crf` is more than the codec of this container knows.
+            OptionError: The container cannot hold the codec, or `crf` is out of the codec's range.
         """
         codec = self.codec_for(target)
+        held = _CODECS_OF[WRITTEN[target.suffix.lower()]]
+        if codec not in held:
+            raise OptionError(f"--codec {codec}: {target} cannot hold it, choose {' or '.join(held)}")
         worst = CODECS[codec].worst
         if self.crf is not None and self.crf > worst:
             raise OptionError(f"--crf {self.crf}: {target} is written with {codec}, give 0 (best) to {worst}")
 
 
 def parse_time(text: str, option: str) -> Fraction:
-    """Read a time: seconds, MM:SS or HH:MM:SS, each with decimals.
+    """Parse a time as seconds, MM:SS or HH:MM:SS, each with optional decimals.
+
+    Args:
+        text: What the user wrote.
+        option: The option it was given to, for the message.
+
+    Returns:
+        Seconds.
 
     Raises:
-        OptionError: It is no such time.
+        OptionError: The text is not a time.
     """
     match = re.fullmatch(r"(?:(?:(\d+):)?([0-5]?\d):)?(\d+(?:\.\d*)?|\.\d+)", text.strip())
     if not match or (match[2] and float(match[3]) >= 60):

@@ -1,10 +1,10 @@
-"""Frames of a video through a `Derainer`; everything else in the file stays what it is (PyAV).
+"""Derains a video frame by frame and keeps everything else in the file as it is (PyAV).
 
-Three threads work at once, with a bounded number of frames between them: one decodes, the caller's takes the
-rain out, one steadies and encodes. Sound, subtitles, cover and attachments are copied as packets, without
-being decoded. Timestamps are never computed: every frame keeps its own, in the time base of the source.
+Three threads work at once, with a bounded queue between each two: one decodes, the caller's derains, one
+steadies and encodes. Sound, subtitles, cover and attachments are copied as packets, without being decoded.
+Timestamps are never computed: every frame keeps its own, in the time base of the source.
 
-FFmpeg is only ever handed open files and known containers, so that no play list in disguise can make it open
+FFmpeg only ever gets open files and known containers, so that a playlist in disguise cannot make it open
 another file or an address.
 """
 
@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from unrain import files, image
 from unrain.errors import UnrainError
-from unrain.video.frames import DerainedShot, Shot
-from unrain.video.options import Settings
+from unrain.video.frames import DerainedFrame, Frame, Item
+from unrain.video.options import VideoOptions
 from unrain.video.reader import Reader, opened
 from unrain.video.temporal import TemporalMedian
 from unrain.video.writer import Writer, written
@@ -27,21 +27,21 @@ from unrain.video.writer import Writer, written
 if TYPE_CHECKING:
     from unrain.derainer import Derainer
 
-# Frames between two threads: enough that neither waits for the other's jitter, little enough for 4K.
-_AHEAD = 4
+# Frames in each queue: enough to even out the threads' jitter, few enough for 4K.
+_QUEUED_FRAMES = 4
 
 
 @dataclass(frozen=True)
-class Report:
-    """What became of a video.
+class VideoReport:
+    """The outcome of a video.
 
     Attributes:
-        frames: How many frames the result has.
-        seconds: How much of the clip they cover.
-        recursions: The most passes that a frame took.
-        warnings: What could not be kept as it was, one sentence each.
-        problem: Why the result is not the whole clip; empty when it is.
-        interrupted: Whether that was Ctrl-C.
+        frames: Frames in the result.
+        seconds: Their length.
+        recursions: The most recursions that any frame took.
+        warnings: What could not be kept, one sentence each.
+        problem: Why the result is not the whole clip; empty if it is.
+        interrupted: Whether Ctrl-C ended it early.
     """
 
     frames: int
@@ -56,50 +56,49 @@ def derain(
     source: Path,
     target: Path,
     derainer: "Derainer",
-    settings: Settings | None = None,
+    options: VideoOptions | None = None,
     *,
     max_pixels: int = image.MAX_PIXELS,
     progress: Callable[[int, int], None] | None = None,
-) -> Report:
+) -> VideoReport:
     """Take the rain out of a video.
 
-    The result appears whole or not at all, with one exception: Ctrl-C finishes the file with the frames that
-    are done. A second Ctrl-C leaves nothing.
+    The result is written whole or not at all, with one exception: Ctrl-C finishes the file with the frames
+    that are done. A second Ctrl-C leaves nothing.
 
     Args:
         source: The video.
-        target: The result; its extension, one of `WRITTEN`, decides the container.
-        derainer: What takes the rain out of each frame.
-        settings: Codec, quality and part of the clip.
-        max_pixels: Refuse frames with more pixels than this.
-        progress: Called with the frames done and, as far as that is known, the frames in all.
+        target: The result; its extension, one of `WRITTEN`, chooses the container.
+        derainer: Derains each frame.
+        options: Codec, quality and part of the clip.
+        max_pixels: Refuse frames with more pixels.
+        progress: Called with the number of frames done and the expected total.
 
     Returns:
-        What became of it: look at `problem`, since of a damaged clip what could be read is written.
+        The outcome. A damaged clip is written as far as it can be decoded, so check `problem`.
 
     Raises:
-        OptionError: The settings do not fit the result's container.
+        OptionError: The options do not fit the result's container.
         UnrainError: Nothing could be read or written, or PyAV is missing.
-        KeyboardInterrupt: Ctrl-C came before the first frame was done.
+        KeyboardInterrupt: Ctrl-C before the first frame was done.
     """
-    settings = settings or Settings()
-    settings.check(target)
+    options = options or VideoOptions()
+    options.check(target)
     _check_library(source)
     with opened(source) as container:
-        reader = Reader(container, source, settings, max_pixels)
+        reader = Reader(container, source, options, max_pixels)
         items = reader.items()
-        early: list[Any] = []
-        while not (early and isinstance(early[-1], Shot)):
+        early: list[Item] = []
+        while not (early and isinstance(early[-1], Frame)):
             item = next(items, None)
             if item is None:
-                raise UnrainError(f"{source}: {reader.why_nothing()}")
+                raise UnrainError(f"{source}: {reader.why_no_frames()}")
             early.append(item)
         with files.replacing(target) as file, written(target):
-            writer = Writer(file, target, reader, settings)
-            with writer:
-                work = _Work(reader, writer, derainer, settings, progress)
-                interrupted = work.run(early, items)
-            return work.report(interrupted=interrupted)
+            with Writer(file, target, reader, options) as writer:
+                pipeline = _Pipeline(reader, writer, derainer, options, progress)
+                interrupted = pipeline.run(early, items)
+            return pipeline.report(interrupted=interrupted)
 
 
 def _check_library(source: Path) -> None:
@@ -107,52 +106,52 @@ def _check_library(source: Path) -> None:
         import av  # noqa: F401
     except ModuleNotFoundError as error:
         raise UnrainError(
-            f"{source}: videos need {error.name}, which is not here: pip install 'unrain[video]'"
+            f"{source}: videos need {error.name}, which is not installed: pip install 'unrain[video]'"
         ) from error
 
 
-class _Pipe:
-    """A queue between two threads which holds few frames, and which either end can shut.
+class _FrameQueue:
+    """A bounded queue between two threads that either end can close.
 
-    Packets of sound do not count: they are small, and must not keep frames from being decoded ahead.
+    Only frames count towards the bound. Packets are small, and must not keep frames from being decoded ahead.
     """
 
     def __init__(self, room: int) -> None:
-        self._items: deque[Any] = deque()
+        self._items: deque[Item] = deque()
         self._room = room
-        self._shots = 0
+        self._frames = 0
         self._ended = False
         self._shut = False
         self._changed = threading.Condition()
 
-    def put(self, item: Any) -> bool:  # noqa: ANN401
-        """Add an item once there is room; False if nobody wants it any more."""
+    def put(self, item: Item) -> bool:
+        """Add an item once there is room; return False if the queue was shut."""
         with self._changed:
-            counts = isinstance(item, Shot)
-            while counts and self._shots >= self._room and not self._shut:
-                # Without a time-out Windows would not let Ctrl-C through.
+            counts = isinstance(item, Frame)
+            while counts and self._frames >= self._room and not self._shut:
+                # Without a timeout, Windows does not deliver Ctrl-C.
                 self._changed.wait(0.5)
             if self._shut:
                 return False
             self._items.append(item)
-            self._shots += counts
+            self._frames += counts
             self._changed.notify_all()
             return True
 
     def end(self) -> None:
-        """Say that nothing more will come."""
+        """Close the putting end: iteration stops after the items that are left."""
         with self._changed:
             self._ended = True
             self._changed.notify_all()
 
     def shut(self) -> None:
-        """Say that nothing more is wanted, and forget what is there."""
+        """Close both ends and drop the items that are left."""
         with self._changed:
             self._shut = True
             self._items.clear()
             self._changed.notify_all()
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Item]:
         while True:
             with self._changed:
                 while not self._items and not self._ended and not self._shut:
@@ -160,37 +159,44 @@ class _Pipe:
                 if not self._items:
                     return
                 item = self._items.popleft()
-                self._shots -= isinstance(item, Shot)
+                self._frames -= isinstance(item, Frame)
                 self._changed.notify_all()
             yield item
 
 
-class _Work:
-    """Reader, network and writer at once."""
+class _Pipeline:
+    """Runs reader, network and writer in three threads."""
 
     def __init__(
         self,
-        reader: "Reader",
-        writer: "Writer",
+        reader: Reader,
+        writer: Writer,
         derainer: "Derainer",
-        settings: Settings,
+        options: VideoOptions,
         progress: Callable[[int, int], None] | None,
     ) -> None:
         self._reader = reader
         self._writer = writer
         self._derainer = derainer
         self._progress = progress
-        self._steadier: TemporalMedian[Shot] | None = TemporalMedian() if settings.neighbours else None
-        self._incoming = _Pipe(_AHEAD)
-        self._outgoing = _Pipe(_AHEAD)
+        self._median: TemporalMedian[Frame] | None = TemporalMedian() if options.neighbours else None
+        self._incoming = _FrameQueue(_QUEUED_FRAMES)
+        self._outgoing = _FrameQueue(_QUEUED_FRAMES)
         self._done = 0
         self._recursions = 0
 
-    def run(self, early: "Sequence[Any]", rest: "Iterator[Any]") -> bool:
-        """Work through all items; return whether Ctrl-C ended it early.
+    def run(self, early: Sequence[Item], rest: Iterator[Item]) -> bool:
+        """Process all items.
+
+        Args:
+            early: Items that were read already.
+            rest: Those that follow.
+
+        Returns:
+            Whether Ctrl-C ended it early.
 
         Raises:
-            KeyboardInterrupt: It came before the first frame was done, or twice.
+            KeyboardInterrupt: Ctrl-C before the first frame was done, or twice.
         """
         interrupted = False
         with ThreadPoolExecutor(2, "unrain-video") as threads:
@@ -212,7 +218,7 @@ class _Work:
             try:
                 writing.result()
             except KeyboardInterrupt:
-                # All frames are done already: only a second one may throw them away.
+                # All frames are done already: only a second Ctrl-C may discard them.
                 if interrupted:
                     self._outgoing.shut()
                     raise
@@ -221,7 +227,7 @@ class _Work:
             reading.result()
         return interrupted
 
-    def _read(self, early: "Sequence[Any]", rest: "Iterator[Any]") -> None:
+    def _read(self, early: Sequence[Item], rest: Iterator[Item]) -> None:
         try:
             for item in early:
                 self._incoming.put(item)
@@ -233,13 +239,13 @@ class _Work:
 
     def _derain(self) -> None:
         for item in self._incoming:
-            if not isinstance(item, Shot):
+            if not isinstance(item, Frame):
                 if not self._outgoing.put(item):
                     return
                 continue
             found = self._derainer.derain(item.pixels)
             self._recursions = max(self._recursions, found.recursions)
-            if not self._outgoing.put(DerainedShot(found.image, item.pts, item.duration, item.pixels)):
+            if not self._outgoing.put(DerainedFrame(found.image, item.pts, item.duration, item.pixels)):
                 return
             self._done += 1
             if self._progress is not None:
@@ -250,26 +256,26 @@ class _Work:
             for item in self._outgoing:
                 for ready in self._steadied(item):
                     self._writer.put(ready)
-            # Those that waited for neighbours.
-            for shot, pixels in self._steadier.flush() if self._steadier is not None else ():
-                self._writer.put(replace(shot, pixels=pixels))
+            # The last frames have waited for neighbours.
+            for frame, pixels in self._median.flush() if self._median is not None else ():
+                self._writer.put(replace(frame, pixels=pixels))
             self._writer.finish()
         finally:
-            # After an error nothing must wait for room that will never be there.
+            # After an error no thread may wait for room that never comes.
             self._outgoing.shut()
 
-    def _steadied(self, item: Any) -> list[Any]:  # noqa: ANN401
-        """Give what is ready once this item is there; packets always are."""
-        if self._steadier is None or not isinstance(item, DerainedShot):
+    def _steadied(self, item: Item) -> Sequence[Item]:
+        """Add an item and return those that are ready now; packets always are."""
+        if self._median is None or not isinstance(item, DerainedFrame):
             return [item]
-        ready = self._steadier.push(item, item.rainy, item.pixels)
-        return [replace(shot, pixels=pixels) for shot, pixels in ready]
+        ready = self._median.push(item, item.rainy, item.pixels)
+        return [replace(frame, pixels=pixels) for frame, pixels in ready]
 
-    def report(self, *, interrupted: bool) -> Report:
-        """Sum up."""
+    def report(self, *, interrupted: bool) -> VideoReport:
+        """Sum up the outcome."""
         seconds = float(self._writer.until * self._reader.time_base - self._reader.origin)
         problem = self._reader.problem()
         if interrupted:
             problem = f"stopped after {self._writer.frames} frames ({seconds:.1f} s)"
         warnings = tuple(dict.fromkeys((*self._reader.warnings, *self._writer.warnings)))
-        return Report(self._writer.frames, seconds, self._recursions, warnings, problem, interrupted)
+        return VideoReport(self._writer.frames, seconds, self._recursions, warnings, problem, interrupted)

@@ -12,8 +12,8 @@ import numpy as np
 from unrain import files
 from unrain.errors import UnrainError
 from unrain.video.containers import WRITTEN
-from unrain.video.frames import FULL, LIMITED, Shot, bit_depth, interpolation
-from unrain.video.options import CODECS, Codec, Settings
+from unrain.video.frames import FULL, LIMITED, Frame, Item, bit_depth, exact_interpolation
+from unrain.video.options import CODECS, Codec, VideoOptions
 from unrain.video.reader import Reader
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from av.video.format import VideoFormat
     from av.video.stream import VideoStream
 
-# Written by the muxer itself, or true of the old picture only.
+# Written by the muxer itself, or true of the source's encoding only.
 _NOT_METADATA = re.compile(
     r"major_brand|minor_version|compatible_brands|encoder|vendor_id|DURATION.*|BPS.*|NUMBER_OF_.*|_STATISTICS_.*",
     re.IGNORECASE,
@@ -32,7 +32,7 @@ _NOT_METADATA = re.compile(
 
 @contextlib.contextmanager
 def written(target: Path) -> Iterator[None]:
-    """Turn FFmpeg's errors into ours."""
+    """Turn FFmpeg's errors into ones that name the result and the remedy."""
     from av import FFmpegError
 
     try:
@@ -45,12 +45,12 @@ class Writer:
     """Encodes frames and copies packets into the new file.
 
     Attributes:
-        frames: How many frames went in.
+        frames: Frames written so far.
         until: When the last one ends, in the source's time base.
-        warnings: What could not be kept.
+        warnings: What could not be kept, one sentence each.
     """
 
-    def __init__(self, file: BinaryIO, target: Path, reader: Reader, settings: Settings) -> None:
+    def __init__(self, file: BinaryIO, target: Path, reader: Reader, options: VideoOptions) -> None:
         import av
 
         self.frames = 0
@@ -63,16 +63,16 @@ class Writer:
         self._container = av.open(file, "w", format=kind, container_options=_options(kind, reader))
         self._shift = round(reader.origin / reader.time_base)
         self._durations: dict[int, int] = {}
-        self._video = self._add_video(settings.codec_for(target), settings.crf)
+        self._video = self._add_video(options.codec_for(target), options.crf)
         self._copied = self._add_others(reader.container)
         self._container.metadata.update(_metadata(reader.container.metadata))
-        self._container.set_chapters(self._chapters(settings))
+        self._container.set_chapters(self._chapters(options))
 
     def __enter__(self) -> "Writer":
         return self
 
     def __exit__(self, *_: object) -> None:
-        # Closed already unless something went wrong, and what that was is known.
+        # Already closed, except after an error, which must not be hidden by another.
         with contextlib.suppress(Exception):
             self._container.close()
 
@@ -81,27 +81,28 @@ class Writer:
         before = reader.stream.codec_context
         options = {**codec.options, "crf": str(codec.crf if crf is None else crf)}
         if name == "av1":
-            # It writes to standard error by itself, past FFmpeg's log.
+            # SVT-AV1 writes to standard error directly, not through FFmpeg's log.
             os.environ.setdefault("SVT_LOG", "1")
         try:
             stream = self._container.add_stream(codec.encoder, rate=reader.rate, options=options)
         except ValueError as error:
-            held = "vp9 or av1" if self._target.suffix.lower() == ".webm" else ", ".join(CODECS)
-            raise UnrainError(f"{self._target}: cannot hold {name}, choose --codec {held}") from error
+            raise UnrainError(
+                f"{self._target}: {name} cannot be written here, choose another --codec"
+            ) from error
         video: VideoStream = stream  # type: ignore[assignment]
         context = video.codec_context
         context.width, context.height = reader.width, reader.height
         context.pix_fmt = self._pixel_format(codec, name, stream.codec.video_formats or [])
         context.time_base = video.time_base = reader.time_base
         context.color_range = FULL if reader.full_range else LIMITED if before.color_range else 0
-        # RGB has no matrix: the one that it is encoded with must be said.
+        # RGB has no matrix: name the one that it is encoded with.
         context.colorspace = before.colorspace if not reader.format.is_rgb else reader.matrix
         context.color_primaries = before.color_primaries
         context.color_trc = before.color_trc
         if reader.stream.sample_aspect_ratio:
             context.sample_aspect_ratio = reader.stream.sample_aspect_ratio
         if name == "hevc" and self._target.suffix.lower() in (".mp4", ".m4v", ".mov"):
-            # Apple's players want this name.
+            # Apple's players need this tag.
             context.codec_tag = "hvc1"
         if reader.rotation:
             video.set_display_matrix(reader.rotation)
@@ -110,7 +111,7 @@ class Writer:
         return video
 
     def _pixel_format(self, codec: Codec, name: str, offered: "Sequence[VideoFormat]") -> str:
-        """Choose how colours are stored: as in the source, as far as the codec can."""
+        """Choose the pixel format: the source's chroma and depth, as far as the codec can store them."""
         reader = self._reader
         names = {format.name for format in offered}
         depth = bit_depth(reader.format)
@@ -123,7 +124,7 @@ class Writer:
             chroma = "444"
             self.warnings.append(
                 f"{reader.width} x {reader.height} is odd: {name} keeps that size with colour at full "
-                "resolution (4:4:4), which not every player shows"
+                "resolution (4:4:4), which not every player supports"
             )
         for wanted in (chroma, "444" if chroma == "422" else chroma, "420"):
             for bits, suffix in ((12, "12le"), (10, "10le"), (8, "")):
@@ -136,22 +137,24 @@ class Writer:
 
     def _say_depth(self, name: str, before: int, after: int) -> None:
         if after < min(before, 10):
-            self.warnings.append(f"{before} bits a channel are reduced to {after}: {name} has no more here")
+            self.warnings.append(
+                f"{before} bits per channel are reduced to {after}, the most that {name} has here"
+            )
         elif after > 8 and name == "h264":
             self.warnings.append(
-                f"{after} bits a channel are kept: some players show no H.264 with more than 8, "
-                "--codec hevc is shown by more"
+                f"{after} bits per channel are kept, which some players do not support in H.264; "
+                "more support --codec hevc"
             )
 
     def _add_others(self, container: "InputContainer") -> "dict[int, Stream]":
-        """Make room for what is copied; say what is not."""
+        """Add the streams that are copied; warn about those that cannot be."""
         copied: dict[int, Stream] = {}
         matroska = self._target.suffix.lower() == ".mkv"
         for stream in container.streams:
             if stream.index == self._reader.stream.index:
                 continue
             if stream.type == "data" or (stream.type == "attachment" and not matroska):
-                # A time code is written anew, from the metadata of the video.
+                # The muxer rewrites a time code from the metadata of the video stream.
                 if "timecode" not in stream.metadata:
                     self._dropped(stream)
                 continue
@@ -177,7 +180,7 @@ class Writer:
             f"{kind} (stream {stream.index}{': ' * bool(name)}{name}) cannot be kept in {holder}{remedy}"
         )
 
-    def _chapters(self, settings: Settings) -> list[Any]:
+    def _chapters(self, options: VideoOptions) -> list[Any]:
         chapters: list[Any] = []
         for chapter in self._reader.container.chapters():
             unit = chapter["time_base"]
@@ -185,40 +188,40 @@ class Writer:
                 continue
             shift = round(self._reader.origin / unit)
             start, end = max(0, chapter["start"] - shift), chapter["end"] - shift
-            last = None if settings.duration is None else round(settings.duration / unit)
+            last = None if options.duration is None else round(options.duration / unit)
             end = end if last is None else min(end, last)
             if end > start:
                 chapters.append({**chapter, "start": start, "end": end})
         return chapters
 
-    def put(self, item: Any) -> None:  # noqa: ANN401
+    def put(self, item: Item) -> None:
         """Write a frame or a packet of another stream."""
-        if isinstance(item, Shot):
+        if isinstance(item, Frame):
             self._encode(item)
         elif item.stream_index in self._copied:
             self._copy(item)
 
-    def _encode(self, shot: Shot) -> None:
+    def _encode(self, frame: Frame) -> None:
         from av import VideoFrame
 
-        frame = VideoFrame.from_ndarray(shot.pixels, "rgb24" if shot.pixels.dtype == np.uint8 else "rgb48le")
-        frame = frame.reformat(
+        layout = "rgb24" if frame.pixels.dtype == np.uint8 else "rgb48le"
+        encoded = VideoFrame.from_ndarray(frame.pixels, layout).reformat(
             format=self._video.codec_context.pix_fmt,
             dst_colorspace=self._reader.matrix,
             src_color_range=FULL,
             dst_color_range=FULL if self._reader.full_range else LIMITED,
-            interpolation=interpolation(),
+            interpolation=exact_interpolation(),
         )
-        frame.pts = shot.pts - self._shift
-        frame.time_base = self._reader.time_base
-        self._durations[frame.pts] = shot.duration
+        encoded.pts = frame.pts - self._shift
+        encoded.time_base = self._reader.time_base
+        self._durations[encoded.pts] = frame.duration
         self.frames += 1
-        self.until = shot.pts + shot.duration
-        self._mux(self._video.encode(frame))
+        self.until = frame.pts + frame.duration
+        self._mux(self._video.encode(encoded))
 
     def _mux(self, packets: "list[Packet[Any]]") -> None:
         for packet in packets:
-            # Not every encoder hands the duration on, and without it the last frame would be a blink.
+            # Not every encoder passes the duration on; without it the last frame would only flash up.
             packet.duration = self._durations.pop(packet.pts if packet.pts is not None else -1, 0)
             self._container.mux_one(packet)
 
@@ -232,10 +235,10 @@ class Writer:
         self._container.mux_one(packet)
 
     def finish(self) -> None:
-        """Bring out what the encoder still holds, and the file onto the disk."""
+        """Write what the encoder still holds, and flush the file to the disk."""
         self._mux(self._video.encode(None))
         self._container.close()
-        # Here, because in the caller's thread Ctrl-C would break it off.
+        # Not in the caller's thread, where Ctrl-C would interrupt it.
         self._file.flush()
         os.fsync(self._file.fileno())
 
@@ -245,7 +248,7 @@ def _options(kind: str, reader: Reader) -> dict[str, str]:
     if kind in ("mp4", "mov") and reader.time_base.numerator == 1:
         options["video_track_timescale"] = str(reader.time_base.denominator)
         if any(key.startswith("com.") for key in reader.container.metadata):
-            # Keys of phones and cameras have a place of their own.
+            # Phones and cameras write keys that MP4 only stores this way.
             options["movflags"] = "use_metadata_tags"
     return options
 
