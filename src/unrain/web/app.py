@@ -17,7 +17,7 @@ from urllib.parse import quote
 import python_multipart  # noqa: F401  (a form parser needs it, and says so only when one comes)
 from fastapi import FastAPI, HTTPException, Request
 from fastapi import Path as PathParameter
-from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.responses import JSONResponse, Response
 from pydantic import ValidationError
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -28,7 +28,6 @@ from starlette.types import Receive, Scope, Send
 from unrain import image, zoo
 from unrain.errors import UnrainError
 from unrain.version import __version__
-from unrain.web import docs
 from unrain.web.guard import Guard
 from unrain.web.job import MAX_RECURSIONS, TYPES, AbandonedError, Answer, Job, Options, harmless
 from unrain.web.queue import BusyError, Desk, Hold, Limits, OverdueError, open_engines
@@ -80,7 +79,7 @@ def create(
         description=_DESCRIPTION,
         lifespan=lifespan,
         responses={"default": _refused("Any other error.")},
-        # FastAPI's pages of documentation load their scripts from elsewhere; docs.py makes our own.
+        # FastAPI's documentation pages load their scripts from another site.
         docs_url=None,
         redoc_url=None,
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
@@ -108,10 +107,6 @@ async def _broken(_: Request, __: Exception) -> JSONResponse:
 
 def _add_routes(app: FastAPI, desk: Desk, models: Sequence[zoo.Model]) -> None:
     described = [_described(model, desk) for model in models]
-
-    @app.get("/docs", include_in_schema=False)
-    async def show_docs() -> HTMLResponse:
-        return HTMLResponse(docs.page(app.openapi()))
 
     @app.get(
         "/healthz",
