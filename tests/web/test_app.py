@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import tomllib
 import zipfile
 import zlib
 
@@ -33,7 +34,7 @@ from unrain import image, zoo  # noqa: E402
 from unrain.errors import UnrainError  # noqa: E402
 from unrain.web import server  # noqa: E402
 from unrain.web.app import STATIC, create  # noqa: E402
-from unrain.web.job import Options, harmless  # noqa: E402
+from unrain.web.job import WebOptions, harmless  # noqa: E402
 from unrain.web.queue import Limits  # noqa: E402
 
 URL = "http://127.0.0.1:8000"
@@ -52,13 +53,13 @@ def client(app):
 
 @contextlib.contextmanager
 def limited(model_folder, engine=None, **limits):
-    """A client of a server with other limits, and the server's desk."""
+    """A client of a server with other limits, and the server's queue."""
     app = create([zoo.find(model_folder / "tiny.onnx")], threads=1, limits=Limits(**limits))
-    desk = app.app.state.desk
+    queue = app.app.state.queue
     if engine is not None:
-        desk.engines["tiny"] = engine
+        queue.engines["tiny"] = engine
     with TestClient(app, base_url=URL) as client:
-        yield client, desk
+        yield client, queue
 
 
 def send(client, data=None, name="photo.png", **fields):
@@ -155,7 +156,7 @@ def test_models_limits_health_and_openapi(client, app):
     assert client.get("/healthz").json()["status"] == "ok"
     paths = client.get("/openapi.json").json()["paths"]
     schema = paths["/api/derain"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
-    assert set(schema["properties"]) == {"picture", *Options.model_fields}
+    assert set(schema["properties"]) == {"picture", *WebOptions.model_fields}
     assert schema["required"] == ["picture"]
     assert set(paths) == {"/healthz", "/api/models", "/api/limits", "/api/progress/{ticket}", "/api/derain"}
 
@@ -191,7 +192,7 @@ def test_no_page_of_documentation_loads_scripts_from_elsewhere(client):
 def test_the_whole_zoo_is_offered_with_the_default_first(monkeypatch):
     # That each of them opens is seen in test_zoo.
     monkeypatch.setattr("unrain.web.queue.OnnxEngine", lambda model, threads: Doorkeeper())
-    models = create(threads=1).app.state.desk.engines
+    models = create(threads=1).app.state.queue.engines
     assert list(models) == [model.name for model in zoo.models()]
 
 
@@ -315,7 +316,7 @@ def test_a_tiff_of_many_directories_does_not_hold_the_network(client):
 
 
 def test_oversized_uploads_with_and_without_a_length(model_folder):
-    with limited(model_folder, upload=100_000) as (client, desk):
+    with limited(model_folder, upload=100_000) as (client, queue):
         assert send(client, bytes(100_001)).status_code == 413
         assert send(client, bytes(400_000)).status_code == 413
         read = 0
@@ -332,7 +333,7 @@ def test_oversized_uploads_with_and_without_a_length(model_folder):
         assert "content-length" not in answer.request.headers
         assert answer.status_code == 413
         assert "0.1 MB" in answer.json()["detail"]
-        assert desk.held == 0
+        assert queue.reserved == 0
         assert send(client).status_code == 200
 
 
@@ -422,14 +423,14 @@ def ask(client, answers, **fields):
 
 def test_a_full_queue_says_when_to_come_again(model_folder):
     engine = Doorkeeper()
-    with limited(model_folder, engine, queue=2) as (client, desk):
+    with limited(model_folder, engine, queue=2) as (client, queue):
         answers = []
         threads = [ask(client, answers, ticket=f"a-long-enough-ticket-{n}") for n in range(3)]
-        wait_for(lambda: len(desk.line) == 3)
+        wait_for(lambda: len(queue.pending) == 3)
         refused = send(client)
         assert refused.status_code == 429
         assert 1 <= int(refused.headers["retry-after"]) <= 120
-        assert refused.json()["detail"] == "2 pictures wait already, try again"
+        assert refused.json()["detail"] == "2 pictures are waiting already, try again"
         ahead = [client.get(f"/api/progress/a-long-enough-ticket-{n}").json()["ahead"] for n in range(3)]
         assert sorted(ahead) == [0, 1, 2]
         taken = send(client, ticket="a-long-enough-ticket-1")
@@ -438,17 +439,17 @@ def test_a_full_queue_says_when_to_come_again(model_folder):
         for thread in threads:
             thread.join(20)
         assert [answer.status_code for answer in answers] == [200] * 3
-        assert desk.line == []
-        assert desk.held == 0
+        assert queue.pending == []
+        assert queue.reserved == 0
         assert client.get("/api/progress/a-long-enough-ticket-0").status_code == 404
 
 
 def test_a_ticket_in_use_is_refused(model_folder):
     engine = Doorkeeper()
-    with limited(model_folder, engine) as (client, desk):
+    with limited(model_folder, engine) as (client, queue):
         answers = []
         thread = ask(client, answers, ticket="a-long-enough-ticket")
-        wait_for(lambda: desk.line)
+        wait_for(lambda: queue.pending)
         assert "in use" in send(client, ticket="a-long-enough-ticket").json()["detail"]
         engine.gate.release()
         thread.join(20)
@@ -456,28 +457,28 @@ def test_a_ticket_in_use_is_refused(model_folder):
 
 def test_what_takes_too_long_is_given_up(model_folder):
     engine = Doorkeeper()
-    with limited(model_folder, engine, timeout=0.3) as (client, desk):
+    with limited(model_folder, engine, timeout=0.3) as (client, queue):
         late = send(client)
         assert late.status_code == 503
         assert "took more than 0.3 seconds" in late.json()["detail"]
-        assert desk.line == []
-        assert desk.held == 0
+        assert queue.pending == []
+        assert queue.reserved == 0
         engine.gate.release(9)
         assert send(client).status_code == 200
 
 
 def test_memory_has_a_bound(model_folder):
     engine = Doorkeeper()
-    with limited(model_folder, engine, upload=10_000, held=2) as (client, desk):
+    with limited(model_folder, engine, upload=10_000, files=2) as (client, queue):
         answers = []
         thread = ask(client, answers)
-        wait_for(lambda: desk.line)
-        assert desk.held > 0
+        wait_for(lambda: queue.pending)
+        assert queue.reserved > 0
         full = send(client, bytes(30_000))
         assert full.status_code == 429
         engine.gate.release()
         thread.join(20)
-        assert desk.held == 0
+        assert queue.reserved == 0
 
 
 def test_a_fault_inside_tells_nothing(model_folder):
@@ -486,7 +487,7 @@ def test_a_fault_inside_tells_nothing(model_folder):
             raise RuntimeError("secret")
 
     app = create([zoo.find(model_folder / "tiny.onnx")], threads=1)
-    app.app.state.desk.engines["tiny"] = Broken()
+    app.app.state.queue.engines["tiny"] = Broken()
     with TestClient(app, base_url=URL, raise_server_exceptions=False) as client:
         answer = send(client)
         assert answer.status_code == 500
@@ -509,7 +510,7 @@ def test_many_clients_at_once_get_right_answers_or_are_told_to_come_again(model_
             outcomes.append((answer.status_code, answer.content == right, "retry-after" in answer.headers))
 
     with (
-        running(model_folder, queue=3) as (port, desk),
+        running(model_folder, queue=3) as (port, queue),
         httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client,
     ):
         threads = [threading.Thread(target=ask_often, args=(client, number)) for number in range(16)]
@@ -517,8 +518,8 @@ def test_many_clients_at_once_get_right_answers_or_are_told_to_come_again(model_
             thread.start()
         for thread in threads:
             thread.join(120)
-        assert desk.line == []
-        wait_for(lambda: desk.held == 0)
+        assert queue.pending == []
+        wait_for(lambda: queue.reserved == 0)
     assert len(outcomes) == 64
     assert set(outcomes) <= {(200, True, False), (429, False, True)}
     assert (200, True, False) in outcomes
@@ -534,7 +535,7 @@ def test_the_command_serves_until_interrupted(tiny_model):
             assert httpx.get(f"{url}api/models", timeout=60).json()[0]["name"] == "tiny"
             process.send_signal(signal.SIGINT)
             assert process.wait(60) == 0
-            assert process.stderr.read() == "unrain: ended\n"
+            assert process.stderr.read() == "unrain: stopped\n"
         finally:
             process.kill()
 
@@ -544,19 +545,40 @@ def test_the_command_serves_until_interrupted(tiny_model):
 
 def test_clients_that_hang_up_free_their_place(model_folder):
     engine = Doorkeeper()
-    with running(model_folder, engine) as (port, desk):
+    with running(model_folder, engine) as (port, queue):
         url = f"http://127.0.0.1:{port}/api/derain"
         with pytest.raises(httpx.TimeoutException):
             httpx.post(url, files={"picture": ("a.png", picture())}, timeout=0.5)
-        wait_for(lambda: not desk.line and not desk.held)
+        wait_for(lambda: not queue.pending and not queue.reserved)
         engine.gate.release(9)
         answer = httpx.post(url, files={"picture": ("a.png", picture())}, timeout=20)
         assert answer.status_code == 200
 
 
+def test_uvicorn_has_the_internals_that_the_idle_timeout_relies_on(model_folder, monkeypatch):
+    connections = []
+    made = server.IdleTimeout.connection_made
+
+    def recorded(self, transport):
+        made(self, transport)
+        connections.append((self, self.cycle))
+
+    monkeypatch.setattr(server.IdleTimeout, "connection_made", recorded)
+    with running(model_folder) as (port, _), httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+        assert client.get("/healthz").status_code == 200
+        ((protocol, cycle),) = connections
+        assert callable(protocol.loop.call_later)
+        assert callable(protocol.transport.abort)
+        assert cycle is None
+        wait_for(lambda: protocol.cycle.response_complete)
+    packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    (bounds,) = (package for package in packages["web"] if package.startswith("uvicorn"))
+    assert ",<" in bounds
+
+
 def test_slow_clients_are_cut_and_others_are_served(model_folder, monkeypatch):
-    monkeypatch.setattr(server.Brisk, "idle", 1.0)
-    with running(model_folder, transfer=1.0) as (port, desk):
+    monkeypatch.setattr(server.IdleTimeout, "idle", 1.0)
+    with running(model_folder, transfer=1.0) as (port, queue):
         silent = socket.create_connection(("127.0.0.1", port))
         headless = socket.create_connection(("127.0.0.1", port))
         headless.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: ")
@@ -567,7 +589,7 @@ def test_slow_clients_are_cut_and_others_are_served(model_folder, monkeypatch):
         )
         part = b'--b\r\nContent-Disposition: form-data; name="picture"; filename="a.png"\r\n\r\n'
         bodiless.sendall(head + part + bytes(5000))
-        wait_for(lambda: desk.held >= 5000)
+        wait_for(lambda: queue.reserved >= 5000)
         url = f"http://127.0.0.1:{port}"
         answer = httpx.post(f"{url}/api/derain", files={"picture": ("a.png", picture())}, timeout=20)
         assert answer.status_code == 200
@@ -576,7 +598,7 @@ def test_slow_clients_are_cut_and_others_are_served(model_folder, monkeypatch):
         assert silent.recv(100) == b""
         assert cut(headless) == b""
         assert b" 408 " in cut(bodiless).splitlines()[0]
-        wait_for(lambda: desk.held == 0)
+        wait_for(lambda: queue.reserved == 0)
         assert httpx.get(f"{url}/healthz").json()["pictures"] == 0
 
 
@@ -590,9 +612,9 @@ def cut(client):
 
 
 def test_an_answer_that_nobody_takes_is_dropped(model_folder, monkeypatch):
-    monkeypatch.setattr(server.Brisk, "idle", 1.0)
+    monkeypatch.setattr(server.IdleTimeout, "idle", 1.0)
     engine = Doorkeeper()
-    with running(model_folder, engine, transfer=1.0) as (port, desk):
+    with running(model_folder, engine, transfer=1.0) as (port, queue):
         noise = np.random.default_rng(0).integers(0, 256, (1500, 1500, 3), np.uint8)
         buffer = io.BytesIO()
         Image.fromarray(noise).save(buffer, "BMP")
@@ -607,10 +629,10 @@ def test_an_answer_that_nobody_takes_is_dropped(model_folder, monkeypatch):
         )
         head += f"\r\nContent-Length: {request.headers['content-length']}\r\n\r\n"
         lazy.sendall(head.encode() + request.read())
-        wait_for(lambda: desk.line, 20)
+        wait_for(lambda: queue.pending, 20)
         engine.gate.release(9)
-        wait_for(lambda: not desk.line and desk.held, 60)
-        wait_for(lambda: desk.held == 0)
+        wait_for(lambda: not queue.pending and queue.reserved, 60)
+        wait_for(lambda: queue.reserved == 0)
         lazy.settimeout(10)
         assert len(cut(lazy)) < len(buffer.getvalue())
 
