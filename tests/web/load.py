@@ -1,6 +1,6 @@
 """Fifty clients at once on a server of its own, and rude ones beside them; too long for a test.
 
-    python tests/load_web.py 60
+    PYTHONPATH=tests python tests/web/load.py 60
 
 For so many seconds each client sends pictures, one after the other, and compares every answer byte for byte
 with what the command line would write. Four connections a second are opened which send nothing, half a

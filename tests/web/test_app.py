@@ -382,8 +382,8 @@ def test_names_of_others(client, host):
 
 def test_names_where_others_can_reach_it(model_folder):
     models = [zoo.find(model_folder / "tiny.onnx")]
-    guard = create(models, threads=1, loopback=False, hosts=["Dry.example.org"])
-    for host in ("192.168.1.2:8000", "localhost", f"{socket.gethostname()}:80", "dry.example.org"):
+    guard = create(models, threads=1, loopback=False, hosts=["Rain.example.org"])
+    for host in ("192.168.1.2:8000", "localhost", f"{socket.gethostname()}:80", "rain.example.org"):
         assert guard.knows(host)
     assert not guard.knows("evil.example")
 

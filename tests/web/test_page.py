@@ -147,7 +147,7 @@ def test_other_settings_and_again(visit, model_folder):
     assert not page.locator("#again").is_visible()
     page.select_option("#recursions", "3")
     page.click("#again")
-    sync_api.expect(page.locator("#facts")).to_contain_text("3 passes")
+    sync_api.expect(page.locator("#facts")).to_contain_text("3 recursions")
     assert not page.locator("#again").is_visible()
     with page.expect_download() as download:
         page.click("#download")
