@@ -1,8 +1,10 @@
 """Videos: everything but the rain stays what it was; what goes wrong is said, and nothing is lost."""
 
+import contextlib
 import errno
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -511,6 +513,21 @@ def test_the_codec_bounds_the_quality(tmp_path, name, codec, worst):
     with pytest.raises(OptionError, match=f"give 0 .* to {worst}"):
         run(source, target=tmp_path / f"other{name}", codec=codec, crf=worst + 1)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, "clip.mp4"])
+
+
+def test_video_md_has_the_codecs(tmp_path):
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:5]]
+        for line in (ROOT / "docs" / "video.md").read_text().splitlines()
+        if re.match(r"\| `\w+` .*\| 0 to ", line)
+    ]
+    assert [re.match(r"`(\w+)`", name)[1] for name, *_ in rows] == list(video.CODECS)
+    for (_, bounds, default, containers), (name, codec) in zip(rows, video.CODECS.items(), strict=True):
+        assert (bounds, default) == (f"0 to {codec.worst}", str(codec.crf))
+        for suffix in video.WRITTEN:
+            held = suffix[1:].upper() in containers.upper().split(", ")
+            with contextlib.nullcontext() if held else pytest.raises(OptionError):
+                VideoOptions(name).check(tmp_path / f"a{suffix}")
 
 
 def test_times_that_a_file_tells_wrong():

@@ -185,6 +185,20 @@ def test_the_openapi_document_describes_everything_and_the_page_links_to_it(clie
             assert all(field["description"] for field in fields)
 
 
+def test_serve_md_has_all_of_the_openapi_document(client):
+    text = (ROOT / "docs" / "serve.md").read_text()
+    rows = {
+        name for line in text.splitlines() if line.startswith("|") for name in line.split("|")[1].split(",")
+    }
+    rows = {name.strip(" `") for name in rows}
+    paths = client.get("/openapi.json").json()["paths"]
+    for path, operations in paths.items():
+        for method, operation in operations.items():
+            assert f"{method.upper()} {path.replace('{ticket}', 'TICKET')}" in rows
+            assert {status for status in operation["responses"] if status.isdigit()} - {"200", "404"} <= rows
+    assert set(WebOptions.model_fields) | {"picture"} <= rows
+
+
 def test_no_page_of_documentation_loads_scripts_from_elsewhere(client):
     assert client.get("/docs").status_code == client.get("/redoc").status_code == 404
 
