@@ -89,6 +89,6 @@ def clip(
     return path
 
 
-def run(source, engine=None, target=None, **settings):
+def run(source, engine=None, target=None, **options):
     target = target or video.beside(source)
-    return video.derain(source, target, Derainer(engine or Same()), VideoOptions(**settings)), target
+    return video.derain(source, target, Derainer(engine or Same()), VideoOptions(**options)), target

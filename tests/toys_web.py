@@ -19,7 +19,7 @@ WIDE, NARROW = {"width": 1280, "height": 860}, {"width": 390, "height": 844}
 
 
 class Doorkeeper:
-    """An engine that lets a pass through when told, to have jobs wait."""
+    """An engine that waits before each recursion until the test opens the gate."""
 
     multiple, halo, recursions, recursive = 8, 8, 1, False
 

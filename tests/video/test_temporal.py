@@ -1,4 +1,4 @@
-"""Neighbouring frames: still places get steadier, and nothing else is touched."""
+"""The temporal median: still areas get steadier, and nothing else changes."""
 
 import numpy as np
 import pytest

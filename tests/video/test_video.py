@@ -1,4 +1,4 @@
-"""Videos: everything but the rain stays what it was; what goes wrong is said, and nothing is lost."""
+"""Videos: everything but the rain is kept; what goes wrong is reported, and nothing is lost."""
 
 import contextlib
 import errno
@@ -222,7 +222,7 @@ def test_a_part_of_a_clip(tmp_path):
     assert len(after.sound) == pytest.approx(0.4 * 48000 / 1024, abs=1.5)
 
 
-def test_still_places_are_steadied_unless_told_otherwise(tmp_path):
+def test_still_areas_are_steadied_unless_told_otherwise(tmp_path):
     source = clip(tmp_path / "clip.mp4", frames=8, sound=False)
 
     class Leaves(Same):

@@ -1,4 +1,4 @@
-"""The HTTP API: right answers, limits, refusals, and clients that are slow or rude."""
+"""The HTTP API: correct answers, limits, refusals, and clients that are slow or malicious."""
 
 import contextlib
 import io
@@ -554,7 +554,7 @@ def test_the_command_serves_until_interrupted(tiny_model):
             process.kill()
 
 
-# ------------------------------------------------------------------------------------------- rude clients
+# --------------------------------------------------------------------------------------- malicious clients
 
 
 def test_clients_that_hang_up_free_their_place(model_folder):
@@ -625,7 +625,7 @@ def cut(client):
     return received
 
 
-def test_an_answer_that_nobody_takes_is_dropped(model_folder, monkeypatch):
+def test_an_answer_that_is_not_received_is_dropped(model_folder, monkeypatch):
     monkeypatch.setattr(server.IdleTimeout, "idle", 1.0)
     engine = Doorkeeper()
     with running(model_folder, engine, transfer=1.0) as (port, queue):

@@ -34,7 +34,7 @@ class DerainedFrame(Frame):
     """A frame after deraining.
 
     Attributes:
-        rainy: Its pixels before.
+        rainy: Its pixels before, of the same shape and type.
     """
 
     rainy: Array

@@ -58,7 +58,7 @@ def opened(source: Path) -> "Iterator[InputContainer]":
 
 
 class Reader:
-    """Frames of the main video stream and packets of all others, in the order of the file.
+    """Reads the frames of the main video stream and the packets of all others, in the order of the file.
 
     Attributes:
         stream: The main video stream.

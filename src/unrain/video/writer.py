@@ -42,7 +42,7 @@ def written(target: Path) -> Iterator[None]:
 
 
 class Writer:
-    """Encodes frames and copies packets into the new file.
+    """Encodes the frames and copies the packets into the result.
 
     Attributes:
         frames: Frames written so far.
