@@ -7,7 +7,7 @@ import numpy as np
 
 from unrain import video
 from unrain.derainer import Derainer
-from unrain.video import Settings
+from unrain.video import VideoOptions
 
 TICK = Fraction(1, 600)
 # Rotated by 90 degrees, in the layout of an MP4's track header.
@@ -89,6 +89,6 @@ def clip(
     return path
 
 
-def run(source, engine=None, target=None, **settings):
+def run(source, engine=None, target=None, **options):
     target = target or video.beside(source)
-    return video.derain(source, target, Derainer(engine or Same()), Settings(**settings)), target
+    return video.derain(source, target, Derainer(engine or Same()), VideoOptions(**options)), target

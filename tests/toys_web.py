@@ -19,7 +19,7 @@ WIDE, NARROW = {"width": 1280, "height": 860}, {"width": 390, "height": 844}
 
 
 class Doorkeeper:
-    """An engine that lets a pass through when told, to have jobs wait."""
+    """An engine that waits before each recursion until the test opens the gate."""
 
     multiple, halo, recursions, recursive = 8, 8, 1, False
 
@@ -35,16 +35,16 @@ class Doorkeeper:
 
 @contextlib.contextmanager
 def running(model_folder, engine=None, **limits):
-    """A real server on loopback; gives its port and its desk."""
+    """A real server on loopback; gives its port and its queue."""
     app = create([zoo.find(model_folder / "tiny.onnx")], threads=1, limits=Limits(**limits))
     if engine is not None:
-        app.app.state.desk.engines["tiny"] = engine
+        app.app.state.queue.engines["tiny"] = engine
     listener = socket.create_server(("127.0.0.1", 0))
     process = server.configured(app)
     thread = threading.Thread(target=process.run, args=([listener],), daemon=True)
     thread.start()
     try:
-        yield listener.getsockname()[1], app.app.state.desk
+        yield listener.getsockname()[1], app.app.state.queue
     finally:
         process.should_exit = True
         thread.join(10)

@@ -343,7 +343,7 @@ def run(
     overwrite: bool = False,
     quality: int | None = None,
     max_pixels: int = image.MAX_PIXELS,
-    settings: video.Settings | None = None,
+    settings: video.VideoOptions | None = None,
     progress: Callable[[Job, int, int], None] | None = None,
 ) -> Iterator[Outcome]:
     """Take the rain out of one picture or video after the other.
@@ -361,9 +361,14 @@ def run(
         What became of each input, as soon as it is known. After a full disk the rest is not tried.
 
     Raises:
+        OptionError: The settings do not fit the container of a result.
         UnrainError: The model cannot be loaded, or no result can be written into the plan's folder.
         KeyboardInterrupt: Ctrl-C; in the middle of a video after its outcome, since what was done is kept.
     """
+    if settings is not None:
+        for job in plan.jobs:
+            if job.is_video:
+                settings.check(job.targets["derained"])
     yield from plan.settled
     if plan.folder is not None and plan.jobs:
         _make_folder(plan.folder / "result")
@@ -407,10 +412,10 @@ def _video(
     job: Job,
     target: Path,
     derainer: "Derainer",
-    settings: video.Settings | None,
+    settings: video.VideoOptions | None,
     max_pixels: int,
     progress: Callable[[Job, int, int], None] | None,
-) -> video.Report:
+) -> video.VideoReport:
     assert job.source is not None
 
     def step(done: int, total: int) -> None:
@@ -420,7 +425,7 @@ def _video(
     return video.derain(job.source, target, derainer, settings, max_pixels=max_pixels, progress=step)
 
 
-def _told(job: Job, target: Path, report: video.Report, seconds: float) -> Outcome:
+def _told(job: Job, target: Path, report: video.VideoReport, seconds: float) -> Outcome:
     problem = (
         report.problem and f"{job.name}: {report.problem}; {target} holds what was done and can be played"
     )

@@ -141,10 +141,10 @@ def derain(
     """
     from unrain import batch, image, video, zoo
 
-    settings = video.Settings(
+    settings = video.VideoOptions(
         codec,
         crf,
-        video.parse_time(start, "--start") if start is not None else video.Settings.start,
+        video.parse_time(start, "--start") if start is not None else video.VideoOptions.start,
         video.parse_time(duration, "--duration") if duration is not None else None,
         neighbours,
     )
@@ -154,7 +154,7 @@ def derain(
         rain_layer=rain_layer,
         compare=compare,
     )
-    if settings != video.Settings() and not any(job.is_video for job in plan.jobs):
+    if settings != video.VideoOptions() and not any(job.is_video for job in plan.jobs):
         raise batch.PlanError(
             "--codec, --crf, --start, --duration and --no-neighbours are for videos, but none is named"
         )
@@ -364,53 +364,11 @@ def _described(model: "Model", *, default: bool) -> str:
     return "\n".join(lines)
 
 
-@app.command
-def serve(
-    *,
-    host: str = "127.0.0.1",
-    port: Annotated[int, Parameter(validator=validators.Number(gte=0, lte=65535))] = 8000,
-    open_browser: Annotated[bool, Parameter(name="--open")] = False,
-    model: tuple[str, ...] = (),
-    threads: Annotated[int, Parameter(validator=validators.Number(gte=0))] = 0,
-    allow_host: tuple[str, ...] = (),
-    max_bytes: Annotated[int, Parameter(validator=validators.Number(gte=1))] = 25_000_000,
-    max_pixels: Annotated[int, Parameter(validator=validators.Number(gte=1))] = 40_000_000,
-    queue: Annotated[int, Parameter(validator=validators.Number(gte=0))] = 8,
-    timeout: Annotated[float, Parameter(validator=validators.Number(gt=0))] = 300,
-) -> int:
-    """Serve a page and an HTTP API for pictures (needs the extra web: pip install 'unrain[web]').
-
-    Args:
-        host: Address to listen at; by default only this computer reaches it.
-        port: Port to listen at, 0 for any free one.
-        open_browser: Show the page in the browser.
-        model: What to offer: a name that unrain models lists, or an ONNX file; may be given several times,
-            the default first. All that came with unrain if not given.
-        threads: Processor threads, 0 for all.
-        allow_host: A name, besides addresses, by which the server may be called; may be given several times.
-        max_bytes: Refuse pictures whose file is larger.
-        max_pixels: Refuse pictures with more pixels.
-        queue: How many pictures may wait.
-        timeout: Seconds that a picture may take, waiting included.
-    """
-
-    def run() -> None:
-        from unrain import zoo
-        from unrain.web import server
-        from unrain.web.queue import Limits
-
-        server.serve(
-            host=host,
-            port=port,
-            models=[zoo.find(name) for name in model] or None,
-            threads=threads,
-            limits=Limits(upload=max_bytes, pixels=max_pixels, queue=queue, timeout=timeout),
-            hosts=allow_host,
-            say=_error_line,
-            open_browser=open_browser,
-        )
-
-    return _with_extra("web", "serve", run)
+app.command(
+    "unrain.web.cli:serve",
+    name="serve",
+    help="Serve a page and an HTTP API for pictures (needs the extra web: pip install 'unrain[web]').",
+)
 
 
 @app.command

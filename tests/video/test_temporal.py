@@ -1,25 +1,25 @@
-"""Neighbouring frames: still places get steadier, and nothing else is touched."""
+"""The temporal median: still areas get steadier, and nothing else changes."""
 
 import numpy as np
 import pytest
 
 from toys import natural
-from unrain.steady import Steadier, _median_of_five
+from unrain.video.temporal import TemporalMedian, _median_of_five
 
 
 def steadied(rainy, derained):
-    steadier = Steadier()
+    median = TemporalMedian()
     results = [
         found
         for pair in enumerate(zip(rainy, derained, strict=True))
-        for found in steadier.push(pair[0], *pair[1])
+        for found in median.push(pair[0], *pair[1])
     ]
-    results += steadier.flush()
+    results += median.flush()
     assert [key for key, _ in results] == list(range(len(rainy)))
     return [pixels for _, pixels in results]
 
 
-def wet(clean, left, seed=0):
+def with_rain(clean, left, seed=0):
     """Rain on every frame, and what a network leaves of it."""
     random = np.random.default_rng(seed)
     rainy, derained = [], []
@@ -40,13 +40,13 @@ def error(frames, clean):
 def test_rain_that_was_left_goes(pan):
     scene = natural(96, 160)
     clean = [scene[:, pan * t : 128 + pan * t] for t in range(7)]
-    rainy, derained = wet(clean, left=0.2)
+    rainy, derained = with_rain(clean, left=0.2)
     # The outermost frames lack neighbours on one side.
     inner = slice(2, -2)
     assert error(steadied(rainy, derained)[inner], clean[inner]) < error(derained[inner], clean[inner]) / 3
 
 
-def test_dry_clips_stay_as_they_are():
+def test_clips_without_rain_stay_as_they_are():
     scene = natural(96, 160)
     clean = [scene[:, 2 * t : 128 + 2 * t] for t in range(6)]
     for one, other in zip(steadied(clean, clean), clean, strict=True):
@@ -55,7 +55,7 @@ def test_dry_clips_stay_as_they_are():
 
 def test_a_scene_cut_is_no_neighbour():
     clean = [natural(64, 96, seed=t // 4) for t in range(8)]
-    rainy, derained = wet(clean, left=0.1)
+    rainy, derained = with_rain(clean, left=0.1)
     results = steadied(rainy, derained)
     for result, before, truth in zip(results, derained, clean, strict=True):
         assert error([result], [truth]) <= error([before], [truth]) * 1.01
@@ -68,7 +68,7 @@ def test_a_moving_thing_stays():
         frame = scene.copy()
         frame[30:62, 10 + 12 * t : 42 + 12 * t] = 250 - frame[30:62, 10 + 12 * t : 42 + 12 * t]
         clean.append(frame)
-    rainy, derained = wet(clean, left=0.1)
+    rainy, derained = with_rain(clean, left=0.1)
     for t, result in enumerate(steadied(rainy, derained)):
         place = np.s_[34:58, 14 + 12 * t : 38 + 12 * t]
         assert (
@@ -78,7 +78,7 @@ def test_a_moving_thing_stays():
 
 def test_sixteen_bits():
     clean = [natural(48, 64)] * 5
-    rainy, derained = wet(clean, left=0.2)
+    rainy, derained = with_rain(clean, left=0.2)
     wide = steadied([r.astype(np.uint16) * 257 for r in rainy], [d.astype(np.uint16) * 257 for d in derained])
     narrow = steadied(rainy, derained)
     assert wide[2].dtype == np.uint16

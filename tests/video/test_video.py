@@ -1,8 +1,10 @@
-"""Videos: everything but the rain stays what it was; what goes wrong is said, and nothing is lost."""
+"""Videos: everything but the rain is kept; what goes wrong is reported, and nothing is lost."""
 
+import contextlib
 import errno
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,10 +22,11 @@ from unrain import batch, cli, video
 from unrain.derainer import Derainer
 from unrain.errors import UnrainError
 from unrain.files import DiskFullError
-from unrain.video import OptionError, Settings
+from unrain.video import OptionError, VideoOptions, frames
 
 av = pytest.importorskip("av", reason="PyAV is not installed")
 
+from toys import ROOT  # noqa: E402
 from toys_video import Same, clip, run  # noqa: E402
 
 
@@ -186,12 +189,12 @@ def test_ten_bits_are_kept_and_said(tmp_path):
     source = clip(tmp_path / "clip.mp4", frames=4, codec="libx265", kind="yuv420p10le")
     report, target = run(source)
     assert Seen(target).kind == "yuv420p10le"
-    assert any("10 bits a channel are kept" in warning for warning in report.warnings)
+    assert any("10 bits per channel are kept" in warning for warning in report.warnings)
     report, target = run(source, target=tmp_path / "new.mp4", codec="hevc")
     assert (Seen(target).kind, report.warnings) == ("yuv420p10le", ())
     report, target = run(source, target=tmp_path / "new.webm", codec="vp9")
     assert Seen(target).kind == "yuv420p"
-    assert any("10 bits a channel are reduced to 8" in warning for warning in report.warnings)
+    assert any("10 bits per channel are reduced to 8" in warning for warning in report.warnings)
 
 
 def test_subtitles_are_kept_or_named(tmp_path):
@@ -219,7 +222,7 @@ def test_a_part_of_a_clip(tmp_path):
     assert len(after.sound) == pytest.approx(0.4 * 48000 / 1024, abs=1.5)
 
 
-def test_still_places_are_steadied_unless_told_otherwise(tmp_path):
+def test_still_areas_are_steadied_unless_told_otherwise(tmp_path):
     source = clip(tmp_path / "clip.mp4", frames=8, sound=False)
 
     class Leaves(Same):
@@ -305,9 +308,9 @@ def bad(name, path):
     [
         ("empty", "clip.mp4: the file is empty"),
         ("picture", "clip.mp4: a picture, not a video"),
-        ("noise", "clip.mp4: no video that can be read"),
-        ("play list", "clip.mp4: no video that can be read"),
-        ("no index", "clip.mp4: no video that can be read, or one whose index is missing"),
+        ("noise", "clip.mp4: not a readable video"),
+        ("play list", "clip.mp4: not a readable video"),
+        ("no index", "clip.mp4: not a readable video, or its index is missing"),
         ("sound only", "clip.mp4: there is no video in it, only audio"),
         ("missing", "clip.mp4: no such file"),
     ],
@@ -335,10 +338,18 @@ def test_too_many_pixels(tmp_path):
         video.derain(source, tmp_path / "new.mp4", Derainer(Same()), max_pixels=100)
 
 
-def test_a_container_that_cannot_hold_the_codec(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "codec", "held"),
+    [
+        ("new.webm", "h264", "vp9 or av1"),
+        ("new.mov", "vp9", "h264 or hevc"),
+        ("new.mov", "av1", "h264 or hevc"),
+    ],
+)
+def test_a_container_that_cannot_hold_the_codec(tmp_path, name, codec, held):
     source = clip(tmp_path / "clip.mp4", frames=2)
-    with pytest.raises(UnrainError, match=r"new\.webm: cannot hold h264, choose --codec vp9 or av1"):
-        run(source, target=tmp_path / "new.webm", codec="h264")
+    with pytest.raises(OptionError, match=f"--codec {codec}: .*{name} cannot hold it, choose {held}"):
+        run(source, target=tmp_path / name, codec=codec)
     assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
 
 
@@ -398,6 +409,42 @@ def test_ctrl_c_before_the_first_frame_leaves_nothing(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
 
 
+INTERRUPTED = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from toys_video import clip, run
+from unrain.video import pipeline
+
+class Interrupted(ThreadPoolExecutor):
+    left = int(sys.argv[1])
+
+    def submit(self, *arguments):
+        future = super().submit(*arguments)
+        Interrupted.left -= 1
+        if not Interrupted.left:
+            raise KeyboardInterrupt
+        return future
+
+pipeline.ThreadPoolExecutor = Interrupted
+try:
+    run(clip(Path("clip.mp4"), frames=30))
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+@pytest.mark.parametrize("started", [1, 2])
+def test_ctrl_c_while_the_threads_are_started_ends_the_run(tmp_path, started):
+    search = os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests")])
+    command = [sys.executable, "-c", INTERRUPTED, str(started)]
+    environment = {**os.environ, "PYTHONPATH": search}
+    # A run that hangs is ended here.
+    done = subprocess.run(command, cwd=tmp_path, env=environment, timeout=60, check=False)
+    assert done.returncode == 130
+    assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
+
+
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="needs signals for one thread")
 def test_ctrl_c_while_the_file_is_brought_to_the_disk_loses_nothing(tmp_path, monkeypatch):
     source = clip(tmp_path / "clip.mp4")
@@ -419,7 +466,7 @@ def test_without_pyav_one_line_says_what_to_install(tmp_path, monkeypatch):
     source = clip(tmp_path / "clip.mp4", frames=2)
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(
-        UnrainError, match=r"clip\.mp4: videos need av, which is not here: pip install 'unrain\["
+        UnrainError, match=r"clip\.mp4: videos need av, which is not installed: pip install 'unrain\["
     ):
         run(source)
 
@@ -440,14 +487,51 @@ def test_what_is_no_time(text):
         video.parse_time(text, "--start")
 
 
-@pytest.mark.parametrize("wrong", [{"codec": "x"}, {"crf": 52}, {"crf": -1}, {"duration": Fraction(0)}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"codec": "x"},
+        {"crf": -1},
+        {"crf": 64},
+        {"codec": "hevc", "crf": 52},
+        {"duration": Fraction(0)},
+    ],
+)
 def test_impossible_settings(wrong):
     with pytest.raises(OptionError):
-        Settings(**wrong)
+        VideoOptions(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "worst"),
+    [("a.mp4", None, 51), ("a.webm", None, 63), ("a.mkv", "vp9", 63), ("a.mp4", "av1", 63)],
+)
+def test_the_codec_bounds_the_quality(tmp_path, name, codec, worst):
+    source = clip(tmp_path / "clip.mp4", frames=2, sound=False)
+    report, _ = run(source, target=tmp_path / name, codec=codec, crf=worst)
+    assert report.frames == 2
+    with pytest.raises(OptionError, match=f"give 0 .* to {worst}"):
+        run(source, target=tmp_path / f"other{name}", codec=codec, crf=worst + 1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, "clip.mp4"])
+
+
+def test_video_md_has_the_codecs(tmp_path):
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:5]]
+        for line in (ROOT / "docs" / "video.md").read_text().splitlines()
+        if re.match(r"\| `\w+` .*\| 0 to ", line)
+    ]
+    assert [re.match(r"`(\w+)`", name)[1] for name, *_ in rows] == list(video.CODECS)
+    for (_, bounds, default, containers), (name, codec) in zip(rows, video.CODECS.items(), strict=True):
+        assert (bounds, default) == (f"0 to {codec.worst}", str(codec.crf))
+        for suffix in video.WRITTEN:
+            held = suffix[1:].upper() in containers.upper().split(", ")
+            with contextlib.nullcontext() if held else pytest.raises(OptionError):
+                VideoOptions(name).check(tmp_path / f"a{suffix}")
 
 
 def test_times_that_a_file_tells_wrong():
-    times = video._Times(10, decoding_order=False)
+    times = frames.FrameTimes(10, decoding_order=False)
     assert [times.next(pts, None) for pts in (0, 10, 10, None, 50)] == [0, 10, 11, 21, 50]
 
 
@@ -470,7 +554,7 @@ def test_a_folder_with_pictures_and_videos_goes_on_after_a_bad_one(here, capsys)
     assert cli.main(["in", "-o", "out"]) == 1
     said = capsys.readouterr().err
     assert sorted(path.name for path in (here / "out").iterdir()) == ["b_derained.mp4", "c_derained.png"]
-    assert "unrain: error: in/a.mp4: no video that can be read" in said
+    assert "unrain: error: in/a.mp4: not a readable video" in said
     assert "in/b.mp4 -> out/b_derained.mp4" in said and "3 frames, " in said
     assert said.splitlines()[-1] == "unrain: 2 derained, 0 skipped, 1 failed"
     assert cli.main(["in/b.mp4", "-o", "out"]) == 0
@@ -541,7 +625,7 @@ sys.exit(cli.main(sys.argv[2:]))
 
 def ended(folder, at, *arguments):
     """Run unrain in a process of its own that gets SIGTERM at a certain frame or picture."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(video.__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(video.__file__).parents[2])}
     command = [sys.executable, "-c", ENDED, str(at), *arguments]
     done = subprocess.run(
         command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True, timeout=600, check=False
@@ -577,7 +661,9 @@ def test_sigterm_sums_up_a_folder_and_leaves_no_temporary_file(tmp_path):
     [
         (["a.mp4", "--start", "soon"], "--start soon: give seconds, MM:SS or HH:MM:SS"),
         (["a.mp4", "--codec", "divx"], "--codec divx: unknown, choose one of h264"),
-        (["a.mp4", "--crf", "99"], "--crf 99: give 0 (best) to 51"),
+        (["a.mp4", "--crf", "99"], "--crf 99: give 0 (best) to 63"),
+        (["a.mp4", "--crf", "55"], "--crf 55: a_derained.mp4 is written with h264, give 0 (best) to 51"),
+        (["a.webm", "a.mp4", "--crf", "55"], "--crf 55: a_derained.mp4 is written with h264"),
         (["a.mp4", "--compare"], "--rain-layer and --compare are for pictures"),
         (["a.mp4", "-o", "-"], "standard output takes a picture"),
         (["a.mp4", "-o", "a.avi"], "extension .avi: use one of .m4v .mkv .mov .mp4 .webm"),

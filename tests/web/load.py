@@ -1,10 +1,10 @@
-"""Fifty clients at once on a server of its own, and rude ones beside them; too long for a test.
+"""A load test: fifty clients at once and malicious ones beside them; too long for the test suite.
 
-    python tests/load_web.py 60
+    PYTHONPATH=tests python tests/web/load.py 60
 
-For so many seconds each client sends pictures, one after the other, and compares every answer byte for byte
-with what the command line would write. Four connections a second are opened which send nothing, half a
-request, noise, or the beginning of 20 MB, and are never closed.
+For that many seconds each client sends pictures, one after the other, and compares every answer byte for byte
+with what the command line would write. Four connections a second are opened that send nothing, half a
+request, noise, or the start of 20 MB, and are never closed.
 """
 
 import asyncio

@@ -1,8 +1,8 @@
 """The page and the HTTP API, as an ASGI application.
 
-Nothing touches the disk: a picture is taken into memory while it arrives, and forgotten when the answer is
-sent. Limits are checked as early as can be: bytes while they arrive, pixels in the file's header, the length
-of the queue before anything is read.
+Nothing is written to disk: a picture is received into memory and dropped once the answer is sent. Limits are
+checked as early as possible: bytes while they arrive, pixels in the file's header, the length of the queue
+before anything is read.
 """
 
 import asyncio
@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
 
-import python_multipart  # noqa: F401  (a form parser needs it, and says so only when one comes)
+import python_multipart  # noqa: F401  (needed to parse forms; missing it would only show at the first request)
 from fastapi import FastAPI, HTTPException, Request
 from fastapi import Path as PathParameter
-from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.responses import JSONResponse, Response
 from pydantic import ValidationError
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -28,10 +28,9 @@ from starlette.types import Receive, Scope, Send
 from unrain import image, zoo
 from unrain.errors import UnrainError
 from unrain.version import __version__
-from unrain.web import docs
 from unrain.web.guard import Guard
-from unrain.web.job import MAX_RECURSIONS, TYPES, AbandonedError, Answer, Job, Options, harmless
-from unrain.web.queue import BusyError, Desk, Hold, Limits, OverdueError, open_engines
+from unrain.web.job import MAX_RECURSIONS, TYPES, AbandonedError, Answer, WebJob, WebOptions, harmless
+from unrain.web.queue import BusyError, JobQueue, Limits, MemoryReservation, OverdueError, open_engines
 
 STATIC = Path(__file__).parent / "static"
 _FORM = 65_536  # room for a form's other fields and its boundaries
@@ -39,9 +38,9 @@ _PIECE = 65_536
 _CARD = ("summary", "parameters", "licence", "scores", "training_data")
 _DESCRIPTION = """Takes the rain out of pictures.
 
-    curl -F picture=@photo.jpg http://127.0.0.1:8000/api/derain -o dry.jpg
+    curl -F picture=@photo.jpg http://127.0.0.1:8000/api/derain -o derained.jpg
 
-Pictures stay in this server's memory until they are answered; nothing is kept and nothing sent on.
+Pictures stay in this server's memory until they are answered; nothing is stored or passed on.
 An error is {"detail": "one line"}.
 """
 
@@ -57,22 +56,22 @@ def create(
     """Make the application.
 
     Args:
-        models: What to offer, the default first; all that came with the package if None.
-        limits: What to take on.
-        threads: Processor threads, 0 for all.
-        loopback: Whether only this machine can reach it.
-        hosts: Further names by which it may be called.
+        models: The models to offer, the default first; None for all that come with the package.
+        limits: What to accept.
+        threads: CPU threads, 0 for all.
+        loopback: Whether only this machine can reach the server.
+        hosts: Further host names that the server answers to.
 
     Raises:
         UnrainError: A model cannot be opened.
     """
     chosen = zoo.models() if models is None else models
-    desk = Desk(limits or Limits(), open_engines(chosen, threads))
+    queue = JobQueue(limits or Limits(), open_engines(chosen, threads))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        desk.close()
+        queue.close()
 
     app = FastAPI(
         title="unrain",
@@ -80,20 +79,20 @@ def create(
         description=_DESCRIPTION,
         lifespan=lifespan,
         responses={"default": _refused("Any other error.")},
-        # FastAPI's pages of documentation load their scripts from elsewhere; docs.py makes our own.
+        # FastAPI's documentation pages load their scripts from another site.
         docs_url=None,
         redoc_url=None,
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
-    app.state.desk = desk
+    app.state.queue = queue
     app.add_exception_handler(Exception, _broken)
-    _add_routes(app, desk, chosen)
+    _add_routes(app, queue, chosen)
     app.mount("/", _Page(directory=STATIC, html=True))
     return Guard(app, loopback=loopback, hosts=hosts)
 
 
 class _Page(StaticFiles):
-    """The page's files; a browser asks each time whether they are still the same."""
+    """The page's files, which browsers revalidate each time."""
 
     def file_response(self, *args: Any, **kwargs: Any) -> Response:  # noqa: ANN401
         response = super().file_response(*args, **kwargs)
@@ -102,62 +101,58 @@ class _Page(StaticFiles):
 
 
 async def _broken(_: Request, __: Exception) -> JSONResponse:
-    """Tell nothing of the inside; the server's own log has it all."""
-    return JSONResponse({"detail": "the server failed at this, its log says why"}, 500)
+    """Reveal nothing about the fault; the server's log has it."""
+    return JSONResponse({"detail": "the server failed, its log says why"}, 500)
 
 
-def _add_routes(app: FastAPI, desk: Desk, models: Sequence[zoo.Model]) -> None:
-    described = [_described(model, desk) for model in models]
-
-    @app.get("/docs", include_in_schema=False)
-    async def show_docs() -> HTMLResponse:
-        return HTMLResponse(docs.page(app.openapi()))
+def _add_routes(app: FastAPI, queue: JobQueue, models: Sequence[zoo.Model]) -> None:
+    described = [_described(model, queue) for model in models]
 
     @app.get(
         "/healthz",
-        summary="Whether the server is well",
-        response_description="status: ok; version; pictures: how many wait or are in work.",
+        summary="Health of the server",
+        response_description="status: ok; version; pictures: how many are waiting or being processed.",
     )
     async def health() -> dict[str, Any]:
-        return {"status": "ok", "version": __version__, "pictures": len(desk.line)}
+        return {"status": "ok", "version": __version__, "pictures": len(queue.pending)}
 
     @app.get(
         "/api/models",
-        summary="Which models there are, the default one first",
-        response_description="Of each: name; bytes; recursions: its own number of passes; recursive: whether "
-        f"more can be asked for; and from its card {', '.join(_CARD)}.",
+        summary="List the models, the default first",
+        response_description="For each: name; bytes; recursions: its default number; recursive: "
+        f"whether another number can be chosen; and from its card {', '.join(_CARD)}.",
     )
     async def list_models() -> list[dict[str, Any]]:
         return described
 
     @app.get(
         "/api/limits",
-        summary="What the server takes on",
-        response_description="bytes and pixels of a picture; queue: how many may wait; timeout in seconds, "
-        "waiting included; recursions at most.",
+        summary="Limits of the server",
+        response_description="bytes and pixels of a picture; queue: how many pictures may wait; timeout in "
+        "seconds, including waiting; the most recursions.",
     )
     async def list_limits() -> dict[str, float]:
         return {
-            "bytes": desk.limits.upload,
-            "pixels": desk.limits.pixels,
-            "queue": desk.limits.queue,
-            "timeout": desk.limits.timeout,
+            "bytes": queue.limits.upload,
+            "pixels": queue.limits.pixels,
+            "queue": queue.limits.queue,
+            "timeout": queue.limits.timeout,
             "recursions": MAX_RECURSIONS,
         }
 
     @app.get(
         "/api/progress/{ticket}",
-        summary="How far a picture is, for the one who holds its ticket",
-        response_description="ahead: pictures before it; done: its tiles done; total: its tiles in all, 0 "
-        "before the first is done.",
-        responses={404: _refused("No picture with this ticket is in work.")},
+        summary="Progress of a picture",
+        response_description="ahead: pictures before it; done: tiles done; total: tiles in all, 0 before the "
+        "first is done.",
+        responses={404: _refused("No picture with this ticket is being processed.")},
     )
     async def progress(
-        ticket: Annotated[str, PathParameter(description="The word sent in the form.")],
+        ticket: Annotated[str, PathParameter(description="The ticket sent in the form.")],
     ) -> dict[str, int]:
-        found = desk.find(ticket)
+        found = queue.find(ticket)
         if found is None:
-            raise HTTPException(404, "no picture with this ticket is in work")
+            raise HTTPException(404, "no picture with this ticket is being processed")
         job, ahead = found
         return {"ahead": ahead, "done": job.done, "total": job.total}
 
@@ -169,30 +164,30 @@ def _add_routes(app: FastAPI, desk: Desk, models: Sequence[zoo.Model]) -> None:
         openapi_extra={"requestBody": _request_body()},
     )
     async def derain(request: Request) -> Response:
-        """Picture in, picture out, in the same format, with alpha, 16 bits, EXIF and ICC profile kept."""
+        """Return the picture in the same format, with alpha, 16 bits, EXIF and ICC profile kept."""
         with ExitStack() as stack:
             try:
-                desk.check_room()
-                hold = stack.enter_context(desk.hold())
-                job = await _received(request, desk, hold)
-                hold.become(len(job.data))
-                answer = await _answered(desk, job, request)
+                queue.check_room()
+                memory = stack.enter_context(queue.reserve())
+                job = await _received(request, queue, memory)
+                memory.resize(len(job.data))
+                answer = await _answered(queue, job, request)
             except BusyError as error:
                 headers = {"Retry-After": str(error.retry_after)}
                 raise HTTPException(429, str(error), headers) from error
             except (ClientDisconnect, AbandonedError):
-                # Nobody reads this.
+                # The client has gone: this is never read.
                 return Response(status_code=400)
-            hold.become(len(answer.data))
-            return _Sent(answer, stack.pop_all(), desk.limits.transfer)
+            memory.resize(len(answer.data))
+            return _Sent(answer, stack.pop_all(), queue.limits.transfer)
 
 
-async def _received(request: Request, desk: Desk, hold: Hold) -> Job:
-    """Take a form into memory while it arrives."""
-    limits = desk.limits
+async def _received(request: Request, queue: JobQueue, memory: MemoryReservation) -> WebJob:
+    """Receive a form into memory."""
+    limits = queue.limits
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         raise HTTPException(415, "send multipart/form-data, with the picture in a part called picture")
-    # Refused by what the header says, nothing has to be sent at all.
+    # Refused by its header, the picture need not be sent at all.
     if int(request.headers.get("content-length", 0)) > limits.upload + _FORM:
         raise _too_large(limits)
 
@@ -202,11 +197,11 @@ async def _received(request: Request, desk: Desk, hold: Hold) -> Job:
             size += len(piece)
             if size > limits.upload + _FORM:
                 raise _too_large(limits)
-            hold.grow(len(piece))
+            memory.grow(len(piece))
             yield piece
 
     parser = MultiPartParser(request.headers, pieces(), max_files=1, max_fields=16, max_part_size=4096)
-    # Above this size the parser would write into a file.
+    # Above this size the parser would write to a file.
     parser.spool_max_size = limits.upload + _FORM
     try:
         async with asyncio.timeout(limits.transfer):
@@ -216,26 +211,26 @@ async def _received(request: Request, desk: Desk, hold: Hold) -> Job:
     except TimeoutError as error:
         message = f"the picture did not arrive within {limits.transfer:g} seconds"
         raise HTTPException(408, message, {"Connection": "close"}) from error
-    return await _job(form, desk)
+    return await _job(form, queue)
 
 
-async def _job(form: FormData, desk: Desk) -> Job:
+async def _job(form: FormData, queue: JobQueue) -> WebJob:
     upload = form.get("picture")
     if not isinstance(upload, UploadFile):
         raise HTTPException(422, "picture: attach a file in a part of this name")
     fields = {key: value for key, value in form.items() if isinstance(value, str)}
     try:
-        # An empty field is one that was left out.
-        options = Options.model_validate({key: value for key, value in fields.items() if value})
+        # An empty field counts as left out.
+        options = WebOptions.model_validate({key: value for key, value in fields.items() if value})
     except ValidationError as error:
         raise HTTPException(422, "; ".join(_complaints(error))) from error
-    if options.model is not None and options.model not in desk.engines:
-        raise HTTPException(422, f"model: unknown, known ones: {', '.join(desk.engines)}")
+    if options.model is not None and options.model not in queue.engines:
+        raise HTTPException(422, f"model: unknown, known ones: {', '.join(queue.engines)}")
     data = await upload.read()
     await upload.close()
-    if len(data) > desk.limits.upload:
-        raise _too_large(desk.limits)
-    return Job(data, harmless(upload.filename), options)
+    if len(data) > queue.limits.upload:
+        raise _too_large(queue.limits)
+    return WebJob(data, harmless(upload.filename), options)
 
 
 def _complaints(error: ValidationError) -> Iterable[str]:
@@ -249,9 +244,9 @@ def _too_large(limits: Limits) -> HTTPException:
     return HTTPException(413, f"picture: more than {limits.upload / 1e6:g} MB, the limit of this server")
 
 
-async def _answered(desk: Desk, job: Job, request: Request) -> Answer:
-    """Run a job for as long as somebody waits for it."""
-    work = asyncio.create_task(desk.run(job))
+async def _answered(queue: JobQueue, job: WebJob, request: Request) -> Answer:
+    """Run a job for as long as its client is connected."""
+    work = asyncio.create_task(queue.run(job))
     gone = asyncio.create_task(_gone(request))
     try:
         await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
@@ -259,14 +254,14 @@ async def _answered(desk: Desk, job: Job, request: Request) -> Answer:
             raise ClientDisconnect
         return work.result()
     except image.TooManyPixelsError as error:
-        message = f"{job.name}: more than {desk.limits.pixels / 1e6:g} megapixels, the limit of this server"
+        message = f"{job.name}: more than {queue.limits.pixels / 1e6:g} megapixels, the limit of this server"
         raise HTTPException(413, message) from error
     except UnrainError as error:
         raise HTTPException(422, str(error)) from error
     except MemoryError as error:
         raise HTTPException(503, f"{job.name}: not enough memory, try a smaller tile") from error
     except OverdueError as error:
-        message = f"{job.name}: took more than {desk.limits.timeout:g} seconds, waiting included"
+        message = f"{job.name}: took more than {queue.limits.timeout:g} seconds, including waiting"
         raise HTTPException(503, message) from error
     finally:
         for task in (work, gone):
@@ -276,13 +271,13 @@ async def _answered(desk: Desk, job: Job, request: Request) -> Answer:
 
 
 async def _gone(request: Request) -> None:
-    """Return when the client has hung up."""
+    """Return once the client has disconnected."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
 class _Sent(Response):
-    """An answer that is sent in pieces, and given up if nobody takes it."""
+    """An answer sent in pieces, and abandoned if the client does not receive it in time."""
 
     def __init__(self, answer: Answer, held: ExitStack, seconds: float) -> None:
         super().__init__(media_type=answer.media_type)
@@ -302,7 +297,7 @@ class _Sent(Response):
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # A connection that is given up stays without its end, and the server closes it.
+        # An abandoned answer stays incomplete, so the server closes the connection.
         with self._held, contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._seconds):
                 await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
@@ -312,8 +307,8 @@ class _Sent(Response):
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-def _described(model: zoo.Model, desk: Desk) -> dict[str, Any]:
-    engine = desk.engines[model.name]
+def _described(model: zoo.Model, queue: JobQueue) -> dict[str, Any]:
+    engine = queue.engines[model.name]
     return {
         "name": model.name,
         "bytes": model.path.stat().st_size,
@@ -324,7 +319,7 @@ def _described(model: zoo.Model, desk: Desk) -> dict[str, Any]:
 
 
 def _request_body() -> dict[str, Any]:
-    schema = Options.model_json_schema()
+    schema = WebOptions.model_json_schema()
     picture = {"type": "string", "format": "binary", "description": "A picture's file."}
     schema["properties"] = {"picture": picture, **schema["properties"]}
     schema["required"] = ["picture"]
@@ -342,9 +337,9 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
         "description": "The picture, or a zip if more than the picture was asked for.",
         "content": dict.fromkeys([*TYPES.values(), "application/zip"], _BINARY),
         "headers": {
-            "Unrain-Recursions": {"description": "Passes made.", "schema": {"type": "integer"}},
+            "Unrain-Recursions": {"description": "Recursions made.", "schema": {"type": "integer"}},
             "Unrain-Seconds": {
-                "description": "How long it took, waiting left out.",
+                "description": "How long it took, without waiting.",
                 "schema": {"type": "number"},
             },
             "Unrain-Notes": {
@@ -358,8 +353,8 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
     408: _refused("The picture did not arrive in time."),
     413: _refused("Too many bytes or pixels."),
     415: _refused("No multipart/form-data."),
-    421: _refused("The server does not go by the name in the Host header."),
+    421: _refused("The server does not answer to the name in the Host header."),
     422: _refused("The picture is damaged or of an unknown kind, or an option is out of range."),
     429: _refused("The queue is full; Retry-After says in how many seconds to try again."),
-    503: _refused("It took too long, or memory is short."),
+    503: _refused("It took too long, or memory is too small."),
 }

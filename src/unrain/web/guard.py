@@ -1,4 +1,4 @@
-"""What stands before every answer: who may ask, and what a browser may do with the answer."""
+"""Checks every request's host and origin, and adds security headers to every answer."""
 
 import ipaddress
 import re
@@ -10,7 +10,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-# Nothing is loaded from elsewhere, nothing sent elsewhere, and no other page may show or read this one.
+# The page loads nothing from other sites and sends nothing to them, and no other page may embed or read it.
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
     "img-src 'self' blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -25,19 +25,19 @@ _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^\[\]:/@\s]+)(:[0-9]{1,5})?")
 
 
 class Guard:
-    """Refuses strange names for this server and requests of foreign pages; adds security headers.
+    """Refuses unknown host names and requests from other sites' pages; adds security headers.
 
-    A foreign page can make its own name point to this machine (DNS rebinding), but then the browser sends
-    that name as `Host`. Addresses in figures cannot be faked in this way.
+    Another site can make its own host name resolve to this machine (DNS rebinding), but then the browser
+    sends that name as `Host`. Numeric addresses cannot be faked in this way.
     """
 
     def __init__(self, app: ASGIApp, *, loopback: bool, hosts: Collection[str] = ()) -> None:
-        """Stand before an application.
+        """Guard an application.
 
         Args:
             app: The application.
-            loopback: Whether only this machine can reach the server; other addresses are then refused too.
-            hosts: Further names by which the server may be called.
+            loopback: Whether only this machine can reach the server; then other addresses are refused too.
+            hosts: Further host names that the server answers to.
         """
         self.app = app
         self._loopback = loopback
@@ -47,7 +47,7 @@ class Guard:
             self._names |= {own, f"{own}.local"}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, or let the application do it."""
+        """Pass a request on to the application, or refuse it."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -64,10 +64,10 @@ class Guard:
         app = self.app
         if not self.knows(headers.get("host", "")):
             app = _refusal(
-                421, "this server does not go by that name; the operator can allow it (--allow-host)"
+                421, "this server does not answer to that name; the operator can allow it (--allow-host)"
             )
         elif scope["method"] not in ("GET", "HEAD") and _foreign(headers):
-            app = _refusal(403, "requests of other sites' pages are refused")
+            app = _refusal(403, "requests from other sites' pages are refused")
         await app(scope, receive, send_guarded)
 
     def knows(self, host: str) -> bool:
@@ -88,7 +88,7 @@ def _refusal(status: int, detail: str) -> ASGIApp:
 
 
 def _foreign(headers: Headers) -> bool:
-    """Whether a browser says that a page of another site makes the request; other clients say nothing."""
+    """Whether a browser says that the request comes from another site's page; other clients say nothing."""
     origin = headers.get("origin")
     if origin is not None:
         return urlsplit(origin).netloc.lower() != headers.get("host", "").lower()

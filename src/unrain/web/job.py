@@ -1,4 +1,4 @@
-"""One picture of a request: what is asked for, and the way from the file's bytes to the result's."""
+"""One picture of a request: its options, and the way from the uploaded file to the answer."""
 
 import io
 import re
@@ -36,70 +36,70 @@ _SUFFIXES = {
 }
 
 
-class Options(BaseModel):
-    """What a request may ask for: the options of the command line, less those that are the operator's."""
+class WebOptions(BaseModel):
+    """The options of a request: those of the command line, except the operator's."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    model: Annotated[str | None, Field(description="A name that /api/models lists.")] = None
+    model: Annotated[str | None, Field(description="A name from /api/models.")] = None
     recursions: Annotated[
         int | None,
-        Field(
-            ge=1, le=MAX_RECURSIONS, description="Passes of the network, the model's own number if left out."
-        ),
+        Field(ge=1, le=MAX_RECURSIONS, description="Recursions; the model's own number if left out."),
     ] = None
     until: Annotated[
         float | None,
         Field(
             gt=0,
             allow_inf_nan=False,
-            description="Stop earlier, after a pass that changed the picture by less than this: the mean "
-            "over all pixels and colours, in steps of 8 bits.",
+            description="Stop early, after a recursion that changed the picture by less than this: the mean "
+            "absolute change over all pixels and channels, in 8-bit levels.",
         ),
     ] = None
     tile: Annotated[
         int | None,
-        Field(ge=1, le=MAX_TILE, description="Side of the tiles in which large pictures are worked on."),
+        Field(ge=1, le=MAX_TILE, description="Side of the tiles of a large picture, in pixels."),
     ] = None
     quality: Annotated[
         int | None,
-        Field(ge=1, le=100, description="For JPEG, WebP and AVIF; otherwise a JPEG keeps its own."),
+        Field(ge=1, le=100, description="Quality of JPEG, WebP and AVIF; a JPEG keeps its own if left out."),
     ] = None
     format: Annotated[
         Literal["jpeg", "png", "webp", "tiff", "bmp", "avif"] | None,
         Field(description="Format of the result; that of the picture if left out."),
     ] = None
     rain_layer: Annotated[
-        bool, Field(description="Also what was taken away, as NAME_rain.png; the answer is a zip.")
+        bool, Field(description="Also return what was removed, as NAME_rain.png; the answer is a zip.")
     ] = False
     compare: Annotated[
         bool,
-        Field(description="Also before and after side by side, as NAME_compare.EXT; the answer is a zip."),
+        Field(
+            description="Also return before and after side by side, as NAME_compare.EXT; the answer is a zip."
+        ),
     ] = False
     preview: Annotated[
         bool,
         Field(
-            description="Also before and after as JPEG, for browsers that cannot show the format, as "
+            description="Also return before and after as JPEG, for browsers that cannot show the format, as "
             "preview_before.jpg and preview_after.jpg; the answer is a zip."
         ),
     ] = False
     ticket: Annotated[
         str | None,
-        Field(pattern=TICKET, description="A random word of yours to ask /api/progress/TICKET with."),
+        Field(pattern=TICKET, description="A random word, by which /api/progress/TICKET finds the picture."),
     ] = None
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What goes back.
+    """The answer to a request.
 
     Attributes:
-        data: A picture's file, or a zip with several.
-        media_type: What it is.
-        name: How a browser should call it.
-        notes: What was not kept as it was in the picture.
-        recursions: How many passes were made.
-        seconds: How long it took, waiting left out.
+        data: A picture's file, or a zip of several.
+        media_type: Its media type.
+        name: The file name that browsers save it under.
+        notes: What was not kept of the picture, one sentence each.
+        recursions: Recursions made.
+        seconds: How long it took, without waiting.
     """
 
     data: bytes
@@ -111,43 +111,43 @@ class Answer:
 
 
 class AbandonedError(Exception):
-    """Nobody waits for the result any more."""
+    """The client is no longer waiting for the result."""
 
 
 @dataclass(eq=False)
-class Job:
+class WebJob:
     """A picture that waits for the network, or is in it.
 
     Attributes:
         data: The picture's file.
-        name: What the client calls it, made harmless; only used to name results and in messages.
-        options: What is asked for.
+        name: The client's name for it, made harmless; used to name results and in messages only.
+        options: The options of the request.
         done: Tiles done.
         total: Tiles in all, 0 before the first is done.
-        abandoned: Set from outside to stop the work after the tile that it is at.
+        abandoned: Whether to stop after the current tile.
     """
 
     data: bytes
     name: str
-    options: Options
+    options: WebOptions
     done: int = 0
     total: int = 0
     abandoned: bool = False
 
     def abandon(self) -> None:
-        """Stop the work as soon as may be, and let go of the picture."""
+        """Stop as soon as possible, and release the picture."""
         self.abandoned = True
         self.data = b""
 
     def run(self, engine: Engine, max_pixels: int) -> Answer:
-        """Take the rain out.
+        """Derain the picture.
 
         Args:
             engine: The network.
-            max_pixels: Refuse pictures with more pixels, as their header says.
+            max_pixels: Refuse pictures with more pixels, according to their header.
 
         Raises:
-            AbandonedError: `abandon` was called meanwhile.
+            AbandonedError: `abandon` was called.
             UnrainError: The picture or an option cannot be used.
         """
         start = time.monotonic()

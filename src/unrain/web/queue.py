@@ -1,7 +1,7 @@
-"""The one queue in front of the network, and a bound on what is in memory.
+"""The queue in front of the network, and the bound on the memory of all requests.
 
-Pictures take their turns in the order of their arrival, one at a time, in one thread. Everything else here
-runs in the event loop, so that nothing needs a lock.
+Pictures are derained in the order of their arrival, one at a time, in one thread. Everything else here runs
+in the event loop, so nothing needs a lock.
 """
 
 import asyncio
@@ -14,20 +14,20 @@ from dataclasses import dataclass, field
 from unrain import zoo
 from unrain.engine import Engine, OnnxEngine
 from unrain.errors import UnrainError
-from unrain.web.job import Answer, Job
+from unrain.web.job import Answer, WebJob
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What the server takes on.
+    """What the server accepts.
 
     Attributes:
-        upload: Bytes of one picture's file.
-        pixels: Pixels of one picture.
-        queue: Pictures that wait, besides the one that is in the network.
+        upload: Bytes of a picture's file.
+        pixels: Pixels of a picture.
+        queue: Pictures that may wait, besides the one in the network.
         timeout: Seconds from a picture's arrival to its result.
-        transfer: Seconds in which a picture has to arrive, and an answer to be taken.
-        held: Files, of the largest size, that are in memory at once: arriving, waiting and being sent.
+        transfer: Seconds for a picture to arrive, and for an answer to be received.
+        files: Files of the largest size that are in memory at once: arriving, waiting and being sent.
     """
 
     upload: int = 25_000_000
@@ -35,11 +35,11 @@ class Limits:
     queue: int = 8
     timeout: float = 300
     transfer: float = 60
-    held: int = 16
+    files: int = 16
 
 
 class BusyError(Exception):
-    """There is no room for another picture now."""
+    """There is no room for another picture at the moment."""
 
     def __init__(self, message: str, retry_after: int) -> None:
         super().__init__(message)
@@ -47,52 +47,60 @@ class BusyError(Exception):
 
 
 class OverdueError(Exception):
-    """A picture was not done in time."""
+    """A picture took longer than the server's time limit."""
 
 
 @dataclass
-class Hold:
-    """The bytes that one request keeps in memory."""
+class MemoryReservation:
+    """The bytes that one request keeps in memory.
 
-    desk: "Desk"
+    Attributes:
+        queue: Where the bytes of all requests are counted.
+        size: Bytes of this request.
+    """
+
+    queue: "JobQueue"
     size: int = 0
 
     def grow(self, size: int) -> None:
-        """Keep more.
+        """Reserve more.
+
+        Args:
+            size: Further bytes.
 
         Raises:
-            BusyError: All requests together would keep too much.
+            BusyError: All requests together would exceed the bound.
         """
-        if self.desk.held + size > self.desk.limits.held * self.desk.limits.upload:
-            raise BusyError("too many pictures at once, try again", self.desk.retry_after())
+        if self.queue.reserved + size > self.queue.limits.files * self.queue.limits.upload:
+            raise BusyError("too many pictures at once, try again", self.queue.retry_after())
         self.size += size
-        self.desk.held += size
+        self.queue.reserved += size
 
-    def become(self, size: int) -> None:
-        """Keep something else instead; a result is never refused."""
-        self.desk.held += size - self.size
+    def resize(self, size: int) -> None:
+        """Change to so many bytes in all, without a check: a result is never refused."""
+        self.queue.reserved += size - self.size
         self.size = size
 
     def release(self) -> None:
-        """Keep nothing any more."""
-        self.become(0)
+        """Give all of it back."""
+        self.resize(0)
 
 
 @dataclass
-class Desk:
-    """Takes jobs, lets them wait, runs them.
+class JobQueue:
+    """Runs jobs one after the other.
 
     Attributes:
-        limits: What it takes on.
-        engines: The networks by their models' names.
-        held: Bytes in memory for all requests.
-        line: Jobs that wait, in order; the first is the one in the network.
+        limits: What is accepted.
+        engines: The networks by the names of their models.
+        reserved: Bytes in memory for all requests.
+        pending: Unfinished jobs in order; the first is in the network.
     """
 
     limits: Limits
     engines: Mapping[str, Engine]
-    held: int = 0
-    line: list[Job] = field(default_factory=list)
+    reserved: int = 0
+    pending: list[WebJob] = field(default_factory=list)
     _pace: float = 1.0
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     _thread: ThreadPoolExecutor = field(
@@ -100,46 +108,46 @@ class Desk:
     )
 
     def check_room(self) -> None:
-        """Refuse before a picture is even read.
+        """Refuse a picture before it is read.
 
         Raises:
             BusyError: The queue is full.
         """
-        if len(self.line) > self.limits.queue:
+        if len(self.pending) > self.limits.queue:
             waiting = f"{self.limits.queue} picture{'s' * (self.limits.queue != 1)}"
-            raise BusyError(f"{waiting} wait already, try again", self.retry_after())
+            raise BusyError(f"{waiting} are waiting already, try again", self.retry_after())
 
     def retry_after(self) -> int:
-        """Seconds after which there will be room again, as far as one can tell."""
+        """Estimate the seconds until there is room again."""
         return min(120, max(1, math.ceil(self._pace)))
 
     @contextmanager
-    def hold(self) -> Iterator[Hold]:
-        """Count the bytes of a request until it is over."""
-        hold = Hold(self)
+    def reserve(self) -> Iterator[MemoryReservation]:
+        """Reserve memory for a request until it is over; none at first."""
+        reservation = MemoryReservation(self)
         try:
-            yield hold
+            yield reservation
         finally:
-            hold.release()
+            reservation.release()
 
-    def find(self, ticket: str) -> tuple[Job, int] | None:
-        """The job of a ticket, and how many are before it."""
-        return next(((job, at) for at, job in enumerate(self.line) if job.options.ticket == ticket), None)
+    def find(self, ticket: str) -> tuple[WebJob, int] | None:
+        """Find the job of a ticket, and the number of jobs before it."""
+        return next(((job, at) for at, job in enumerate(self.pending) if job.options.ticket == ticket), None)
 
-    async def run(self, job: Job) -> Answer:
-        """Wait for a turn and run a job. Cancelling this stops the job after the tile that it is at.
+    async def run(self, job: WebJob) -> Answer:
+        """Wait for a turn and run a job; cancelling stops it after the current tile.
 
         Raises:
             BusyError: The queue is full.
-            OverdueError: It took too long.
+            OverdueError: It took longer than `limits.timeout`.
             UnrainError: The picture or an option cannot be used.
         """
         self.check_room()
         ticket = job.options.ticket
         if ticket is not None and self.find(ticket) is not None:
-            raise UnrainError("ticket: in use, take a new one for each picture")
+            raise UnrainError("ticket: in use, choose a new one for each picture")
         engine = self.engines[job.options.model or next(iter(self.engines))]
-        self.line.append(job)
+        self.pending.append(job)
         try:
             async with asyncio.timeout(self.limits.timeout), self._turn:
                 answer = await asyncio.get_running_loop().run_in_executor(
@@ -149,19 +157,19 @@ class Desk:
             raise OverdueError from error
         finally:
             job.abandon()
-            self.line.remove(job)
+            self.pending.remove(job)
         self._pace += 0.3 * (answer.seconds - self._pace)
         return answer
 
     def close(self) -> None:
-        """Stop all work as soon as may be."""
-        for job in self.line:
+        """Stop all work as soon as possible."""
+        for job in self.pending:
             job.abandon()
         self._thread.shutdown(wait=False, cancel_futures=True)
 
 
 def open_engines(models: Sequence[zoo.Model], threads: int = 0) -> dict[str, Engine]:
-    """Open networks, so that a broken one is told of at the start.
+    """Open all networks, so that a broken one is reported at the start.
 
     Raises:
         UnrainError: One cannot be opened, two have the same name, or there is none.

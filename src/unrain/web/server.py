@@ -1,4 +1,4 @@
-"""The server that `unrain serve` runs: uvicorn, with patience for no one."""
+"""The server behind `unrain serve`: uvicorn, with timeouts for slow clients."""
 
 import asyncio
 import contextlib
@@ -21,35 +21,37 @@ from unrain.web.queue import Limits
 _CONNECTIONS = 512
 
 
-class Brisk(H11Protocol):
-    """HTTP for clients that get to the point.
+class IdleTimeout(H11Protocol):
+    """HTTP/1.1 that closes idle connections.
 
-    Uvicorn waits forever for a request's header, and for a client to take the last of an answer or to finish
-    an upload that was refused. Here a connection without a request in work is cut after a while.
+    Uvicorn waits forever for the header of a request, for a client to receive the end of an answer, and for
+    the rest of a refused upload. Here a connection without a request in progress is closed after `idle` to
+    twice `idle` seconds. Uvicorn's `loop`, `transport`, `cycle` and `cycle.response_complete` are not public:
+    pyproject.toml bounds its version, and a test names them.
     """
 
     idle = 15.0
     _watch: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start to look at the connection."""
+        """Start to watch the connection."""
         super().connection_made(transport)
-        self._look(None)
+        self._check(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop to look."""
+        """Stop watching."""
         if self._watch is not None:
             self._watch.cancel()
         super().connection_lost(exc)
 
-    def _look(self, before: object) -> None:
-        """Cut the connection if the same request is over that was over when it was last looked at."""
+    def _check(self, before: object) -> None:
+        """Close the connection if no request has been in progress since the last check."""
         over = self.cycle is None or self.cycle.response_complete or self.transport.is_closing()
         if over and before == (self.cycle,):
             self.transport.abort()
             return
         state = (self.cycle,) if over else None
-        self._watch = self.loop.call_later(self.idle, self._look, state)
+        self._watch = self.loop.call_later(self.idle, self._check, state)
 
 
 def serve(
@@ -66,14 +68,14 @@ def serve(
     """Serve the page and the API until interrupted.
 
     Args:
-        host: Address to listen at.
-        port: Port to listen at, 0 for any free one.
-        models: What to offer, the default first; all that came with the package if None.
-        threads: Processor threads, 0 for all.
-        limits: What to take on.
-        hosts: Names, besides addresses and localhost, by which the server may be called.
-        say: Takes the lines that the operator is to read.
-        open_browser: Show the page.
+        host: Address to listen on.
+        port: Port to listen on, 0 for any free one.
+        models: The models to offer, the default first; None for all that come with the package.
+        threads: CPU threads, 0 for all.
+        limits: What to accept.
+        hosts: Host names that the server answers to, besides addresses and localhost.
+        say: Receives each line for the operator.
+        open_browser: Open the page in the browser.
 
     Raises:
         UnrainError: The address cannot be used or a model cannot be opened.
@@ -83,21 +85,21 @@ def serve(
         app = create(models, limits=limits, threads=threads, loopback=address.is_loopback, hosts=hosts)
         shown = f"[{address}]" if address.version == 6 else str(address)
         url = f"http://{shown}:{listener.getsockname()[1]}/"
-        say(f"unrain: the page is at {url}, Ctrl-C ends it")
+        say(f"unrain: serving at {url} (Ctrl-C to stop)")
         if not address.is_loopback:
-            say("unrain: everyone who reaches this port can use it; there is no password and no encryption")
+            say("unrain: anyone who can reach this port can use it: there is no password and no encryption")
         if open_browser:
             webbrowser.open(url)
-        # Where Ctrl-C was ignored from the start, as in a shell's background, uvicorn just returns.
+        # Uvicorn raises Ctrl-C again after its shutdown.
         with contextlib.suppress(KeyboardInterrupt):
             configured(app).run(sockets=[listener])
-        say("unrain: ended")
+        say("unrain: stopped")
 
 
 def configured(app: Guard) -> uvicorn.Server:
-    """Make the server that an application is run by."""
+    """Make the uvicorn server for an application."""
     settings: dict[str, Any] = {
-        "http": Brisk,
+        "http": IdleTimeout,
         "ws": "none",
         "lifespan": "on",
         "log_config": None,
@@ -118,9 +120,9 @@ def _listen(host: str, port: int) -> socket.socket:
         return socket.create_server(where[:2], family=family, backlog=128)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            message = f"port {port} is in use, give another with --port"
+            message = f"port {port} is in use, choose another with --port"
         elif isinstance(error, socket.gaierror):
-            message = f"{host}: no address of this machine, try 127.0.0.1"
+            message = f"{host}: not an address of this machine, try 127.0.0.1"
         else:
-            message = f"{host}, port {port}: cannot be listened at ({error.strerror}), give others"
+            message = f"{host}, port {port}: cannot listen there ({error.strerror}), choose others"
         raise UnrainError(message) from error

@@ -1,14 +1,14 @@
-// The page: a list of pictures, two of them at the server at any time, and a viewer for the chosen one.
+// The page: a list of pictures, at most two of them at the server at once, and a viewer for the chosen one.
 
 import { pack, unpack } from "./zip.js";
 
 const AT_ONCE = 2;
-const MOST_PASSES = 8;
+const MOST_RECURSIONS = 8;
 const ASK_EVERY = 400; // milliseconds
 
 const $ = (id) => document.getElementById(id);
 const pictures = [];
-let limits = { bytes: 25e6, pixels: 40e6, recursions: MOST_PASSES };
+let limits = { bytes: 25e6, pixels: 40e6, recursions: MOST_RECURSIONS };
 let models = [];
 let chosen = null;
 let atWork = 0;
@@ -45,11 +45,11 @@ async function ask(path) {
 function showModel() {
   const model = models[$("model").selectedIndex];
   $("model-hint").textContent = model.summary ?? "";
-  const most = model.recursive ? Math.min(MOST_PASSES, limits.recursions) : 1;
+  const most = model.recursive ? Math.min(MOST_RECURSIONS, limits.recursions) : 1;
   const before = $("recursions").value;
   const numbers = Array.from({ length: most }, (_, index) => index + 1);
   $("recursions").replaceChildren(
-    ...numbers.map((count) => new Option(count === model.recursions ? `${count} (usual)` : count, count)),
+    ...numbers.map((count) => new Option(count === model.recursions ? `${count} (default)` : count, count)),
   );
   $("recursions").value = before && before <= most ? before : model.recursions;
   $("recursions").disabled = most === 1;
@@ -83,7 +83,7 @@ function add(files) {
   refresh();
 }
 
-/** Shows the small picture; false if the browser cannot show this kind of file. */
+/** Shows the thumbnail; false if the browser cannot show this kind of file. */
 async function look(picture) {
   const thumb = picture.element.querySelector(".thumb");
   thumb.src = picture.urls[0];
@@ -169,7 +169,7 @@ async function work(picture) {
       }
       const { detail } = await answer.json();
       if (answer.status !== 429) {
-        // The name stands above the message already.
+        // The name is already shown above the message.
         fail(picture, detail.startsWith(`${picture.file.name}: `) ? detail.slice(picture.file.name.length + 2) : detail);
         return;
       }
@@ -183,7 +183,7 @@ async function work(picture) {
   }
 }
 
-/** Sends one picture and tells how it goes on; only XMLHttpRequest tells how an upload goes on. */
+/** Sends a picture and shows its progress; only XMLHttpRequest reports the progress of an upload. */
 function post(picture, shown) {
   const ticket = Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16)).join("-");
   const form = new FormData();
@@ -250,7 +250,7 @@ async function finish(picture, answer, shown) {
     rain: url(rainName, "image/png"),
     beforeShown: shown ? picture.urls[0] : url("preview_before.jpg", "image/jpeg"),
     afterShown: shown ? after : url("preview_after.jpg", "image/jpeg"),
-    passes: Number(answer.headers.get("Unrain-Recursions")),
+    recursions: Number(answer.headers.get("Unrain-Recursions")),
     seconds: Number(answer.headers.get("Unrain-Seconds")),
     notes: JSON.parse(answer.headers.get("Unrain-Notes") ?? "[]"),
     settings: picture.settings,
@@ -274,7 +274,7 @@ function choose(picture) {
   show();
 }
 
-/** Brings the stage in line with the chosen picture; what is shown already stays as it is. */
+/** Shows the chosen picture on the stage, unless it is there already. */
 function show() {
   const { file, result, state, shown } = chosen;
   const view = document.querySelector("input[name=view]:checked").value;
@@ -303,9 +303,9 @@ function show() {
   }
   if (view === "compare") $("stage").replaceChildren(comparison(file.name, result));
   else if (view === "result") $("stage").replaceChildren(image(result.afterShown, `${file.name} without its rain`));
-  else $("stage").replaceChildren(image(result.rain, `What was taken away from ${file.name}`));
-  const passes = `${result.passes} pass${result.passes === 1 ? "" : "es"}`;
-  const facts = [`${result.settings.model}, ${passes}, ${result.seconds.toFixed(1)} s`, ...result.notes];
+  else $("stage").replaceChildren(image(result.rain, `What was removed from ${file.name}`));
+  const recursions = `${result.recursions} recursion${result.recursions === 1 ? "" : "s"}`;
+  const facts = [`${result.settings.model}, ${recursions}, ${result.seconds.toFixed(1)} s`, ...result.notes];
   $("facts").textContent = facts.join(". ");
 }
 
@@ -349,7 +349,7 @@ function comparison(name, { beforeShown, afterShown }) {
     slider.setAttribute("aria-valuetext", `${Math.round(slider.value)} % before`);
   };
   slider.addEventListener("slide", tell);
-  // The slider itself knows the arrows to the left and right only.
+  // The slider itself handles the left and right arrow keys only.
   const keys = { Home: () => 0, End: () => 100, PageDown: (at) => Math.max(0, at - 10), PageUp: (at) => Math.min(100, at + 10) };
   slider.addEventListener("keydown", (event) => {
     if (!(event.key in keys)) return;
@@ -370,7 +370,7 @@ function badge(place, text) {
   return element;
 }
 
-/** Lets the style sheet know the size of a picture as soon as it is known. */
+/** Passes the size of a picture to the style sheet once it is known. */
 async function fit(picture, frame) {
   await picture.decode().catch(() => {});
   frame.style.setProperty("--width", picture.naturalWidth || 1);

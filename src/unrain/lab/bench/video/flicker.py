@@ -25,7 +25,7 @@ from unrain import zoo
 from unrain.derainer import Derainer
 from unrain.errors import UnrainError
 from unrain.lab.bench.video.synthetic_clips import FRAMES, HEIGHT, RAINS, WIDTH, Clip, made_clips, write_demo
-from unrain.steady import Steadier
+from unrain.video.temporal import TemporalMedian
 
 Frame = NDArray[np.uint8]
 
@@ -128,7 +128,7 @@ def compare(clip: Clip, rain: str, derainer: Derainer) -> Row:
     """
     rainy = clip.rainy(rain)
     alone = [derainer(frame) for frame in rainy]
-    steadier: Steadier[None] = Steadier()
+    steadier: TemporalMedian[None] = TemporalMedian()
     steadied = [
         frame
         for before, after in zip(rainy, alone, strict=True)

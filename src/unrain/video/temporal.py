@@ -1,10 +1,11 @@
-"""What neighbouring frames know: still places of a video, steadied after every frame was derained by itself.
+"""A temporal median over five derained frames, which steadies the still areas of a video.
 
-Rain is elsewhere in every frame, the scene is not. Where a block of a frame and the same block of the two
-frames before and after it (as it stands, or moved along with the whole picture) differ by no more than the
-removal of rain may explain, the median of the five takes the place of each pixel. What does not fit counts as
-the pixel itself, so it takes three frames that agree to change anything: moving things and scene cuts stay as
-they were, and so do dry clips, in which the network removed nothing.
+Rain falls elsewhere in every frame; the scene stays. Each frame is compared, block by block, with the two
+frames before and after it, both unshifted and shifted along with the whole picture. A block matches if it
+differs by no more than deraining can explain. Each pixel becomes the median of the five; where a neighbour
+does not match, the pixel itself stands in for it, so at least three frames must agree to change anything.
+Moving objects and scene cuts therefore stay as they are, and so do clips without rain, where the network
+removed nothing.
 """
 
 from collections import deque
@@ -14,14 +15,16 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-Pixels = NDArray[Any]
+from unrain.image import Array
+
 Plane = NDArray[np.float32]
 
 REACH = 2
-"""Frames before and after that are looked at."""
+"""Frames before and after that are compared."""
 
 _BLOCK = 16
-# Share of the light that was taken away, by which what is left may still differ.
+# Two blocks match if they differ by less than this share of what was removed from both, and by less than
+# this many 8-bit levels.
 _SHARE = 0.4
 _MOST = 16.0
 _WEIGHTS = np.array([0.299, 0.587, 0.114], np.float32)
@@ -30,66 +33,66 @@ Key = TypeVar("Key")
 
 
 @dataclass(frozen=True, eq=False)
-class _Frame(Generic[Key]):
-    """A derained frame and what comparing it needs.
+class _Entry(Generic[Key]):
+    """A derained frame and what it takes to compare it with others.
 
     Attributes:
-        key: What the caller knows it by.
+        key: The caller's key.
         pixels: H x W x 3 RGB.
         luma: H x W, 0 to 255.
-        spectrum: Its windowed Fourier transform.
-        removed: Mean change that the network made to the luma, for each block.
+        spectrum: The Fourier transform of the windowed luma.
+        removed: For each block, the mean absolute change that deraining made to the luma.
     """
 
     key: Key
-    pixels: Pixels
+    pixels: Array
     luma: Plane
     spectrum: NDArray[np.complex64]
     removed: Plane
 
 
-class Steadier(Generic[Key]):
-    """Takes derained frames in order and gives them back steadied, two frames later."""
+class TemporalMedian(Generic[Key]):
+    """Steadies derained frames, which go in and come out in order, two frames later."""
 
     def __init__(self) -> None:
-        self._window: deque[_Frame[Key]] = deque(maxlen=2 * REACH + 1)
+        self._window: deque[_Entry[Key]] = deque(maxlen=2 * REACH + 1)
         self._count = 0
         self._given = 0
 
-    def push(self, key: Key, rainy: Pixels, derained: Pixels) -> list[tuple[Key, Pixels]]:
+    def push(self, key: Key, rainy: Array, derained: Array) -> list[tuple[Key, Array]]:
         """Add a frame.
 
         Args:
-            key: What the frame is known by.
-            rainy: H x W x 3 RGB before, uint8 or uint16.
-            derained: The same after.
+            key: Comes back with the result.
+            rainy: The frame before deraining, H x W x 3 RGB, uint8 or uint16.
+            derained: The frame after deraining, of the same shape and type.
 
         Returns:
-            Keys and pixels of the frames that have all their neighbours now.
+            Keys and pixels of the frames that now have all their neighbours.
         """
         luma = _luma(derained)
         removed = _around(_means(np.abs(_luma(rainy) - luma)))
-        self._window.append(_Frame(key, derained, luma, _spectrum(luma), removed))
+        self._window.append(_Entry(key, derained, luma, _spectrum(luma), removed))
         self._count += 1
         return [self._next()] if self._count - self._given > REACH else []
 
-    def flush(self) -> list[tuple[Key, Pixels]]:
-        """Give the frames that are left; no neighbour will come any more."""
+    def flush(self) -> list[tuple[Key, Array]]:
+        """Return the frames that are left, at the end of the clip."""
         return [self._next() for _ in range(self._count - self._given)]
 
-    def _next(self) -> tuple[Key, Pixels]:
+    def _next(self) -> tuple[Key, Array]:
         first = self._count - len(self._window)
         here = self._window[self._given - first]
         stack = [here.pixels]
         for number in range(self._given - REACH, self._given + REACH + 1):
             inside = first <= number < self._count
             if number != self._given:
-                stack.append(_fitted(here, self._window[number - first]) if inside else here.pixels)
+                stack.append(_matched(here, self._window[number - first]) if inside else here.pixels)
         self._given += 1
         return here.key, _median_of_five(*stack)
 
 
-def _luma(pixels: Pixels) -> Plane:
+def _luma(pixels: Array) -> Plane:
     scale = np.float32(255 / np.iinfo(pixels.dtype).max)
     luma: Plane = pixels.astype(np.float32) @ (_WEIGHTS * scale)
     return luma
@@ -101,8 +104,8 @@ def _spectrum(luma: Plane) -> NDArray[np.complex64]:
     return np.fft.rfft2((luma - luma.mean()) * window).astype(np.complex64)
 
 
-def _shift(here: "_Frame[Any]", there: "_Frame[Any]") -> tuple[int, int]:
-    """By how many rows and columns the other frame has to be moved to lie on this one (phase correlation)."""
+def _shift(here: "_Entry[Any]", there: "_Entry[Any]") -> tuple[int, int]:
+    """Rows and columns by which the other frame must be shifted to match this one (phase correlation)."""
     product = here.spectrum * there.spectrum.conj()
     size = np.abs(product)
     correlation = np.fft.irfft2(product / (size + np.float32(1e-3) * size.mean() + 1e-12), s=here.luma.shape)
@@ -113,12 +116,12 @@ def _shift(here: "_Frame[Any]", there: "_Frame[Any]") -> tuple[int, int]:
     return down, right
 
 
-def _fitted(here: "_Frame[Any]", there: "_Frame[Any]") -> Pixels:
-    """The other frame's pixels where they fit this one's, this one's elsewhere."""
+def _matched(here: "_Entry[Any]", there: "_Entry[Any]") -> Array:
+    """The other frame's pixels where its blocks match, this frame's elsewhere."""
     allowed = np.minimum(_SHARE * (here.removed + there.removed), _MOST)
     result = here.pixels.copy()
     best = np.full(allowed.shape, np.inf, np.float32)
-    # As it stands for still cameras with moving things before them; moved along for moving cameras.
+    # Unshifted for a still camera with moving objects, shifted for a moving camera.
     for shift in {(0, 0), _shift(here, there)}:
         ours, theirs = _overlap(here.luma.shape, shift)
         if ours is None or theirs is None:
@@ -136,7 +139,7 @@ def _fitted(here: "_Frame[Any]", there: "_Frame[Any]") -> Pixels:
 def _overlap(
     size: tuple[int, ...], shift: tuple[int, int]
 ) -> tuple[tuple[slice, ...] | None, tuple[slice, ...] | None]:
-    """What of this frame, and what of the other, lies on each other after a shift; None for nothing."""
+    """The parts of this frame and of the other that overlap after a shift; None if there are none."""
     if any(abs(by) >= length for by, length in zip(shift, size, strict=True)):
         return None, None
     ours = tuple(slice(max(by, 0), length + min(by, 0)) for by, length in zip(shift, size, strict=True))
@@ -145,7 +148,7 @@ def _overlap(
 
 
 def _means(plane: Plane) -> Plane:
-    """Means over blocks; those at the edge may be smaller."""
+    """The mean of each block; blocks at the edge may be smaller."""
     rows, columns = (np.arange(0, length, _BLOCK) for length in plane.shape)
     sums = np.add.reduceat(np.add.reduceat(plane, rows, axis=0), columns, axis=1)
     high = np.diff(np.append(rows, plane.shape[0]))
@@ -155,7 +158,7 @@ def _means(plane: Plane) -> Plane:
 
 
 def _around(blocks: Plane) -> Plane:
-    """Means over 3 x 3 blocks."""
+    """The mean over each block and its eight neighbours."""
     padded = np.pad(blocks, 1, mode="edge")
     rows, columns = blocks.shape
     total = sum(padded[y : y + rows, x : x + columns] for y in range(3) for x in range(3))
@@ -163,9 +166,9 @@ def _around(blocks: Plane) -> Plane:
     return means
 
 
-def _median_of_five(a: Pixels, b: Pixels, c: Pixels, d: Pixels, e: Pixels) -> Pixels:
-    """Median by comparisons alone: no sorting, no copy in floating point."""
+def _median_of_five(a: Array, b: Array, c: Array, d: Array, e: Array) -> Array:
+    """The median by comparisons alone, without sorting or floating point."""
     low = np.maximum(np.minimum(a, b), np.minimum(c, d))
     high = np.minimum(np.maximum(a, b), np.maximum(c, d))
-    median: Pixels = np.maximum(np.minimum(low, high), np.minimum(np.maximum(low, high), e))
+    median: Array = np.maximum(np.minimum(low, high), np.minimum(np.maximum(low, high), e))
     return median

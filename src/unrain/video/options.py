@@ -1,0 +1,122 @@
+"""What a user can choose for a video: codec, quality, and which part of the clip."""
+
+import re
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+
+from unrain.errors import UsageError
+from unrain.video.containers import WRITTEN
+
+
+class OptionError(UsageError):
+    """An option for videos is out of range, or does not fit another option."""
+
+
+@dataclass(frozen=True)
+class Codec:
+    """How a result is compressed.
+
+    Attributes:
+        encoder: FFmpeg's name for the encoder.
+        crf: Default quality; lower is better and larger.
+        worst: The highest `crf` that the encoder takes.
+        options: Further options of the encoder.
+        even: Whether width and height must be even where colour is stored at half resolution.
+    """
+
+    encoder: str
+    crf: int
+    worst: int
+    options: dict[str, str] = field(default_factory=dict)
+    even: bool = True
+
+
+CODECS = {
+    "h264": Codec("libx264", 18, 51),
+    "hevc": Codec("libx265", 20, 51, {"x265-params": "log-level=none"}),
+    "vp9": Codec("libvpx-vp9", 24, 63, {"row-mt": "1", "cpu-used": "3"}, even=False),
+    "av1": Codec("libsvtav1", 24, 63, {"preset": "8"}),
+}
+
+# What FFmpeg writes into each container; the first is the default.
+_CODECS_OF = {
+    "mp4": tuple(CODECS),
+    "mov": ("h264", "hevc"),
+    "matroska": tuple(CODECS),
+    "webm": ("vp9", "av1"),
+}
+
+
+@dataclass(frozen=True)
+class VideoOptions:
+    """What a user can choose for a video.
+
+    Attributes:
+        codec: One of `CODECS`; None for the container's default: VP9 in WebM, H.264 elsewhere.
+        crf: Quality, lower is better; None for the codec's default.
+        start: Where to start, in seconds.
+        duration: How many seconds to process; None for all up to the end.
+        neighbours: Whether to steady still areas with the frames before and after.
+
+    Raises:
+        OptionError: The codec is unknown or a number is out of range.
+    """
+
+    codec: str | None = None
+    crf: int | None = None
+    start: Fraction = Fraction(0)
+    duration: Fraction | None = None
+    neighbours: bool = True
+
+    def __post_init__(self) -> None:
+        """Check everything that does not depend on the container."""
+        if self.codec is not None and self.codec not in CODECS:
+            raise OptionError(f"--codec {self.codec}: unknown, choose one of {', '.join(CODECS)}")
+        possible = [held[0] for held in _CODECS_OF.values()] if self.codec is None else [self.codec]
+        worst = max(CODECS[codec].worst for codec in possible)
+        if self.crf is not None and not 0 <= self.crf <= worst:
+            raise OptionError(f"--crf {self.crf}: give 0 (best) to {worst}")
+        if self.duration is not None and self.duration <= 0:
+            raise OptionError("--duration: give more than 0 seconds")
+
+    def codec_for(self, target: Path) -> str:
+        """The codec of a result: the chosen one, or the default of its container."""
+        return self.codec or _CODECS_OF[WRITTEN[target.suffix.lower()]][0]
+
+    def check(self, target: Path) -> None:
+        """Check the options against the container of a result.
+
+        Args:
+            target: The result, with an extension from `WRITTEN`.
+
+        Raises:
+            OptionError: The container cannot hold the codec, or `crf` is out of the codec's range.
+        """
+        codec = self.codec_for(target)
+        held = _CODECS_OF[WRITTEN[target.suffix.lower()]]
+        if codec not in held:
+            raise OptionError(f"--codec {codec}: {target} cannot hold it, choose {' or '.join(held)}")
+        worst = CODECS[codec].worst
+        if self.crf is not None and self.crf > worst:
+            raise OptionError(f"--crf {self.crf}: {target} is written with {codec}, give 0 (best) to {worst}")
+
+
+def parse_time(text: str, option: str) -> Fraction:
+    """Parse a time as seconds, MM:SS or HH:MM:SS, each with optional decimals.
+
+    Args:
+        text: What the user wrote.
+        option: The option it was given to, for the message.
+
+    Returns:
+        Seconds.
+
+    Raises:
+        OptionError: The text is not a time.
+    """
+    match = re.fullmatch(r"(?:(?:(\d+):)?([0-5]?\d):)?(\d+(?:\.\d*)?|\.\d+)", text.strip())
+    if not match or (match[2] and float(match[3]) >= 60):
+        raise OptionError(f"{option} {text}: give seconds, MM:SS or HH:MM:SS, such as 90, 1:30 or 0:01:30.5")
+    hours, minutes, seconds = (Fraction(part) if part else Fraction(0) for part in match.groups())
+    return hours * 3600 + minutes * 60 + seconds

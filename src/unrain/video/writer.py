@@ -1,0 +1,257 @@
+"""Writes a video: encodes frames, copies the packets of all other streams."""
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+
+from unrain import files
+from unrain.errors import UnrainError
+from unrain.video.containers import WRITTEN
+from unrain.video.frames import FULL, LIMITED, Frame, Item, bit_depth, exact_interpolation
+from unrain.video.options import CODECS, Codec, VideoOptions
+from unrain.video.reader import Reader
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from av.packet import Packet
+    from av.stream import Stream
+    from av.video.format import VideoFormat
+    from av.video.stream import VideoStream
+
+# Written by the muxer itself, or true of the source's encoding only.
+_NOT_METADATA = re.compile(
+    r"major_brand|minor_version|compatible_brands|encoder|vendor_id|DURATION.*|BPS.*|NUMBER_OF_.*|_STATISTICS_.*",
+    re.IGNORECASE,
+)
+
+
+@contextlib.contextmanager
+def written(target: Path) -> Iterator[None]:
+    """Turn FFmpeg's errors into ones that name the result and the remedy."""
+    from av import FFmpegError
+
+    try:
+        yield
+    except FFmpegError as error:
+        raise files.writing_error(OSError(error.errno, error.strerror), target) from error
+
+
+class Writer:
+    """Encodes the frames and copies the packets into the result.
+
+    Attributes:
+        frames: Frames written so far.
+        until: When the last one ends, in the source's time base.
+        warnings: What could not be kept, one sentence each.
+    """
+
+    def __init__(self, file: BinaryIO, target: Path, reader: Reader, options: VideoOptions) -> None:
+        import av
+
+        self.frames = 0
+        self.until = 0
+        self.warnings: list[str] = []
+        self._file = file
+        self._target = target
+        self._reader = reader
+        kind = WRITTEN[target.suffix.lower()]
+        self._container = av.open(file, "w", format=kind, container_options=_options(kind, reader))
+        self._shift = round(reader.origin / reader.time_base)
+        self._durations: dict[int, int] = {}
+        self._video = self._add_video(options.codec_for(target), options.crf)
+        self._copied = self._add_others(reader.container)
+        self._container.metadata.update(_metadata(reader.container.metadata))
+        self._container.set_chapters(self._chapters(options))
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # Already closed, except after an error, which must not be hidden by another.
+        with contextlib.suppress(Exception):
+            self._container.close()
+
+    def _add_video(self, name: str, crf: int | None) -> "VideoStream":
+        codec, reader = CODECS[name], self._reader
+        before = reader.stream.codec_context
+        options = {**codec.options, "crf": str(codec.crf if crf is None else crf)}
+        if name == "av1":
+            # SVT-AV1 writes to standard error directly, not through FFmpeg's log.
+            os.environ.setdefault("SVT_LOG", "1")
+        try:
+            stream = self._container.add_stream(codec.encoder, rate=reader.rate, options=options)
+        except ValueError as error:
+            raise UnrainError(
+                f"{self._target}: {name} cannot be written here, choose another --codec"
+            ) from error
+        video: VideoStream = stream  # type: ignore[assignment]
+        context = video.codec_context
+        context.width, context.height = reader.width, reader.height
+        context.pix_fmt = self._pixel_format(codec, name, stream.codec.video_formats or [])
+        context.time_base = video.time_base = reader.time_base
+        context.color_range = FULL if reader.full_range else LIMITED if before.color_range else 0
+        # RGB has no matrix: name the one that it is encoded with.
+        context.colorspace = before.colorspace if not reader.format.is_rgb else reader.matrix
+        context.color_primaries = before.color_primaries
+        context.color_trc = before.color_trc
+        if reader.stream.sample_aspect_ratio:
+            context.sample_aspect_ratio = reader.stream.sample_aspect_ratio
+        if name == "hevc" and self._target.suffix.lower() in (".mp4", ".m4v", ".mov"):
+            # Apple's players need this tag.
+            context.codec_tag = "hvc1"
+        if reader.rotation:
+            video.set_display_matrix(reader.rotation)
+        video.metadata.update(_metadata(reader.stream.metadata))
+        video.disposition = reader.stream.disposition
+        return video
+
+    def _pixel_format(self, codec: Codec, name: str, offered: "Sequence[VideoFormat]") -> str:
+        """Choose the pixel format: the source's chroma and depth, as far as the codec can store them."""
+        reader = self._reader
+        names = {format.name for format in offered}
+        depth = bit_depth(reader.format)
+        fine = reader.format.is_rgb
+        across = 1 if fine else 16 // max(1, reader.format.chroma_width(16) or 8)
+        down = 1 if fine else 16 // max(1, reader.format.chroma_height(16) or 8)
+        odd = bool((across > 1 and reader.width % 2) or (down > 1 and reader.height % 2))
+        chroma = "444" if (across, down) == (1, 1) else "422" if down == 1 else "420"
+        if odd and codec.even and f"yuv444p{'10le' * (depth > 8)}" in names:
+            chroma = "444"
+            self.warnings.append(
+                f"{reader.width} x {reader.height} is odd: {name} keeps that size with colour at full "
+                "resolution (4:4:4), which not every player supports"
+            )
+        for wanted in (chroma, "444" if chroma == "422" else chroma, "420"):
+            for bits, suffix in ((12, "12le"), (10, "10le"), (8, "")):
+                if bits <= max(8, depth) and f"yuv{wanted}p{suffix}" in names:
+                    if wanted != chroma:
+                        self.warnings.append(f"{name} stores colour at half resolution (4:2:0)")
+                    self._say_depth(name, depth, bits)
+                    return f"yuv{wanted}p{suffix}"
+        raise UnrainError(f"{self._target}: {name} cannot store this video, choose another --codec")
+
+    def _say_depth(self, name: str, before: int, after: int) -> None:
+        if after < min(before, 10):
+            self.warnings.append(
+                f"{before} bits per channel are reduced to {after}, the most that {name} has here"
+            )
+        elif after > 8 and name == "h264":
+            self.warnings.append(
+                f"{after} bits per channel are kept, which some players do not support in H.264; "
+                "more support --codec hevc"
+            )
+
+    def _add_others(self, container: "InputContainer") -> "dict[int, Stream]":
+        """Add the streams that are copied; warn about those that cannot be."""
+        copied: dict[int, Stream] = {}
+        matroska = self._target.suffix.lower() == ".mkv"
+        for stream in container.streams:
+            if stream.index == self._reader.stream.index:
+                continue
+            if stream.type == "data" or (stream.type == "attachment" and not matroska):
+                # The muxer rewrites a time code from the metadata of the video stream.
+                if "timecode" not in stream.metadata:
+                    self._dropped(stream)
+                continue
+            try:
+                new = self._container.add_stream_from_template(stream, opaque=True)
+            except ValueError:
+                self._dropped(stream)
+                continue
+            new.metadata.update(_metadata(stream.metadata))
+            new.disposition = stream.disposition
+            copied[stream.index] = new
+        return copied
+
+    def _dropped(self, stream: "Stream") -> None:
+        kind = {"audio": "sound", "subtitle": "subtitles", "video": "a second picture"}.get(
+            stream.type, stream.type
+        )
+        language = stream.metadata.get("language", "und")
+        name = ", ".join(filter(None, [stream.name, language if language != "und" else None]))
+        holder = self._target.suffix.lower()
+        remedy = "" if holder == ".mkv" or stream.type == "data" else ", a name in .mkv after -o keeps them"
+        self.warnings.append(
+            f"{kind} (stream {stream.index}{': ' * bool(name)}{name}) cannot be kept in {holder}{remedy}"
+        )
+
+    def _chapters(self, options: VideoOptions) -> list[Any]:
+        chapters: list[Any] = []
+        for chapter in self._reader.container.chapters():
+            unit = chapter["time_base"]
+            if not unit:
+                continue
+            shift = round(self._reader.origin / unit)
+            start, end = max(0, chapter["start"] - shift), chapter["end"] - shift
+            last = None if options.duration is None else round(options.duration / unit)
+            end = end if last is None else min(end, last)
+            if end > start:
+                chapters.append({**chapter, "start": start, "end": end})
+        return chapters
+
+    def put(self, item: Item) -> None:
+        """Write a frame or a packet of another stream."""
+        if isinstance(item, Frame):
+            self._encode(item)
+        elif item.stream_index in self._copied:
+            self._copy(item)
+
+    def _encode(self, frame: Frame) -> None:
+        from av import VideoFrame
+
+        layout = "rgb24" if frame.pixels.dtype == np.uint8 else "rgb48le"
+        encoded = VideoFrame.from_ndarray(frame.pixels, layout).reformat(
+            format=self._video.codec_context.pix_fmt,
+            dst_colorspace=self._reader.matrix,
+            src_color_range=FULL,
+            dst_color_range=FULL if self._reader.full_range else LIMITED,
+            interpolation=exact_interpolation(),
+        )
+        encoded.pts = frame.pts - self._shift
+        encoded.time_base = self._reader.time_base
+        self._durations[encoded.pts] = frame.duration
+        self.frames += 1
+        self.until = frame.pts + frame.duration
+        self._mux(self._video.encode(encoded))
+
+    def _mux(self, packets: "list[Packet[Any]]") -> None:
+        for packet in packets:
+            # Not every encoder passes the duration on; without it the last frame would only flash up.
+            packet.duration = self._durations.pop(packet.pts if packet.pts is not None else -1, 0)
+            self._container.mux_one(packet)
+
+    def _copy(self, packet: "Packet[Any]") -> None:
+        shift = round(self._reader.origin / packet.time_base)
+        if packet.pts is not None:
+            packet.pts -= shift
+        if packet.dts is not None:
+            packet.dts -= shift
+        packet.stream = self._copied[packet.stream_index]
+        self._container.mux_one(packet)
+
+    def finish(self) -> None:
+        """Write what the encoder still holds, and flush the file to the disk."""
+        self._mux(self._video.encode(None))
+        self._container.close()
+        # Not in the caller's thread, where Ctrl-C would interrupt it.
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+
+def _options(kind: str, reader: Reader) -> dict[str, str]:
+    options: dict[str, str] = {}
+    if kind in ("mp4", "mov") and reader.time_base.numerator == 1:
+        options["video_track_timescale"] = str(reader.time_base.denominator)
+        if any(key.startswith("com.") for key in reader.container.metadata):
+            # Phones and cameras write keys that MP4 only stores this way.
+            options["movflags"] = "use_metadata_tags"
+    return options
+
+
+def _metadata(found: dict[str, str]) -> dict[str, str]:
+    return {key: value for key, value in found.items() if not _NOT_METADATA.fullmatch(key)}
