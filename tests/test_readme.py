@@ -17,6 +17,7 @@ from unrain.lab.bench.report.readme import (
     with_table,
     write_scores,
 )
+from unrain.version import __version__
 from unrain.zoo import Model
 
 README = ROOT / "README.md"
@@ -134,3 +135,7 @@ def test_bench_writes_the_readme_when_it_has_measured(tmp_path, monkeypatch):
     readme.write_text(f"{BEGIN}\n{END}\n")
     assert cli.main(["bench", "--data", "data", "--suite", "set", "--readme", str(readme)]) == 0
     assert readme.read_text() == f"{BEGIN}\n{summary_table(zoo.models())}{END}\n"
+
+
+def test_the_citation_names_the_version():
+    assert f"version: {__version__}" in (ROOT / "CITATION.cff").read_text(encoding="utf-8").splitlines()
