@@ -537,7 +537,7 @@ def test_killed_in_the_middle_of_writing(tmp_path):
     target = tmp_path / "result.png"
     target.write_bytes(b"old")
     code = (
-        "import os, sys, time; from pathlib import Path; from unrain import image\n"
+        "import os, sys, time; from pathlib import Path; from unrain import files\n"
         "os.fsync = lambda _: time.sleep(60)\n"
         "files.write(b'new' * 100000, Path(sys.argv[1]))"
     )
