@@ -13,7 +13,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,16 @@ from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from unrain.errors import UnrainError
 from unrain.files import one_line, reading_problem
-from unrain.image.metadata import Metadata, exif_block, metadata_of, tiff_exif, upright_exif, upright_xmp
+from unrain.image.metadata import (
+    Metadata,
+    exif_block,
+    metadata_of,
+    tiff_exif,
+    upright_exif,
+    upright_xmp,
+    without_thumbnail,
+    xmp_without_thumbnails,
+)
 from unrain.image.picture import Array, Picture
 
 MAX_PIXELS = 400_000_000
@@ -30,6 +39,22 @@ _AGAIN = "get it again from its source"
 # Only these decoders are ever tried on a file, so that no exotic one (EPS runs Ghostscript) can be reached.
 _DECODERS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "AVIF")
 _SIGNATURES = re.compile(rb"\xff\xd8|\x89PNG|RIFF....WEBP|II[*+]\0|MM\0[*+]|BM|....ftypavi[fs]", re.DOTALL)
+# fmt: off
+RAW_SUFFIXES = frozenset({
+    ".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".fff", ".iiq", ".kdc", ".mef",
+    ".mos", ".mrw", ".nef", ".nrw", ".orf", ".pef", ".raf", ".rw2", ".rwl", ".sr2", ".srf", ".srw",
+    ".x3f",
+})
+# fmt: on
+"""Extensions of cameras' RAW files."""
+
+# Olympus, Panasonic, Fujifilm, Sigma, Canon's three kinds, Minolta.
+_RAW_SIGNATURES = re.compile(
+    rb"II(RO|RS|U\0)|MMOR|FUJIFILMCCD-RAW|FOVb|....ftypcrx |II\*\0....CR|......HEAPCCDR|\0MRM", re.DOTALL
+)
+_NEW_SUBFILE_TYPE, _PHOTOMETRIC, _SUB_IFDS, _DNG_VERSION = 254, 262, 330, 50706
+# Colour filter array; linear RAW.
+_RAW_PHOTOMETRIC = {32803, 34892}
 _MOST_DIRECTORIES = 100
 # Pillow's limit is a global, so one picture is decoded at a time.
 _PILLOW_LIMIT = threading.Lock()
@@ -65,10 +90,12 @@ def decode(data: bytes, name: str, *, max_pixels: int = MAX_PIXELS) -> Picture:
         max_pixels: Refuse pictures with more pixels than this.
 
     Raises:
-        UnrainError: The bytes are no picture, or a damaged, animated or too large one.
+        UnrainError: The bytes are no picture, or a damaged, animated, RAW or too large one.
     """
     if not data:
         raise UnrainError(f"{name}: the file is empty, {_AGAIN}")
+    if PurePath(name).suffix.lower() in RAW_SUFFIXES or _is_raw(data):
+        raise UnrainError(f"{name}: a camera's RAW file, develop it to JPEG or 16-bit TIFF first")
     with _PILLOW_LIMIT, _pillow_limit(max_pixels), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
@@ -96,7 +123,7 @@ def is_picture(data: bytes) -> bool:
 
 
 def from_pil(image: Image.Image) -> Picture:
-    """Take the pixels of a Pillow image, as they are: no EXIF turn.
+    """Take the pixels of a Pillow image, as they are: no EXIF turn. Thumbnails are left out.
 
     Raises:
         UnrainError: It holds 32-bit or floating-point samples.
@@ -106,9 +133,35 @@ def from_pil(image: Image.Image) -> Picture:
     channels = channels.astype(np.uint16) if channels.dtype.itemsize == 2 else channels
     info = plain.info
     known = Metadata(
-        icc=info.get("icc_profile"), exif=exif_block(plain), xmp=info.get("xmp"), dpi=info.get("dpi")
+        icc=info.get("icc_profile"),
+        exif=without_thumbnail(exif_block(plain)) or None,
+        xmp=xmp_without_thumbnails(info.get("xmp") or b"") or None,
+        dpi=info.get("dpi"),
     )
     return replace(_split(channels, _key_alpha(image, image.mode, channels)), metadata=known)
+
+
+def _is_raw(data: bytes) -> bool:
+    """Whether a file is a camera's RAW file, of which Pillow would decode the embedded thumbnail."""
+    if _RAW_SIGNATURES.match(data):
+        return True
+    if data[:4] not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return False
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        # Pillow's parser raises anything on damaged directories, which are refused later and as such.
+        try:
+            tags = TiffImagePlugin.ImageFileDirectory_v2(data[: 16 if 43 in data[2:4] else 8])
+            file = io.BytesIO(data)
+            file.seek(tags.next)
+            tags.load(file)
+            return (
+                _DNG_VERSION in tags
+                or tags.get(_PHOTOMETRIC) in _RAW_PHOTOMETRIC
+                or bool(tags.get(_NEW_SUBFILE_TYPE, 0) & 1 and _SUB_IFDS in tags)
+            )
+        except Exception:
+            return False
 
 
 @contextlib.contextmanager

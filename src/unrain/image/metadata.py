@@ -21,6 +21,11 @@ TIFF_LAYOUT = frozenset({
 # fmt: on
 
 
+_XMP_THUMBNAILS = re.compile(rb"<(xmp|xap):Thumbnails\b[^>]*(?<!/)>.*?</\1:Thumbnails>", re.DOTALL)
+_PHOTOSHOP = b"Photoshop 3.0\0"
+_RESOURCE_THUMBNAILS = {1033, 1036}
+
+
 @dataclass(frozen=True)
 class Metadata:
     """What a file says about its pixels, ready to be written beside other pixels of the same size.
@@ -28,10 +33,10 @@ class Metadata:
     Attributes:
         icc: ICC profile.
         exif: EXIF block (a TIFF structure, without the `Exif` marker), orientation 1, no thumbnail.
-        xmp: XMP packet.
+        xmp: XMP packet, no thumbnail.
         dpi: Dots per inch, across and down.
         comment: JPEG comment.
-        iptc: Raw payload of a JPEG's APP13 segment (Photoshop and IPTC).
+        iptc: Raw payload of a JPEG's APP13 segment (Photoshop and IPTC), no thumbnail.
         chunks: PNG chunks to copy as they are.
         tables: A JPEG's quantisation tables.
         subsampling: A JPEG's chroma subsampling, in Pillow's numbers.
@@ -69,11 +74,29 @@ def tiff_exif(image: Image.Image) -> bytes:
     tags = image.getexif()
     for tag in TIFF_LAYOUT.intersection(tags):
         del tags[tag]
+    if isinstance(resources := tags.get(34377), bytes):
+        tags[34377] = _without_resource_thumbnails(resources)
     return tags.tobytes()[6:] if tags else b""
 
 
+def without_thumbnail(exif: bytes) -> bytes:
+    """Take the thumbnail, which shows the rain, out of an EXIF block; every other byte keeps its place.
+
+    Returns:
+        The block, empty if it cannot be read.
+    """
+    block = bytearray(exif)
+    try:
+        order = _byte_order(exif)
+        _, next_offset = _entries(block, order, struct.unpack_from(order + "I", block, 4)[0])
+        _drop_thumbnail(block, order, next_offset)
+    except (KeyError, struct.error):
+        return b""
+    return bytes(block)
+
+
 def upright_exif(exif: bytes) -> tuple[bytes, int]:
-    """Set the orientation to 1 and unlink the thumbnail, which shows the rain; every other byte stays.
+    """Set the orientation to 1 and take out the thumbnail; every other byte keeps its place.
 
     Rewriting the block instead would break maker notes, which hold absolute offsets.
 
@@ -82,7 +105,7 @@ def upright_exif(exif: bytes) -> tuple[bytes, int]:
     """
     block = bytearray(exif)
     try:
-        order = {b"II": "<", b"MM": ">"}[exif[:2]]
+        order = _byte_order(exif)
         entries, next_offset = _entries(block, order, struct.unpack_from(order + "I", block, 4)[0])
         orientation = 0
         if 0x0112 in entries:
@@ -90,7 +113,7 @@ def upright_exif(exif: bytes) -> tuple[bytes, int]:
             kind = order + ("I" if struct.unpack_from(order + "H", block, at + 2)[0] == 4 else "H")
             orientation = struct.unpack_from(kind, block, at + 8)[0]
             struct.pack_into(kind, block, at + 8, 1)
-        struct.pack_into(order + "I", block, next_offset, 0)
+        _drop_thumbnail(block, order, next_offset)
         if 5 <= orientation <= 8:
             _swap_sides(block, entries.get(0x0100), entries.get(0x0101))
             if 0x8769 in entries:
@@ -100,6 +123,24 @@ def upright_exif(exif: bytes) -> tuple[bytes, int]:
     except (KeyError, struct.error):
         return b"", 0
     return bytes(block), orientation if 1 <= orientation <= 8 else 0
+
+
+def _byte_order(exif: bytes) -> str:
+    return {b"II": "<", b"MM": ">"}[exif[:2]]
+
+
+def _drop_thumbnail(block: bytearray, order: str, link: int) -> None:
+    """Blank the JPEG of the second directory, and the link to that directory."""
+    (start,) = struct.unpack_from(order + "I", block, link)
+    struct.pack_into(order + "I", block, link, 0)
+    if start == 0:
+        return
+    with contextlib.suppress(KeyError, struct.error):
+        entries, _ = _entries(block, order, start)
+        first, size = (struct.unpack_from(order + "I", block, entries[tag] + 8)[0] for tag in (513, 514))
+        # Damaged offsets could point anywhere: only what begins like a JPEG is blanked.
+        if first + size <= len(block) and block[first : first + 2] == b"\xff\xd8":
+            block[first : first + size] = bytes(size)
 
 
 def _entries(block: bytearray, order: str, start: int) -> tuple[dict[int, int], int]:
@@ -115,8 +156,18 @@ def _swap_sides(block: bytearray, width: int | None, height: int | None) -> None
         block[width + 2 : width + 12], block[height + 2 : height + 12] = high, wide
 
 
+def xmp_without_thumbnails(xmp: bytes) -> bytes:
+    """Take the thumbnails out of an XMP packet."""
+    return _XMP_THUMBNAILS.sub(b"", xmp)
+
+
 def upright_xmp(xmp: bytes) -> tuple[bytes, int]:
-    """Set the orientation in an XMP packet to 1; return the packet and the one it had, 0 for none."""
+    """Set the orientation in an XMP packet to 1 and take out thumbnails.
+
+    Returns:
+        The packet, and the orientation that it had, 0 for none.
+    """
+    xmp = xmp_without_thumbnails(xmp)
     found = re.search(rb'tiff:Orientation(?:="|>)([1-8])["<]', xmp)
     if not found:
         return xmp, 0
@@ -150,7 +201,9 @@ def metadata_of(image: Image.Image, data: bytes, tags: dict[int, Any]) -> Metada
     )
     if image.format in {"JPEG", "MPO"}:
         iptc = [payload for marker, payload in getattr(image, "applist", ()) if marker == "APP13"]
-        metadata = replace(metadata, iptc=iptc[0] if iptc else None, progressive="progressive" in info)
+        metadata = replace(
+            metadata, iptc=_app13(iptc[0]) if iptc else None, progressive="progressive" in info
+        )
         # Four inks have other tables than the three channels which are written.
         if image.mode in {"L", "RGB"} and hasattr(image, "quantization"):
             from PIL import JpegImagePlugin
@@ -165,6 +218,29 @@ def metadata_of(image: Image.Image, data: bytes, tags: dict[int, Any]) -> Metada
     elif image.format == "WEBP":
         metadata = replace(metadata, lossless=any(kind == b"VP8L" for kind in _riff_chunks(data)))
     return metadata
+
+
+def _app13(payload: bytes) -> bytes:
+    """An APP13 segment without the thumbnails that Photoshop keeps in it."""
+    if not payload.startswith(_PHOTOSHOP):
+        return payload
+    return _PHOTOSHOP + _without_resource_thumbnails(payload[len(_PHOTOSHOP) :])
+
+
+def _without_resource_thumbnails(resources: bytes) -> bytes:
+    """Leave thumbnails out of Photoshop's image resources: `8BIM`, number, padded name, size, padded data."""
+    kept, at = [], 0
+    while resources[at : at + 4] == b"8BIM" and at + 12 <= len(resources):
+        name = resources[at + 6] + 1
+        body = at + 6 + name + name % 2
+        if body + 4 > len(resources):
+            break
+        size = int.from_bytes(resources[body : body + 4])
+        end = body + 4 + size + size % 2
+        if int.from_bytes(resources[at + 4 : at + 6]) not in _RESOURCE_THUMBNAILS:
+            kept.append(resources[at:end])
+        at = end
+    return b"".join(kept) + resources[at:]
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:

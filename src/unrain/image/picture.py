@@ -9,6 +9,8 @@ import numpy.typing as npt
 from unrain.image.metadata import Metadata
 
 Array = npt.NDArray[Any]
+RGB8 = npt.NDArray[np.uint8]
+"""H x W x 3."""
 
 
 @dataclass(frozen=True)
