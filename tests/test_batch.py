@@ -3,12 +3,13 @@
 import errno
 import os
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from unrain import batch, image
+from unrain import batch, files, image
 from unrain.derainer import Derainer
 from unrain.errors import UnrainError
 from unrain.plan import Job, PlanError, make_plan
@@ -112,8 +113,8 @@ def test_extra_results_are_named_after_the_picture(here):
         "rain": "a_rain.png",
         "compare": "a_compare.jpg",
     }
-    (job,) = make_plan(["a.jpg"], "dry.webp", rain_layer=True, compare=True).jobs
-    assert str(job.targets["rain"]), str(job.targets["compare"]) == ("dry_rain.png", "dry_compare.webp")
+    (job,) = make_plan(["a.jpg"], "clear.webp", rain_layer=True, compare=True).jobs
+    assert str(job.targets["rain"]), str(job.targets["compare"]) == ("clear_rain.png", "clear_compare.webp")
 
 
 def test_inputs_named_twice_are_run_once(here):
@@ -177,6 +178,37 @@ def test_several_inputs_need_a_folder(here):
     for inputs in (["a.png", "b.png"], ["."]):
         with pytest.raises(PlanError, match="file: a file, but there are several inputs"):
             make_plan(inputs, "file")
+
+
+@pytest.mark.parametrize("output", ["one.jpg", "deep/one.TIF", "one.mp4"])
+def test_several_results_in_one_file_are_refused(here, output):
+    picture(here / "in" / "a.png")
+    picture(here / "in" / "b.png")
+    for inputs in (["in/a.png", "in/b.png"], ["in"]):
+        with pytest.raises(PlanError, match=f"{output}: a file name, but there may be several results"):
+            make_plan(inputs, output)
+        assert make_plan(inputs, f"{output}/").jobs
+    (here / output).mkdir(parents=True)
+    assert make_plan(["in"], output).folder == Path(output)
+
+
+def test_files_of_other_kinds_are_named(here):
+    picture(here / "in" / "a.png")
+    for name in ("b.HEIC", "c.jxl", "deep/d.dng", "e.gif", ".f.gif", "g_derained.gif", "notes.txt", "h.y4m"):
+        (here / "in" / name).parent.mkdir(exist_ok=True)
+        (here / "in" / name).write_bytes(b"x")
+    plan = make_plan(["in"], "out")
+    assert [str(job.source) for job in plan.jobs] == ["in/a.png"]
+    assert sorted(map(str, plan.ignored)) == [
+        "in/b.HEIC",
+        "in/c.jxl",
+        "in/deep/d.dng",
+        "in/e.gif",
+        "in/h.y4m",
+    ]
+    (here / "in" / "a.png").unlink()
+    (outcome,) = make_plan(["in"], "out").settled
+    assert outcome.message.endswith("; convert what is .dng .gif .heic .jxl .y4m first")
 
 
 # ------------------------------------------------------------------------------------------------ running
@@ -308,6 +340,35 @@ def test_a_full_disk_stops_the_run(here, monkeypatch):
     assert [outcome.status for outcome in outcomes] == ["derained", "failed"]
     assert "out/b_derained.png: no space left on the disk" in outcomes[1].message
     assert [path.name for path in (here / "out").iterdir()] == ["a_derained.png"]
+
+
+def test_what_was_written_is_named_when_another_result_fails(here):
+    Image.new("RGB", (9000, 4), (200, 100, 7)).save("a.webp")
+    (outcome,) = batch.run(make_plan(["a.webp"], rain_layer=True, compare=True), dimmer)
+    assert outcome.status == "failed"
+    assert outcome.message == (
+        "a_compare.webp: 18036 x 4 pixels are too many for WEBP, name an output in PNG or TIFF; "
+        "a_derained.webp and a_rain.png written"
+    )
+    assert outcome.written == (Path("a_derained.webp"), Path("a_rain.png"))
+    assert all(path.is_file() for path in outcome.written)
+
+
+def test_a_disk_that_is_full_in_the_middle_of_a_picture(here, monkeypatch):
+    for name in "ab":
+        picture(here / f"{name}.png")
+    write = files.write
+
+    def second_fails(data, path):
+        if path.name == "a_rain.png":
+            raise files.DiskFullError(f"{path}: no space left on the disk")
+        write(data, path)
+
+    monkeypatch.setattr(files, "write", second_fails)
+    plan = make_plan(["a.png", "b.png"], rain_layer=True, compare=True)
+    (outcome,) = batch.run(plan, dimmer)
+    assert outcome.message == "a_rain.png: no space left on the disk; a_derained.png written"
+    assert outcome.written == (Path("a_derained.png"),)
 
 
 def test_a_failure_of_the_network_names_the_picture(here):

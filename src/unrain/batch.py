@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,9 +71,8 @@ def run(
                 if report.interrupted:
                     raise KeyboardInterrupt
                 continue
-            results, notes, passes = _results(job, pending, derainer, max_pixels, progress)
-            for kind, picture in results.items():
-                notes += _save(picture, pending.get(kind), quality)
+            results, notes, recursions = _results(job, pending, derainer, max_pixels, progress)
+            saved = _save_all(results, pending, quality)
         except files.DiskFullError as error:
             yield Outcome(job.name, "failed", str(error))
             return
@@ -83,10 +82,17 @@ def run(
             message = f"{job.name}: not enough memory, try a smaller --tile"
             yield Outcome(job.name, "failed", message)
         else:
-            took = time.monotonic() - start
             yield Outcome(
-                job.name, "derained", "", tuple(pending.values()), tuple(dict.fromkeys(notes)), took, passes
+                job.name,
+                "failed" if saved.problem else "derained",
+                saved.problem,
+                tuple(saved.written),
+                tuple(dict.fromkeys((*notes, *saved.notes))),
+                time.monotonic() - start,
+                recursions,
             )
+            if saved.disk_full:
+                return
 
 
 def _video(
@@ -164,6 +170,46 @@ def side_by_side(before: image.Picture, after: image.Picture) -> image.Picture:
 
     alpha = joined(before.alpha, before.alpha) if before.alpha is not None else None
     return replace(after, pixels=joined(before.pixels, after.pixels), alpha=alpha)
+
+
+@dataclass
+class _Saved:
+    """What became of the results of one picture.
+
+    Attributes:
+        written: The files that are there.
+        notes: What could not be kept.
+        problem: What could not be written, and what was nevertheless; empty if all was.
+        disk_full: Whether there is no use in going on.
+    """
+
+    written: list[Path] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    problem: str = ""
+    disk_full: bool = False
+
+
+def _save_all(
+    results: Mapping[Kind, image.Picture], pending: Mapping[Kind, Path], quality: int | None
+) -> _Saved:
+    """Write every result that can be written."""
+    saved = _Saved()
+    problems = []
+    for kind, picture in results.items():
+        target = pending.get(kind)
+        try:
+            saved.notes += _save(picture, target, quality)
+        except UnrainError as error:
+            problems.append(str(error))
+            saved.disk_full = isinstance(error, files.DiskFullError)
+            if saved.disk_full:
+                break
+        else:
+            saved.written += [target] if target is not None else []
+    if problems and saved.written:
+        problems.append(" and ".join(map(str, saved.written)) + " written")
+    saved.problem = "; ".join(problems)
+    return saved
 
 
 def _save(picture: image.Picture, target: Path | None, quality: int | None) -> tuple[str, ...]:

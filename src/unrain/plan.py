@@ -19,6 +19,14 @@ Kind = Literal["derained", "rain", "compare"]
 Status = Literal["derained", "skipped", "failed"]
 
 STREAM = "-"
+# fmt: off
+_OTHERS = image.RAW_SUFFIXES | frozenset({
+    ".apng", ".bpg", ".exr", ".gif", ".hdr", ".heic", ".heics", ".heif", ".hif", ".j2c", ".j2k", ".jp2",
+    ".jpf", ".jpx", ".jxl", ".jxr", ".pbm", ".pcx", ".pgm", ".pnm", ".ppm", ".psb", ".psd", ".qoi",
+    ".tga", ".divx", ".f4v", ".m2v", ".mxf", ".rm", ".rmvb", ".y4m",
+})
+# fmt: on
+"""Extensions of pictures and videos that are not taken."""
 _RESULT = re.compile(r"(.+)_(derained|rain|compare)", re.DOTALL)
 
 
@@ -76,7 +84,7 @@ class Outcome:
         written: The files that were written.
         notes: What was not kept as it was in the input.
         seconds: How long it took.
-        recursions: How many passes were made.
+        recursions: How many recursions were computed.
         warnings: Like notes, but of things that are missed: said without being asked for.
         frames: How many frames a video has; 0 for a picture.
     """
@@ -100,11 +108,13 @@ class Plan:
         jobs: The pictures and videos to run, in order.
         settled: Inputs of which nothing will be run, and why.
         folder: Where all results go, if `-o` named a folder.
+        ignored: Pictures and videos in the folders whose kind is not taken: RAW, HEIC, GIF and so on.
     """
 
     jobs: list[Job]
     settled: list[Outcome] = field(default_factory=list)
     folder: Path | None = None
+    ignored: tuple[Path, ...] = ()
 
 
 def make_plan(
@@ -191,19 +201,30 @@ def _many(paths: list[Path], output: str | None, extras: list[Kind]) -> Plan:
     folder = None if output is None else Path(output)
     if folder is not None and os.path.lexists(folder) and not folder.is_dir():
         raise PlanError(f"{folder}: a file, but there are several inputs: give a folder after -o")
+    if folder is not None and _looks_like_a_file(str(output)):
+        raise PlanError(
+            f"{output}: a file name, but there may be several results: give a folder after -o "
+            f"({output}/ makes one of that name)"
+        )
     named = {os.path.realpath(path) for path in paths}
     jobs: list[Job] = []
     settled: list[Outcome] = []
+    ignored: list[Path] = []
     for path in paths:
         if path.is_dir():
             unreadable: list[Outcome] = []
-            found = list(_walk(path, folder, unreadable))
+            others: list[Path] = []
+            found = list(_walk(path, folder, unreadable, others))
             settled += unreadable
+            ignored += others
             if not found and not unreadable:
                 known = " ".join(sorted(image.FORMATS))
                 message = (
                     f"{path}: no picture or video in this folder, results of earlier runs aside ({known})"
                 )
+                if others:
+                    kinds = " ".join(sorted({other.suffix.lower() for other in others}))
+                    message += f"; convert what is {kinds} first"
                 settled.append(Outcome(str(path), "failed", message))
             for source in found:
                 place = source if folder is None else folder / source.relative_to(path)
@@ -213,11 +234,23 @@ def _many(paths: list[Path], output: str | None, extras: list[Kind]) -> Plan:
         else:
             place = path if folder is None else folder / path.name
             jobs.append(_job(path, _beside(place), extras))
-    return _checked(Plan(jobs, settled, folder))
+    return _checked(Plan(jobs, settled, folder, tuple(ignored)))
 
 
-def _walk(folder: Path, output: Path | None, failed: list[Outcome]) -> Iterator[Path]:
-    """Find pictures and videos below a folder, less hidden ones, earlier results and the output folder."""
+def _looks_like_a_file(output: str) -> bool:
+    """Whether `-o`, which must be a folder here, has the extension of a result and is no folder yet."""
+    return not _is_folder(output) and Path(output).suffix.lower() in {*image.FORMATS, *video.WRITTEN}
+
+
+def _walk(folder: Path, output: Path | None, failed: list[Outcome], ignored: list[Path]) -> Iterator[Path]:
+    """Find pictures and videos below a folder, less hidden ones, earlier results and the output folder.
+
+    Args:
+        folder: Where to look.
+        output: The folder of the results.
+        failed: Takes an outcome for each folder that cannot be read.
+        ignored: Takes the pictures and videos of a kind that is not taken.
+    """
 
     def unreadable(error: OSError) -> None:
         message = f"{error.filename}: cannot be read ({error.strerror}), check its permissions"
@@ -230,9 +263,12 @@ def _walk(folder: Path, output: Path | None, failed: list[Outcome]) -> Iterator[
         )
         for name in sorted(names):
             path = here / name
-            known = path.suffix.lower() in image.FORMATS or video.is_video(path)
-            if known and not name.startswith(".") and not _RESULT.fullmatch(path.stem):
+            if name.startswith(".") or _RESULT.fullmatch(path.stem):
+                continue
+            if path.suffix.lower() in image.FORMATS or video.is_video(path):
                 yield path
+            elif path.suffix.lower() in _OTHERS:
+                ignored.append(path)
 
 
 def _origin(path: Path, named: set[str]) -> Path | None:
