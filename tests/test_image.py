@@ -1,15 +1,8 @@
 """Files to arrays and back: nothing that a picture holds may be lost or changed on the way."""
 
-import errno
 import io
-import os
-import signal
 import struct
-import subprocess
-import sys
-import time
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin, TiffImagePlugin
 
-from toys import ROOT, png_of
-from unrain import files, image
+from toys import png_of
+from unrain import image
 from unrain.errors import UnrainError
 from unrain.image import Metadata, Picture
 
@@ -595,87 +588,6 @@ def test_the_limit_can_be_set():
 def test_a_side_that_the_format_cannot_hold():
     with pytest.raises(UnrainError, match="too many for WEBP"):
         image.encode(Picture(np.zeros((1, 17_000, 3), np.uint8)), "WEBP")
-
-
-# ------------------------------------------------------------------------------------------------- writing
-
-
-def test_writing_replaces_and_leaves_nothing_behind(tmp_path):
-    target = tmp_path / "result.png"
-    target.write_bytes(b"old")
-    files.write(b"new", target)
-    assert target.read_bytes() == b"new"
-    assert [path.name for path in tmp_path.iterdir()] == ["result.png"]
-
-
-@pytest.mark.skipif(os.name != "posix", reason="POSIX permissions")
-@pytest.mark.parametrize("umask", [0o022, 0o077])
-def test_permissions_are_those_of_any_new_file(tmp_path, umask):
-    before = os.umask(umask)
-    try:
-        files.write(b"x", tmp_path / "result.png")
-    finally:
-        os.umask(before)
-    assert (tmp_path / "result.png").stat().st_mode & 0o777 == 0o666 & ~umask
-
-
-def test_a_link_is_followed(tmp_path):
-    (tmp_path / "there").mkdir()
-    (tmp_path / "link.png").symlink_to(tmp_path / "there" / "real.png")
-    files.write(b"x", tmp_path / "link.png")
-    assert (tmp_path / "link.png").is_symlink()
-    assert (tmp_path / "there" / "real.png").read_bytes() == b"x"
-
-
-@pytest.mark.parametrize(
-    ("number", "kind", "message"),
-    [
-        (errno.ENOSPC, files.DiskFullError, "no space left on the disk"),
-        (errno.EROFS, UnrainError, "may not be written here, choose another folder"),
-        (errno.EIO, UnrainError, "cannot be written"),
-    ],
-)
-def test_a_failed_write_keeps_the_old_result(tmp_path, monkeypatch, number, kind, message):
-    def fail(_):
-        raise OSError(number, os.strerror(number))
-
-    target = tmp_path / "result.png"
-    target.write_bytes(b"old")
-    monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(kind, match=rf"result\.png: {message}"):
-        files.write(b"new", target)
-    assert target.read_bytes() == b"old"
-    assert [path.name for path in tmp_path.iterdir()] == ["result.png"]
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_full_device():
-    with pytest.raises(files.DiskFullError, match="/dev/full: no space left"):
-        files.write(b"x" * 100_000, Path("/dev/full"))
-
-
-@pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
-def test_killed_in_the_middle_of_writing(tmp_path):
-    target = tmp_path / "result.png"
-    target.write_bytes(b"old")
-    code = (
-        "import os, sys, time; from pathlib import Path; from unrain import files\n"
-        "os.fsync = lambda _: time.sleep(60)\n"
-        "files.write(b'new' * 100000, Path(sys.argv[1]))"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, str(target)], env={**os.environ, "PYTHONPATH": str(ROOT / "src")}
-    )
-    deadline = time.monotonic() + 20
-    while not list(tmp_path.glob(".unrain-*.tmp")) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert target.read_bytes() == b"old"
-    left = [path.name for path in tmp_path.iterdir() if path != target]
-    assert len(left) == 1
-    assert left[0].startswith(".unrain-")
-    assert left[0].endswith(".tmp")
 
 
 # ------------------------------------------------------------------------------------------ Pillow's images
