@@ -120,7 +120,7 @@ def test_passes_start_from_what_they_are_said_to(still):
     assert before == sorted(before)
     assert before[1] < before[2]
     assert found["the minimum of three frames"].errors != once.errors
-    with pytest.raises(UnrainError, match="has one recursion only"):
+    with pytest.raises(UnrainError, match="one pass only"):
         compare_starts(still, "light", Derainer(Same()))
 
 
