@@ -31,6 +31,13 @@ def tiny_model(model_folder: Path) -> Path:
 
 
 @pytest.fixture
+def cwd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder that is the current one, so that paths are short."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
 def dies_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[type, int], AbstractContextManager[None]]:
     """What lets a run of a Lightning module die before a step: `with dies_at(Module, 4): train()`."""
 

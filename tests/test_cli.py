@@ -143,7 +143,7 @@ def test_dry_run(here, capsys):
     assert "unrain: in/b.png: skipped, its result exists" in capsys.readouterr().err
     Path("empty").mkdir()
     assert cli.main(["empty", "--dry-run"]) == 1
-    assert cli.main(["in", "--model", "nope", "--dry-run"]) == 1
+    assert cli.main(["in", "--model", "nope", "--dry-run"]) == 2
 
 
 def test_a_picture_called_like_a_command(here, capsys):
@@ -262,10 +262,10 @@ BAD = {
     "unknown model": (
         ["photo.jpg", "--model", "nope"],
         None,
-        1,
+        2,
         "nope: unknown model, known ones: rdmc-lite",
     ),
-    "missing model": (["photo.jpg", "--model", "x.onnx"], None, 1, "x.onnx: no such model file"),
+    "missing model": (["photo.jpg", "--model", "x.onnx"], None, 2, "x.onnx: no such model file"),
     "no ONNX model": (["photo.jpg", "--model", "photo.jpg"], None, 1, "photo.jpg: not a model"),
     "input as output": (
         ["photo.jpg", "-o", "photo.jpg", "--overwrite"],
@@ -284,7 +284,7 @@ BAD = {
     "number out of range": (["photo.jpg", "--quality", "101"], None, 2, "Invalid value"),
     "option without value": (["photo.jpg", "-o"], None, 2, "Parameter -o requires an argument"),
     "unknown output format": (["photo.jpg", "-o", "x.gif"], None, 2, "x.gif: extension .gif"),
-    "too small a tile": (["photo.jpg", "--tile", "9"], None, 1, "tile is 9"),
+    "too small a tile": (["photo.jpg", "--tile", "9"], None, 2, "tile is 9"),
 }
 
 

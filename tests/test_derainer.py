@@ -9,16 +9,17 @@ import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from toys import CONTRACT, natural, tiny_network
 from unrain import zoo
 from unrain.derainer import Derainer
 from unrain.engine import OnnxEngine
-from unrain.errors import UnrainError
+from unrain.errors import UnrainError, UsageError
 
 
 class Fake:
-    """An engine which adds to the estimate, so that the number of passes shows in the result."""
+    """An engine which adds to the estimate, so that the number of recursions shows in the result."""
 
     multiple, halo, recursions, recursive = 8, 0, 3, True
 
@@ -86,15 +87,15 @@ def half_marked(height, width):
 
 @pytest.mark.parametrize("tile", [None, 24])
 @pytest.mark.parametrize(
-    "until, passes", [(5, 1), (3.9, 2), (2.1, 2), (1.9, 3), (0.6, 4), (0.2, 6), (0.01, 6), (None, 6)]
+    "until, recursions", [(5, 1), (3.9, 2), (2.1, 2), (1.9, 3), (0.6, 4), (0.2, 6), (0.01, 6), (None, 6)]
 )
-def test_passes_end_when_the_mean_change_is_below_the_threshold(until, passes, tile):
-    # The mean change of pass t over the whole picture is 8 / 2^t.
+def test_recursions_end_when_the_mean_change_is_below_the_threshold(until, recursions, tile):
+    # The mean change of recursion t over the whole picture is 8 / 2^t.
     image = half_marked(64, 72)
     derained = Derainer(Settling(), until=until, tile=tile).derain(image)
-    assert derained.recursions == passes
-    np.testing.assert_array_equal(derained.image, Derainer(Settling(), recursions=passes)(image))
-    assert derained.image[0, 0, 0] == np.rint(100 + 16 - 16 / 2**passes)
+    assert derained.recursions == recursions
+    np.testing.assert_array_equal(derained.image, Derainer(Settling(), recursions=recursions)(image))
+    assert derained.image[0, 0, 0] == np.rint(100 + 16 - 16 / 2**recursions)
 
 
 def test_padding_does_not_count_as_change():
@@ -113,7 +114,7 @@ def test_what_cannot_be_seen_does_not_count_as_change():
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
-def test_a_threshold_changes_nothing_but_the_number_of_passes(tiny_model, dtype):
+def test_a_threshold_changes_nothing_but_the_number_of_recursions(tiny_model, dtype):
     scale = 1 if dtype == np.float32 else np.iinfo(dtype).max
     image = (natural(90, 70) / 255 * scale).astype(dtype)
     for recursions in (1, 2, 5):
@@ -138,17 +139,17 @@ def test_tiles_decide_as_the_whole_does(tiny_model):
 
 @pytest.mark.parametrize("until", [0, -1, float("nan")])
 def test_a_threshold_that_makes_no_sense_is_refused(until):
-    with pytest.raises(UnrainError, match="until"):
+    with pytest.raises(UsageError, match="until"):
         Derainer(Fake(), until=until)
-    with pytest.raises(UnrainError, match="one pass only"):
+    with pytest.raises(UsageError, match="has one"):
         Derainer(Fake(recursive=False), until=1)
 
 
-def test_a_model_that_is_not_recursive_makes_one_pass():
+def test_a_model_that_is_not_recursive_has_one_recursion():
     fake = Fake(gain=10 / 255, recursive=False)
     assert Derainer(fake).derain(np.zeros((8, 8, 3), np.uint8)).recursions == 1
     assert len(fake.shapes) == 1
-    with pytest.raises(UnrainError, match="one pass only"):
+    with pytest.raises(UsageError, match="has one"):
         Derainer(fake, recursions=2)
 
 
@@ -174,7 +175,7 @@ def test_grey_stays_grey_through_a_network_in_colour(tiny_model):
     np.testing.assert_allclose(result / 255, colour.mean(axis=2), atol=0.51 / 255)
 
 
-def test_progress_counts_every_tile_of_every_pass():
+def test_progress_counts_every_tile_of_every_recursion():
     calls = []
     Derainer(Fake(), tile=32).derain(
         natural(50, 70), progress=lambda done, total: calls.append((done, total))
@@ -198,10 +199,10 @@ def test_the_recursion_is_carried_out_on_the_padded_picture(tiny_model):
         255
     )
     estimate = padded
-    for passes in (1, 2, 3):
+    for recursions in (1, 2, 3):
         estimate = engine.step(padded, estimate)
         expected = np.clip(estimate[0, :, :45, :61].transpose(1, 2, 0), 0, 1)
-        result = Derainer(tiny_model, recursions=passes)(image / np.float32(255))
+        result = Derainer(tiny_model, recursions=recursions)(image / np.float32(255))
         np.testing.assert_allclose(result, expected, atol=1e-6)
 
 
@@ -245,7 +246,7 @@ def test_tiles_equal_the_whole_to_rounding_in_float(tiny_engine, height, width, 
     np.testing.assert_allclose(tiled, whole, atol=2e-6)
 
 
-def test_blending_passes_over_linearly():
+def test_blending_is_linear():
     class Numbered(Fake):
         def step(self, rainy, estimate):
             self.shapes.append(rainy.shape)
@@ -289,7 +290,7 @@ def test_every_model_of_the_zoo_tiles_without_seams(model, kind):
     ],
 )
 def test_what_is_no_picture_is_refused(image, words):
-    with pytest.raises(UnrainError) as caught:
+    with pytest.raises(UsageError) as caught:
         Derainer(Fake())(image)
     assert words in str(caught.value) and "\n" not in str(caught.value)
 
@@ -305,8 +306,26 @@ def test_what_is_no_picture_is_refused(image, words):
     ],
 )
 def test_numbers_that_do_not_fit_are_refused(arguments, words):
-    with pytest.raises(UnrainError, match=words):
+    with pytest.raises(UsageError, match=words):
         Derainer(Fake(halo=20), **arguments)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "I;16"])
+def test_a_pillow_image_gives_a_pillow_image(mode):
+    pixels = np.full((8, 9), 30_000, np.uint16) if mode == "I;16" else natural(8, 9)
+    picture = Image.fromarray(pixels)
+    picture = picture if mode == "I;16" else picture.convert(mode)
+    result = Derainer(Fake())(picture)
+    assert (result.mode, result.size) == (mode, (9, 8))
+    np.testing.assert_array_equal(np.asarray(result), np.asarray(picture))
+
+
+def test_a_file_gives_an_upright_pillow_image(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(natural(40, 60)).save(tmp_path / "a.jpg", exif=exif)
+    for path in (tmp_path / "a.jpg", str(tmp_path / "a.jpg")):
+        assert Derainer(Fake())(path).size == (40, 60)
 
 
 def test_the_smallest_tile_that_the_message_names_works():
@@ -314,7 +333,7 @@ def test_the_smallest_tile_that_the_message_names_works():
 
 
 def test_negative_threads_are_refused(tiny_model):
-    with pytest.raises(UnrainError, match="threads"):
+    with pytest.raises(UsageError, match="threads"):
         Derainer(tiny_model, threads=-1)
 
 

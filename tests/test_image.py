@@ -1,25 +1,18 @@
 """Files to arrays and back: nothing that a picture holds may be lost or changed on the way."""
 
-import errno
 import io
-import os
-import signal
 import struct
-import subprocess
-import sys
-import time
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from PIL import Image, ImageCms, ImageOps, PngImagePlugin
+from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin, TiffImagePlugin
 
-from toys import ROOT, png_of
-from unrain import files, image
+from toys import png_of
+from unrain import image
 from unrain.errors import UnrainError
 from unrain.image import Metadata, Picture
 
@@ -411,6 +404,128 @@ def test_lossless_webp_stays_lossless():
     assert not image.decode(saved(Image.fromarray(pixels), "WEBP"), "x").metadata.lossless
 
 
+# ---------------------------------------------------------------------------------------------- thumbnails
+
+THUMBNAIL = saved(Image.new("RGB", (16, 8), (1, 200, 3)), "JPEG")
+
+
+def exif_with_thumbnail():
+    """The camera's block with a second directory, and the thumbnail that this links to."""
+    block = bytearray(exif_block(1))
+    at = len(block)
+    links = [(0x0201, at), (0x0202, len(THUMBNAIL))]
+    body = struct.pack(">H", len(links))
+    body += b"".join(struct.pack(">HHII", tag, 4, 1, value) for tag, value in links)
+    block[200 : 200 + len(body) + 4] = body + bytes(4)
+    return bytes(block) + THUMBNAIL
+
+
+def resources(*numbers):
+    """Photoshop's image resources of some numbers."""
+    padded = THUMBNAIL + bytes(len(THUMBNAIL) % 2)
+    return b"".join(
+        b"8BIM" + struct.pack(">H", number) + b"\0\0" + struct.pack(">I", len(THUMBNAIL)) + padded
+        for number in numbers
+    )
+
+
+def has_thumbnail(data):
+    with Image.open(io.BytesIO(data)) as back:
+        exif = back.getexif()
+    return bool(exif.get_ifd(ExifTags.IFD.IFD1)) or THUMBNAIL in data or THUMBNAIL[:200] in data
+
+
+@pytest.mark.parametrize("source_kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
+def test_no_thumbnail_in_exif_survives(source_kind, kind):
+    data = saved(Image.fromarray(noise(40, 70, 3)), source_kind, exif=b"Exif\0\0" + exif_with_thumbnail())
+    written = image.encode(image.decode(data, "x"), kind)[0]
+    assert not has_thumbnail(written)
+    with Image.open(io.BytesIO(written)) as back:
+        assert back.getexif()[0x010F] == "Cam"
+
+
+def test_nor_through_pillow():
+    data = saved(Image.fromarray(noise(40, 70, 3)), "JPEG", exif=b"Exif\0\0" + exif_with_thumbnail())
+    assert has_thumbnail(data)
+    back = image.to_pil(image.from_pil(Image.open(io.BytesIO(data))))
+    assert THUMBNAIL not in back.info["exif"]
+    assert not back.getexif().get_ifd(ExifTags.IFD.IFD1)
+
+
+def test_thumbnails_of_photoshop_are_left_out():
+    payload = b"Photoshop 3.0\0" + resources(1033, 1028, 1036)
+    segment = b"\xff\xed" + struct.pack(">H", len(payload) + 2) + payload
+    data = saved(Image.fromarray(noise(16, 16, 3)), "JPEG", extra=segment)
+    assert image.decode(data, "x").metadata.iptc == b"Photoshop 3.0\0" + resources(1028)
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags.tagtype[34377] = 7
+    tags[34377] = resources(1036, 1028)
+    data = saved(Image.fromarray(noise(16, 16, 3)), "TIFF", tiffinfo=tags)
+    with Image.open(io.BytesIO(image.encode(image.decode(data, "x"), "TIFF")[0])) as back:
+        assert back.tag_v2[34377] == resources(1028)
+
+
+def test_thumbnails_in_xmp_are_left_out():
+    xmp = b"<x:xmpmeta><xmp:Rating>3</xmp:Rating>%s</x:xmpmeta>"
+    thumbnail = b"<xmp:Thumbnails><rdf:Alt><rdf:li>\n/9j/4AAQ</rdf:li></rdf:Alt></xmp:Thumbnails>"
+    data = saved(Image.fromarray(noise(16, 16, 3)), "WEBP", xmp=xmp % thumbnail)
+    assert image.decode(data, "x").metadata.xmp == xmp % b""
+    assert image.from_pil(Image.open(io.BytesIO(data))).metadata.xmp == xmp % b""
+
+
+# ---------------------------------------------------------------------------------------------------- RAW
+
+
+def tiff_with(tags, order="<", head=b""):
+    """A TIFF whose thumbnail Pillow can decode, with tags besides: what a camera's RAW file looks like."""
+    directory = TiffImagePlugin.ImageFileDirectory_v2(b"II*\0\0\0\0\0" if order == "<" else b"MM\0*\0\0\0\0")
+    layout = {256: 4, 257: 3, 258: (8, 8, 8), 259: 1, 262: 2, 273: 0, 277: 3, 278: 3, 279: 36}
+    for tag, value in (layout | tags).items():
+        if tag in (273, 279, 330):
+            directory.tagtype[tag] = 4
+        elif tag == 50706:
+            directory.tagtype[tag] = 1
+        directory[tag] = value
+    out = io.BytesIO()
+    directory.save(out)
+    return out.getvalue() + bytes(36)
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize(
+    "tags",
+    [{50706: b"\1\4\0\0"}, {262: 32803, 258: (8,), 277: 1, 279: 12}, {262: 34892}, {254: 1, 330: (8, 9)}],
+    ids=["DNG version", "filter array", "linear RAW", "thumbnail first"],
+)
+def test_raw_files_are_refused_by_their_tags(tags, order):
+    with pytest.raises(UnrainError, match=r"real\.tif: a camera's RAW file, develop it to JPEG"):
+        image.decode(tiff_with(tags, order), "real.tif")
+
+
+@pytest.mark.parametrize("tags", [{}, {254: 0, 330: (8, 9)}, {254: 1}])
+def test_other_tiffs_are_not_taken_for_raw(tags):
+    assert image.decode(tiff_with(tags), "scan.tif").pixels.shape[:2] == (3, 4)
+
+
+@pytest.mark.parametrize("suffix", sorted(image.RAW_SUFFIXES))
+def test_raw_files_are_refused_by_their_names(suffix):
+    with pytest.raises(UnrainError, match="a camera's RAW file"):
+        image.decode(tiff_with({}), f"real{suffix.upper()}")
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        *(b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"FUJIFILMCCD-RAW 0201", b"FOVb", b"\0MRM"),
+        *(b"\0\0\0\x18ftypcrx ", b"II*\0\x10\0\0\0CR\2\0", b"II\x1a\0\0\0HEAPCCDR"),
+    ],
+)
+def test_raw_files_are_refused_by_their_first_bytes(head):
+    with pytest.raises(UnrainError, match="a camera's RAW file"):
+        image.decode(head + bytes(100), "upload")
+
+
 # ---------------------------------------------------------------------------------------------- bad input
 
 
@@ -473,87 +588,6 @@ def test_the_limit_can_be_set():
 def test_a_side_that_the_format_cannot_hold():
     with pytest.raises(UnrainError, match="too many for WEBP"):
         image.encode(Picture(np.zeros((1, 17_000, 3), np.uint8)), "WEBP")
-
-
-# ------------------------------------------------------------------------------------------------- writing
-
-
-def test_writing_replaces_and_leaves_nothing_behind(tmp_path):
-    target = tmp_path / "result.png"
-    target.write_bytes(b"old")
-    files.write(b"new", target)
-    assert target.read_bytes() == b"new"
-    assert [path.name for path in tmp_path.iterdir()] == ["result.png"]
-
-
-@pytest.mark.skipif(os.name != "posix", reason="POSIX permissions")
-@pytest.mark.parametrize("umask", [0o022, 0o077])
-def test_permissions_are_those_of_any_new_file(tmp_path, umask):
-    before = os.umask(umask)
-    try:
-        files.write(b"x", tmp_path / "result.png")
-    finally:
-        os.umask(before)
-    assert (tmp_path / "result.png").stat().st_mode & 0o777 == 0o666 & ~umask
-
-
-def test_a_link_is_followed(tmp_path):
-    (tmp_path / "there").mkdir()
-    (tmp_path / "link.png").symlink_to(tmp_path / "there" / "real.png")
-    files.write(b"x", tmp_path / "link.png")
-    assert (tmp_path / "link.png").is_symlink()
-    assert (tmp_path / "there" / "real.png").read_bytes() == b"x"
-
-
-@pytest.mark.parametrize(
-    ("number", "kind", "message"),
-    [
-        (errno.ENOSPC, files.DiskFullError, "no space left on the disk"),
-        (errno.EROFS, UnrainError, "may not be written here, choose another folder"),
-        (errno.EIO, UnrainError, "cannot be written"),
-    ],
-)
-def test_a_failed_write_keeps_the_old_result(tmp_path, monkeypatch, number, kind, message):
-    def fail(_):
-        raise OSError(number, os.strerror(number))
-
-    target = tmp_path / "result.png"
-    target.write_bytes(b"old")
-    monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(kind, match=rf"result\.png: {message}"):
-        files.write(b"new", target)
-    assert target.read_bytes() == b"old"
-    assert [path.name for path in tmp_path.iterdir()] == ["result.png"]
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_full_device():
-    with pytest.raises(files.DiskFullError, match="/dev/full: no space left"):
-        files.write(b"x" * 100_000, Path("/dev/full"))
-
-
-@pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
-def test_killed_in_the_middle_of_writing(tmp_path):
-    target = tmp_path / "result.png"
-    target.write_bytes(b"old")
-    code = (
-        "import os, sys, time; from pathlib import Path; from unrain import files\n"
-        "os.fsync = lambda _: time.sleep(60)\n"
-        "files.write(b'new' * 100000, Path(sys.argv[1]))"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, str(target)], env={**os.environ, "PYTHONPATH": str(ROOT / "src")}
-    )
-    deadline = time.monotonic() + 20
-    while not list(tmp_path.glob(".unrain-*.tmp")) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert target.read_bytes() == b"old"
-    left = [path.name for path in tmp_path.iterdir() if path != target]
-    assert len(left) == 1
-    assert left[0].startswith(".unrain-")
-    assert left[0].endswith(".tmp")
 
 
 # ------------------------------------------------------------------------------------------ Pillow's images

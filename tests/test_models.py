@@ -1,4 +1,4 @@
-"""Every model that ships, walked: its card, that it takes rain out and leaves a dry picture alone."""
+"""Every model that ships, walked: its card, that it takes rain out and leaves a clean picture alone."""
 
 import numpy as np
 import pytest
@@ -43,23 +43,23 @@ def test_the_card_says_everything(model):
 
 
 @pytest.fixture(scope="module")
-def dry():
+def clean():
     return {"launch": skimage.data.rocket(), "cat": skimage.data.chelsea()}
 
 
 @every_model
 @pytest.mark.parametrize("name", ["launch", "cat"])
-def test_rain_is_taken_out_of_the_examples(model, name, dry):
+def test_rain_is_taken_out_of_the_examples(model, name, clean):
     rainy = np.asarray(Image.open(EXAMPLES / f"{name}.jpg"))
     result = Derainer(model)(rainy)
-    gain = peak_signal_noise_ratio(dry[name], result) - peak_signal_noise_ratio(dry[name], rainy)
+    gain = peak_signal_noise_ratio(clean[name], result) - peak_signal_noise_ratio(clean[name], rainy)
     assert gain > 2
 
 
 @every_model
 @pytest.mark.parametrize("name", ["launch", "cat"])
-def test_a_dry_picture_is_left_alone(model, name, dry):
-    assert peak_signal_noise_ratio(dry[name], Derainer(model)(dry[name])) > 34
+def test_a_clean_picture_is_left_alone(model, name, clean):
+    assert peak_signal_noise_ratio(clean[name], Derainer(model)(clean[name])) > 34
 
 
 @every_model
@@ -70,7 +70,7 @@ def test_flat_pictures_stay_flat(model):
 
 
 @every_model
-def test_a_model_offers_only_passes_that_were_measured(model):
+def test_a_model_offers_only_recursions_that_were_measured(model):
     measured = {int(name.rpartition(" T")[2]) for name in model.card["scores"]}
     assert model.card["recursive"] == (max(measured) > 1)
 
@@ -82,14 +82,14 @@ def test_the_examples_are_reproducible(model):
 
 
 @every_model
-def test_what_runs_are_the_weights_that_training_goes_on_from(model):
+def test_what_runs_are_the_weights_that_training_resumes_from(model):
     pytest.importorskip("torch")
     from unrain.lab.bench.candidates import open_derainer
     from unrain.lab.export import load_checkpoint
 
     net = load_checkpoint(ROOT / "recipes" / "weights" / f"{model.name}.safetensors").net
     rainy = np.asarray(Image.open(EXAMPLES / "launch.jpg"))[100:297, 50:273]
-    for passes in (1, 2) if model.card["recursive"] else (None,):
-        exact, _ = open_derainer(net, passes)
-        difference = Derainer(model, recursions=passes)(rainy).astype(int) - exact(rainy)
+    for recursions in (1, 2) if model.card["recursive"] else (None,):
+        exact, _ = open_derainer(net, recursions)
+        difference = Derainer(model, recursions=recursions)(rainy).astype(int) - exact(rainy)
         assert np.abs(difference).max() <= 1 and (difference != 0).mean() < 0.01

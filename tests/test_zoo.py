@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from unrain import zoo
-from unrain.errors import UnrainError
+from unrain.errors import UnrainError, UsageError
 
 
 @pytest.fixture
@@ -35,18 +35,18 @@ def test_by_file(shelf, tiny_model):
     lone = shutil.copy(tiny_model, shelf / "Lone.onnx")
     (shelf / "Lone.onnx").rename(shelf / "lone.bin")
     assert zoo.find(str(shelf / "lone.bin")) == zoo.Model("lone", shelf / "lone.bin", {})
-    with pytest.raises(UnrainError, match=r"Lone\.onnx: no such model file"):
+    with pytest.raises(UsageError, match=r"Lone\.onnx: no such model file"):
         zoo.find(lone)
 
 
 def test_unknown_names_list_the_known_ones(shelf):
-    with pytest.raises(UnrainError, match=rf"nope: unknown model, known ones: {zoo.DEFAULT}, aaa"):
+    with pytest.raises(UsageError, match=rf"nope: unknown model, known ones: {zoo.DEFAULT}, aaa"):
         zoo.find("nope")
 
 
 @pytest.mark.parametrize("name", ["../aaa", "aa*", "", ".."])
 def test_a_name_is_no_path_and_no_pattern(shelf, name):
-    with pytest.raises(UnrainError, match="unknown model"):
+    with pytest.raises(UsageError, match="unknown model"):
         zoo.find(name)
 
 

@@ -1,7 +1,7 @@
 """Take the rain out of pictures, offline and without a GPU.
 
 >>> import unrain
->>> unrain.derain("photo.jpg").save("dry.jpg")  # doctest: +SKIP
+>>> unrain.derain("photo.jpg").save("derained.jpg")  # doctest: +SKIP
 
 Importing this package is cheap: NumPy, Pillow and ONNX Runtime are imported when a picture is derained.
 """
@@ -10,28 +10,29 @@ import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-from unrain.errors import UnrainError
+from unrain.errors import UnrainError, UsageError
 from unrain.version import __version__
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
     from PIL.Image import Image
 
     from unrain.derainer import Derainer
+    from unrain.image import Array
     from unrain.zoo import Model, models
 
-__all__ = ["Derainer", "UnrainError", "__version__", "derain", "models"]
+__all__ = ["Derainer", "UnrainError", "UsageError", "__version__", "derain", "models"]
 
 
 @overload
 def derain(
-    picture: "npt.NDArray[Any]",
+    picture: "Array",
     *,
     model: "str | Path | Model | None" = None,
     recursions: int | None = None,
+    until: float | None = None,
     tile: int | None = None,
     threads: int = 0,
-) -> "npt.NDArray[Any]": ...
+) -> "Array": ...
 
 
 @overload
@@ -40,29 +41,34 @@ def derain(
     *,
     model: "str | Path | Model | None" = None,
     recursions: int | None = None,
+    until: float | None = None,
     tile: int | None = None,
     threads: int = 0,
 ) -> "Image": ...
 
 
 def derain(
-    picture: "npt.NDArray[Any] | str | Path | Image",
+    picture: "Array | str | Path | Image",
     *,
     model: "str | Path | Model | None" = None,
     recursions: int | None = None,
+    until: float | None = None,
     tile: int | None = None,
     threads: int = 0,
-) -> "npt.NDArray[Any] | Image":
+) -> "Array | Image":
     """Take the rain out of one picture.
 
-    The model that was used last stays loaded. For many pictures with several models, hold a `Derainer` each.
+    The last model stays loaded until its file changes. For many pictures with several models, hold a
+    `Derainer` each.
 
     Args:
-        picture: A file (turned upright as its EXIF says), a Pillow image, or an array: HxWx3 RGB or HxW grey,
-            uint8, uint16 or float in [0, 1].
+        picture: A file (turned upright as its EXIF says), a Pillow image, or an array: H x W x 3 RGB or
+            H x W grey, uint8, uint16 or float in [0, 1].
         model: A name from `models()` or the path of an ONNX file; None takes the default one.
-        recursions: How many passes the network makes; None takes the model's own number.
-        tile: Side of the square tiles in which large pictures are worked on; None chooses by itself.
+        recursions: How often the network runs over the picture; None takes the model's own number.
+        until: Stop after a recursion that changed the picture by less than this on average, in steps of
+            8 bits.
+        tile: Side in pixels of the square tiles into which large pictures are cut; None chooses by itself.
         threads: Processor threads; 0 takes all.
 
     Returns:
@@ -71,41 +77,43 @@ def derain(
         array yourself, or use the `unrain` command, which keeps it.
 
     Raises:
+        UsageError: An argument does not fit; the message says what to give instead.
         UnrainError: The file or the model cannot be used; the message says why and what to do.
     """
-    import numpy as np
+    from unrain import zoo
 
-    run = _derainer(model, recursions, tile, threads)
-    if isinstance(picture, np.ndarray):
-        return run(picture)
-
-    from dataclasses import replace
-
-    from unrain import image
-
-    source = image.read(Path(picture)) if isinstance(picture, str | Path) else image.from_pil(picture)
-    return image.to_pil(replace(source, pixels=run(source.pixels)))
+    found = zoo.find(zoo.DEFAULT if model is None else model) if not isinstance(model, zoo.Model) else model
+    try:
+        state = found.path.stat()
+        version: tuple[object, ...] = (found.path.resolve(), state.st_ino, state.st_mtime_ns, state.st_size)
+    except OSError:
+        version = ()  # opening it says what is wrong
+    return _derainer(found, version, recursions, until, tile, threads)(picture)
 
 
 @functools.lru_cache(maxsize=1)
 def _derainer(
-    model: "str | Path | Model | None", recursions: int | None, tile: int | None, threads: int
+    model: "Model",
+    version: tuple[object, ...],
+    recursions: int | None,
+    until: float | None,
+    tile: int | None,
+    threads: int,
 ) -> "Derainer":
-    from unrain import zoo
     from unrain.derainer import Derainer
 
-    return Derainer(
-        zoo.DEFAULT if model is None else model, recursions=recursions, tile=tile, threads=threads
-    )
+    return Derainer(model, recursions=recursions, until=until, tile=tile, threads=threads)
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401
-    if name == "Derainer":
-        from unrain.derainer import Derainer
+if not TYPE_CHECKING:
+    # Type checkers would take any name for an attribute of the module.
+    def __getattr__(name: str) -> Any:  # noqa: ANN401
+        if name == "Derainer":
+            from unrain.derainer import Derainer
 
-        return Derainer
-    if name == "models":
-        from unrain.zoo import models
+            return Derainer
+        if name == "models":
+            from unrain.zoo import models
 
-        return models
-    raise AttributeError(f"module 'unrain' has no attribute {name!r}")
+            return models
+        raise AttributeError(f"module 'unrain' has no attribute {name!r}")

@@ -19,9 +19,9 @@ from unrain.errors import UnrainError, UsageError
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from unrain.batch import Job, Outcome, Plan
     from unrain.derainer import Derainer
     from unrain.lab.bench.speed import Report
+    from unrain.plan import Job, Outcome, Plan
     from unrain.zoo import Model
 
 EXIT_FAILED = 1
@@ -140,6 +140,7 @@ def derain(
         verbose: Say what was done to each picture.
     """
     from unrain import batch, image, video, zoo
+    from unrain.plan import STREAM, PlanError, make_plan
 
     settings = video.VideoOptions(
         codec,
@@ -148,21 +149,21 @@ def derain(
         video.parse_time(duration, "--duration") if duration is not None else None,
         neighbours,
     )
-    plan = batch.plan(
-        [batch.STREAM if text == _STREAM else text for text in inputs],
-        batch.STREAM if output == _STREAM else output,
+    plan = make_plan(
+        [STREAM if text == _STREAM else text for text in inputs],
+        STREAM if output == _STREAM else output,
         rain_layer=rain_layer,
         compare=compare,
     )
     if settings != video.VideoOptions() and not any(job.is_video for job in plan.jobs):
-        raise batch.PlanError(
+        raise PlanError(
             "--codec, --crf, --start, --duration and --no-neighbours are for videos, but none is named"
         )
     chosen = zoo.find(zoo.DEFAULT if model is None else model)
     if dry_run:
         return _dry_run(plan, overwrite=overwrite)
     if any(job.to_stdout for job in plan.jobs) and sys.stdout.isatty():
-        raise batch.PlanError("standard output is a terminal: redirect it, or give a file name after -o")
+        raise PlanError("standard output is a terminal: redirect it, or give a file name after -o")
 
     def load() -> "Derainer":
         from unrain.derainer import Derainer

@@ -1,30 +1,31 @@
 """The one way a picture goes through a network: pad, tile, run, blend.
 
-A pass needs `halo` pixels of context and no more, so the passes are tiled one after the other: tile
-crops grow by one halo whatever the number of passes. Crops start at multiples of the network's own
+A recursion needs `halo` pixels of context and no more, so the recursions are tiled one after the other: tile
+crops grow by one halo whatever the number of recursions. Crops start at multiples of the network's own
 `multiple` and end where the padded picture ends, so that pooling and zero padding inside the network
 fall where they fall in the whole picture. A tiled result is thus the whole picture's, and the linear
 blending over `overlap` pixels only smooths what is left of the difference.
 
-With `until` the passes end where another one would hardly show. That is decided for the picture as a whole,
-after all tiles of a pass.
+With `until` the recursions end where another one would hardly show. That is decided for the picture as a
+whole, after all tiles of a recursion.
 """
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from unrain import zoo
 from unrain.engine import Engine, OnnxEngine, Planes
-from unrain.errors import UnrainError
+from unrain.errors import UsageError
+from unrain.image import Array, from_pil, read, to_pil
 
 Progress = Callable[[int, int], None]
-Picture = NDArray[Any]
 
 _WHOLE_UP_TO = 1_500_000
 _DEFAULT_TILE = 1152
@@ -38,17 +39,17 @@ class Derained:
     Attributes:
         image: The result, with the shape and dtype of the input.
         rainy: The input itself, not a copy.
-        recursions: How many passes were made; with `until` perhaps fewer than allowed.
+        recursions: How many recursions were computed; with `until` perhaps fewer than allowed.
     """
 
-    image: Picture
-    rainy: Picture
+    image: Array
+    rainy: Array
     recursions: int
 
     @property
-    def rain_layer(self) -> Picture:
+    def rain_layer(self) -> Array:
         """The light that was taken away, max(input - result, 0), computed when asked for."""
-        layer: Picture = self.rainy - np.minimum(self.rainy, self.image)
+        layer: Array = self.rainy - np.minimum(self.rainy, self.image)
         return layer
 
 
@@ -128,11 +129,11 @@ def _blend(before: Planes, after: Planes, axis: int) -> None:
 
 
 class Derainer:
-    """Takes the rain out of pictures given as arrays.
+    """Takes the rain out of pictures: files, Pillow images and arrays.
 
     Example:
         >>> derainer = Derainer()                      # doctest: +SKIP
-        >>> dry = derainer(rainy)                      # doctest: +SKIP
+        >>> derained = derainer(rainy)                 # doctest: +SKIP
         >>> layer = derainer.derain(rainy).rain_layer  # doctest: +SKIP
     """
 
@@ -150,32 +151,33 @@ class Derainer:
 
         Args:
             model: A name from the zoo, an .onnx file, or an engine of your own.
-            recursions: Passes over the picture; the model's own number when None.
-            until: Stop early, each picture for itself, after a pass that changed it by less than this: the
-                mean absolute difference of x_t and x_{t-1} over all pixels and colours, both clipped to what
-                can be seen, in steps of 8 bits. x_0 is the picture itself, so one without rain may stop after
-                the first pass. `recursions` is then the most.
+            recursions: How often the network runs over the picture; the model's own number when None.
+            until: Stop early, each picture for itself, after a recursion that changed it by less than this:
+                the mean absolute difference of x_t and x_{t-1} over all pixels and colours, both clipped to
+                what can be seen, in steps of 8 bits. x_0 is the picture itself, so one without rain may stop
+                after the first recursion. `recursions` is then the most.
             tile: Side of the largest square fed to the network, in pixels. None takes pictures up to
                 1.5 megapixels whole and bigger ones in tiles of 1152.
             overlap: Width of the linear passage between tiles, in pixels.
             threads: CPU threads, 0 for one on every physical core.
 
         Raises:
-            UnrainError: When the model cannot be opened or a number does not fit it.
+            UsageError: There is no such model, or a number does not fit it.
+            UnrainError: The model cannot be opened.
         """
         if isinstance(model, str | Path):
             model = zoo.find(model)
         self.engine: Engine = OnnxEngine(model, threads) if isinstance(model, zoo.Model) else model
         if recursions is not None and recursions < 1:
-            raise UnrainError(f"recursions is {recursions}: give 1 or more")
+            raise UsageError(f"recursions is {recursions}: give 1 or more")
         if recursions is not None and recursions > 1 and not self.engine.recursive:
-            raise UnrainError(f"recursions is {recursions}, but this model makes one pass only: leave it out")
+            raise UsageError(f"recursions is {recursions}, but this model has one only: leave it out")
         if until is not None and not until > 0:
-            raise UnrainError(f"until is {until}: give more than 0, in steps of 8 bits")
+            raise UsageError(f"until is {until}: give more than 0, in steps of 8 bits")
         if until is not None and not self.engine.recursive:
-            raise UnrainError(f"until is {until}, but this model makes one pass only: leave it out")
+            raise UsageError(f"until is {until}, but this model has one recursion only: leave it out")
         if overlap < 0:
-            raise UnrainError(f"overlap is {overlap}: give 0 or more pixels")
+            raise UsageError(f"overlap is {overlap}: give 0 or more pixels")
         self.recursions = (recursions or self.engine.recursions) if self.engine.recursive else 1
         self.until = until
         self._multiple = self.engine.multiple
@@ -183,40 +185,60 @@ class Derainer:
         self._overlap = overlap
         smallest = 2 * self._halo + _up(overlap, self._multiple) + self._multiple
         if tile is not None and tile < smallest:
-            raise UnrainError(
+            raise UsageError(
                 f"tile is {tile}: this model needs {self._halo} pixels of context on every side, "
                 f"so give at least {smallest}"
             )
         self._chosen_tile = None if tile is None else tile // self._multiple * self._multiple
         self._default_tile = max(_up(_DEFAULT_TILE, self._multiple), smallest)
 
-    def __call__(self, image: Picture) -> Picture:
+    @overload
+    def __call__(self, image: Array) -> Array: ...
+
+    @overload
+    def __call__(self, image: str | Path | Image.Image) -> Image.Image: ...
+
+    def __call__(self, image: Array | str | Path | Image.Image) -> Array | Image.Image:
         """Take the rain out of a picture.
 
         Args:
-            image: H x W x 3, or H x W when grey; uint8 or uint16 in full range, or float in [0, 1].
+            image: A file (turned upright as its EXIF says), a Pillow image, or an array: H x W x 3 RGB or
+                H x W grey, uint8 or uint16 in full range, or float in [0, 1].
 
         Returns:
-            The picture without rain, same shape and dtype.
+            For an array, an array of the same shape and dtype. Otherwise a Pillow image with the same alpha
+            and metadata. Pillow has no 16-bit colour: a file with it comes back rounded to 8 bits.
 
         Raises:
-            UnrainError: When the array is no such picture.
+            UsageError: It is no such picture.
+            UnrainError: The file cannot be read.
         """
-        return self.derain(image).image
+        if isinstance(image, np.ndarray):
+            return self.derain(image).image
+        if isinstance(image, str | Path):
+            picture = read(Path(image))
+        elif isinstance(image, Image.Image):
+            picture = from_pil(image)
+        else:
+            raise UsageError(
+                f"a picture is a file name, a Pillow image or a NumPy array, not {type(image).__name__}: "
+                "open bytes with PIL.Image.open(io.BytesIO(data)), turn sequences into np.asarray(data)"
+            )
+        return to_pil(replace(picture, pixels=self.derain(picture.pixels).image))
 
-    def derain(self, image: Picture, progress: Progress | None = None) -> Derained:
-        """Take the rain out of a picture and keep what the rain layer is computed from.
+    def derain(self, image: Array, progress: Progress | None = None) -> Derained:
+        """Take the rain out of an array and keep what the rain layer is computed from.
 
         Args:
             image: H x W x 3, or H x W when grey; uint8 or uint16 in full range, or float in [0, 1].
-            progress: Called with (tiles done, tiles in all) after every tile of every pass; in all means if
-                every pass is made.
+            progress: Called with (tiles done, tiles in all) after every tile of every recursion; in all
+                counts every recursion, also those that `until` may save.
 
         Returns:
-            Result, rain layer and number of passes.
+            Result, rain layer and number of recursions.
 
         Raises:
-            UnrainError: When the array is no such picture.
+            UsageError: The array is no such picture.
         """
         _check(image)
         grid = self._grid(*image.shape[:2])
@@ -233,24 +255,24 @@ class Derainer:
 
         estimate: NDArray[Any] | None = None
         spare: NDArray[Any] | None = None
-        for passes in range(1, self.recursions + 1):
-            last = passes == self.recursions
+        for recursion in range(1, self.recursions + 1):
+            last = recursion == self.recursions
             target: NDArray[Any] | None = None
             if not last:
                 target = np.empty((3, grid.height, grid.width), kept) if spare is None else spare
             change = 0.0
-            for start, planes in self._one_pass(image, estimate, grid, count):
+            for start, planes in self._recursion(image, estimate, grid, count):
                 if target is not None:
                     target[:, start : start + planes.shape[1]] = planes
                 if self.until is not None and not last:
                     change += _change(image, estimate, planes, grid, start)
-                # Any pass may turn out to be the last: writing each keeps all its digits and takes no memory.
+                # Any recursion may be the last: writing each keeps all its digits and takes no memory.
                 if last or self.until is not None:
                     _write(result, planes, start)
             if self.until is not None and change * 255 < self.until * 3 * math.prod(image.shape[:2]):
                 break
             spare, estimate = estimate, target
-        return Derained(result, image, passes)
+        return Derained(result, image, recursion)
 
     def _grid(self, image_height: int, image_width: int) -> _Grid:
         height, width = _up(image_height, self._multiple), _up(image_width, self._multiple)
@@ -265,8 +287,8 @@ class Derainer:
             columns=_spans(width, tile, **shape),
         )
 
-    def _one_pass(
-        self, image: Picture, estimate: NDArray[Any] | None, grid: _Grid, count: Callable[[], None]
+    def _recursion(
+        self, image: Array, estimate: NDArray[Any] | None, grid: _Grid, count: Callable[[], None]
     ) -> Iterator[tuple[int, Planes]]:
         """Give the next estimate from top to bottom: first row and planes, 3 x rows x padded width."""
         carried: Planes | None = None
@@ -284,27 +306,27 @@ class Derainer:
             yield row.start, strip[:, : end - row.start]
 
 
-def _check(image: Picture) -> None:
+def _check(image: Array) -> None:
     if not isinstance(image, np.ndarray):
-        raise UnrainError(f"a picture is a NumPy array, not {type(image).__name__}: pass np.asarray(picture)")
+        raise UsageError(f"a picture is a NumPy array, not {type(image).__name__}: give np.asarray(picture)")
     if image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)):
-        raise UnrainError(f"the array has shape {image.shape}: give H x W x 3, or H x W when grey")
+        raise UsageError(f"the array has shape {image.shape}: give H x W x 3, or H x W when grey")
     if image.size == 0:
-        raise UnrainError(f"the array has shape {image.shape}: there is no pixel in it")
+        raise UsageError(f"the array has shape {image.shape}: there is no pixel in it")
     if image.dtype.kind == "u" and image.dtype.itemsize <= 2:
         return
     if image.dtype.kind != "f":
-        raise UnrainError(f"the array holds {image.dtype}: convert it to uint8, uint16 or float in [0, 1]")
+        raise UsageError(f"the array holds {image.dtype}: convert it to uint8, uint16 or float in [0, 1]")
     low, high = float(image.min()), float(image.max())
     if not (low >= 0 and high <= 1):  # also true when a value is not a number
-        raise UnrainError(f"the array holds floats from {low} to {high}: scale them to [0, 1]")
+        raise UsageError(f"the array holds floats from {low} to {high}: scale them to [0, 1]")
 
 
 def _full_scale(dtype: np.dtype[Any]) -> int:
     return 1 if dtype.kind == "f" else int(np.iinfo(dtype).max)
 
 
-def _planes(image: Picture, y: NDArray[np.intp], x: NDArray[np.intp]) -> Planes:
+def _planes(image: Array, y: NDArray[np.intp], x: NDArray[np.intp]) -> Planes:
     """Cut out the given rows and columns as 3 x h x w in [0, 1]; grey is repeated."""
     crop = image[y[:, None], x]
     planes = np.empty((3, *crop.shape[:2]), np.float32)
@@ -313,7 +335,7 @@ def _planes(image: Picture, y: NDArray[np.intp], x: NDArray[np.intp]) -> Planes:
     return planes
 
 
-def _change(image: Picture, estimate: NDArray[Any] | None, planes: Planes, grid: _Grid, start: int) -> float:
+def _change(image: Array, estimate: NDArray[Any] | None, planes: Planes, grid: _Grid, start: int) -> float:
     """Sum up how much the rows from `start` on differ from the estimate before, padding left out."""
     height, width = image.shape[:2]
     after = planes[:, : max(height - start, 0), :width]
@@ -337,7 +359,7 @@ def _place(strip: Planes, tile: Planes, row: _Span, column: _Span) -> None:
     _blend(before, strip[:, :, passage], axis=2)
 
 
-def _write(result: Picture, planes: Planes, start: int) -> None:
+def _write(result: Array, planes: Planes, start: int) -> None:
     """Round planes into the rows of the result from `start` on, leaving the padding out; uses `planes` up."""
     height, width = result.shape[:2]
     visible = planes[:, : height - start, :width]

@@ -7,20 +7,20 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from unrain.errors import UnrainError
+from unrain.errors import UnrainError, UsageError
 from unrain.zoo import Model
 
 Planes = NDArray[np.float32]
 
 
 class Engine(Protocol):
-    """One pass of a network, and what the caller has to know to feed it.
+    """One recursion of a network, and what the caller has to know to feed it.
 
     Attributes:
         multiple: Height and width of everything fed in are multiples of this.
-        halo: Pixels of context around a tile which make one pass equal to the whole picture's.
-        recursions: How many passes the network was made for.
-        recursive: Whether `step` looks at the estimate; if not, one pass is all there is.
+        halo: Pixels of context around a tile within which a tile's recursion equals the whole picture's.
+        recursions: How many recursions the network was trained for.
+        recursive: Whether `step` looks at the estimate; if not, there is a single recursion.
     """
 
     @property
@@ -36,11 +36,11 @@ class Engine(Protocol):
     def recursive(self) -> bool: ...  # noqa: D102
 
     def step(self, rainy: Planes, estimate: Planes) -> Planes:
-        """Make one pass.
+        """Compute one recursion.
 
         Args:
             rainy: N x 3 x H x W in [0, 1], H and W multiples of `multiple`.
-            estimate: Result of the pass before, the rainy picture in the first; same shape.
+            estimate: Result of the recursion before, the rainy picture in the first; same shape.
 
         Returns:
             The next estimate, same shape, not clipped.
@@ -62,10 +62,11 @@ class OnnxEngine:
             threads: CPU threads to use, 0 for one on every physical core.
 
         Raises:
-            UnrainError: When the file is no ONNX model, or not one of this kind.
+            UsageError: `threads` is negative.
+            UnrainError: The file is no ONNX model, or not one of this kind.
         """
         if threads < 0:
-            raise UnrainError(f"threads is {threads}: give 1 or more, or 0 for all cores")
+            raise UsageError(f"threads is {threads}: give 1 or more, or 0 for all cores")
         if not model.path.is_file():
             raise UnrainError(f"{model.path}: no such model file; `unrain models` lists the built-in ones")
         options = session_options(threads)
@@ -127,10 +128,10 @@ class OnnxEngine:
             )
 
     def step(self, rainy: Planes, estimate: Planes) -> Planes:
-        """Make one pass, see `Engine.step`.
+        """Compute one recursion, see `Engine.step`.
 
         Raises:
-            UnrainError: When the network fails, for want of memory for instance.
+            UnrainError: The network fails, for want of memory for instance.
         """
         feeds = {"rainy": rainy, "estimate": estimate}
         try:

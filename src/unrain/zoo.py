@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from unrain.errors import UnrainError
+from unrain.errors import UnrainError, UsageError
 
 DEFAULT = "rdmc-lite"
 WEIGHTS = Path(__file__).parent / "weights"
@@ -41,7 +41,8 @@ def find(name_or_path: str | Path) -> Model:
         name_or_path: A name that `models` lists, or the path of an `.onnx` file.
 
     Raises:
-        UnrainError: There is no such model or file, or its card cannot be read.
+        UsageError: There is no such model or file.
+        UnrainError: Its card cannot be read.
     """
     name = str(name_or_path)
     if isinstance(name_or_path, str) and (WEIGHTS / f"{name}.onnx") in WEIGHTS.glob("*.onnx"):
@@ -49,10 +50,10 @@ def find(name_or_path: str | Path) -> Model:
     path = Path(name_or_path)
     if path.suffix.lower() == ".onnx" or path.is_file():
         if not path.is_file():
-            raise UnrainError(f"{path}: no such model file, check the name")
+            raise UsageError(f"{path}: no such model file, check the name")
         return _load(path)
     known = ", ".join(model.name for model in models()) or "none, so install unrain again"
-    raise UnrainError(f"{name}: unknown model, known ones: {known}")
+    raise UsageError(f"{name}: unknown model, known ones: {known}")
 
 
 def _load(path: Path) -> Model:

@@ -22,6 +22,7 @@ from unrain import batch, cli, video
 from unrain.derainer import Derainer
 from unrain.errors import UnrainError
 from unrain.files import DiskFullError
+from unrain.plan import make_plan
 from unrain.video import OptionError, VideoOptions, frames
 
 av = pytest.importorskip("av", reason="PyAV is not installed")
@@ -679,6 +680,6 @@ def test_wrong_usage(here, capsys, arguments, words):
 def test_where_the_results_of_videos_go(here):
     for name in ("a.mp4", "b.AVI", "c_derained.mp4"):
         (here / name).touch()
-    plan = batch.plan(["."], rain_layer=True)
+    plan = make_plan(["."], rain_layer=True)
     assert [str(job.targets["derained"]) for job in plan.jobs] == ["a_derained.mp4", "b_derained.mkv"]
     assert all(list(job.targets) == ["derained"] for job in plan.jobs)

@@ -1,0 +1,363 @@
+"""The bytes of a file, or a Pillow image, to an upright picture: alpha, grey, palettes, inks, 16 bits.
+
+Pillow decodes everything, with one exception: it has no 16-bit colour modes and silently cuts such files to
+8 bits. Its decoders can hand out either byte of a 16-bit sample, though, so such a file is decoded twice,
+high bytes and low bytes, and nothing is lost.
+"""
+
+import contextlib
+import io
+import re
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
+
+from unrain.errors import UnrainError
+from unrain.files import one_line, reading_problem
+from unrain.image.metadata import (
+    Metadata,
+    exif_block,
+    metadata_of,
+    tiff_exif,
+    upright_exif,
+    upright_xmp,
+    without_thumbnail,
+    xmp_without_thumbnails,
+)
+from unrain.image.picture import Array, Picture
+
+MAX_PIXELS = 400_000_000
+_KNOWN = "JPEG, PNG, WebP, TIFF, BMP or AVIF"
+_AGAIN = "get it again from its source"
+# Only these decoders are ever tried on a file, so that no exotic one (EPS runs Ghostscript) can be reached.
+_DECODERS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "AVIF")
+_SIGNATURES = re.compile(rb"\xff\xd8|\x89PNG|RIFF....WEBP|II[*+]\0|MM\0[*+]|BM|....ftypavi[fs]", re.DOTALL)
+# fmt: off
+RAW_SUFFIXES = frozenset({
+    ".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".fff", ".iiq", ".kdc", ".mef",
+    ".mos", ".mrw", ".nef", ".nrw", ".orf", ".pef", ".raf", ".rw2", ".rwl", ".sr2", ".srf", ".srw",
+    ".x3f",
+})
+# fmt: on
+"""Extensions of cameras' RAW files."""
+
+# Olympus, Panasonic, Fujifilm, Sigma, Canon's three kinds, Minolta.
+_RAW_SIGNATURES = re.compile(
+    rb"II(RO|RS|U\0)|MMOR|FUJIFILMCCD-RAW|FOVb|....ftypcrx |II\*\0....CR|......HEAPCCDR|\0MRM", re.DOTALL
+)
+_NEW_SUBFILE_TYPE, _PHOTOMETRIC, _SUB_IFDS, _DNG_VERSION = 254, 262, 330, 50706
+# Colour filter array; linear RAW.
+_RAW_PHOTOMETRIC = {32803, 34892}
+_MOST_DIRECTORIES = 100
+# Pillow's limit is a global, so one picture is decoded at a time.
+_PILLOW_LIMIT = threading.Lock()
+
+
+class TooManyPixelsError(UnrainError):
+    """The picture is larger than allowed, as its header says; nothing of it was decoded."""
+
+
+def read(path: Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
+    """Read a picture file.
+
+    Args:
+        path: The file.
+        max_pixels: Refuse pictures with more pixels than this.
+
+    Raises:
+        UnrainError: The file is missing, unreadable, no picture, damaged, animated or too large.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UnrainError(f"{path}: {reading_problem(error)}") from error
+    return decode(data, str(path), max_pixels=max_pixels)
+
+
+def decode(data: bytes, name: str, *, max_pixels: int = MAX_PIXELS) -> Picture:
+    """Turn the bytes of a picture file into an upright picture.
+
+    Args:
+        data: The whole file.
+        name: How messages call it.
+        max_pixels: Refuse pictures with more pixels than this.
+
+    Raises:
+        UnrainError: The bytes are no picture, or a damaged, animated, RAW or too large one.
+    """
+    if not data:
+        raise UnrainError(f"{name}: the file is empty, {_AGAIN}")
+    if PurePath(name).suffix.lower() in RAW_SUFFIXES or _is_raw(data):
+        raise UnrainError(f"{name}: a camera's RAW file, develop it to JPEG or 16-bit TIFF first")
+    with _PILLOW_LIMIT, _pillow_limit(max_pixels), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            picture = _decode(data, name, max_pixels)
+        except UnrainError:
+            raise
+        except Image.DecompressionBombError as error:
+            raise TooManyPixelsError(_too_large(name, "far ", max_pixels)) from error
+        except UnidentifiedImageError as error:
+            if is_picture(data):
+                raise UnrainError(f"{name}: damaged or of a rare kind, {_AGAIN}") from error
+            raise UnrainError(f"{name}: no picture in {_KNOWN}, convert it to PNG first") from error
+        except MemoryError as error:
+            raise UnrainError(f"{name}: not enough memory for a picture of this size") from error
+        # Decoders raise nearly anything on damaged data: struct.error, IndexError, SyntaxError, zlib.error...
+        except Exception as error:
+            raise UnrainError(f"{name}: damaged ({one_line(error)}), get it again from its source") from error
+    heard = tuple(one_line(w.message) for w in caught if not issubclass(w.category, DeprecationWarning))
+    return replace(picture, notes=picture.notes + heard)
+
+
+def is_picture(data: bytes) -> bool:
+    """Whether a file that begins like this is a picture of a known kind."""
+    return _SIGNATURES.match(data) is not None
+
+
+def from_pil(image: Image.Image) -> Picture:
+    """Take the pixels of a Pillow image, as they are: no EXIF turn. Thumbnails are left out.
+
+    Raises:
+        UnrainError: It holds 32-bit or floating-point samples.
+    """
+    plain = _plain_mode(image, "image", [])
+    channels = np.asarray(plain)
+    channels = channels.astype(np.uint16) if channels.dtype.itemsize == 2 else channels
+    info = plain.info
+    known = Metadata(
+        icc=info.get("icc_profile"),
+        exif=without_thumbnail(exif_block(plain)) or None,
+        xmp=xmp_without_thumbnails(info.get("xmp") or b"") or None,
+        dpi=info.get("dpi"),
+    )
+    return replace(_split(channels, _key_alpha(image, image.mode, channels)), metadata=known)
+
+
+def _is_raw(data: bytes) -> bool:
+    """Whether a file is a camera's RAW file, of which Pillow would decode the embedded thumbnail."""
+    if _RAW_SIGNATURES.match(data):
+        return True
+    if data[:4] not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return False
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        # Pillow's parser raises anything on damaged directories, which are refused later and as such.
+        try:
+            tags = TiffImagePlugin.ImageFileDirectory_v2(data[: 16 if 43 in data[2:4] else 8])
+            file = io.BytesIO(data)
+            file.seek(tags.next)
+            tags.load(file)
+            return (
+                _DNG_VERSION in tags
+                or tags.get(_PHOTOMETRIC) in _RAW_PHOTOMETRIC
+                or bool(tags.get(_NEW_SUBFILE_TYPE, 0) & 1 and _SUB_IFDS in tags)
+            )
+        except Exception:
+            return False
+
+
+@contextlib.contextmanager
+def _pillow_limit(max_pixels: int) -> Iterator[None]:
+    """Let Pillow refuse what we refuse, and nothing else."""
+    before = Image.MAX_IMAGE_PIXELS
+    # Pillow warns above its limit and raises above twice that; _decode checks the exact number.
+    Image.MAX_IMAGE_PIXELS = max(1, max_pixels)
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
+def _decode(data: bytes, name: str, max_pixels: int) -> Picture:
+    source = _open(data)
+    if source.width * source.height > max_pixels:
+        raise TooManyPixelsError(_too_large(name, f"{source.width} x {source.height}, ", max_pixels))
+    frames = _frames(source)
+    if frames > 1:
+        raise UnrainError(f"{name}: holds {frames} pictures, unrain takes one a file: split it first")
+    notes = ["only the main one of the file's pictures is kept"] if source.format == "MPO" else []
+    rawmode = _rawmode(source)
+    tags: dict[int, Any] = dict(source.tag_v2) if isinstance(source, TiffImagePlugin.TiffImageFile) else {}
+    image: Image.Image = source
+    if deep := re.fullmatch(r"(RGB|RGBA|RGBX|RGBa|LA);16([BLN])", rawmode):
+        if tags.get(284) == 2:
+            raise UnrainError(
+                f"{name}: 16-bit channels in separate planes, save it with interleaved ones first"
+            )
+        channels, source = _deep_channels(data, deep[1], deep[2])
+        channels = _straight_alpha(channels) if deep[1] == "RGBa" else channels
+    else:
+        source.load()
+        image = _plain_mode(source, name, notes)
+        channels = np.asarray(image)
+        if channels.dtype.itemsize == 2:
+            channels = channels.astype(np.uint16)
+            # Pillow heeds WhiteIsZero for 8 bits only.
+            channels = 65535 - channels if tags.get(262) == 0 else channels
+    # Pillow turns a TIFF's pixels itself when it loads them.
+    exif, orientation = upright_exif(tiff_exif(source) if tags else exif_block(source))
+    xmp, other = upright_xmp(tags.get(700) or source.info.get("xmp") or b"")
+    orientation = 1 if tags else orientation or other or 1
+    picture = _turn(_split(channels, _key_alpha(source, rawmode, channels)), orientation)
+    metadata = replace(metadata_of(source, data, tags), exif=exif or None, xmp=xmp or None)
+    if source.mode == "CMYK":
+        metadata = replace(metadata, icc=image.info.get("icc_profile"))
+    kind = "JPEG" if source.format == "MPO" else source.format or "PNG"
+    return replace(picture, format=kind, metadata=metadata, notes=tuple(notes))
+
+
+def _open(data: bytes) -> ImageFile.ImageFile:
+    return Image.open(io.BytesIO(data), formats=_DECODERS)
+
+
+def _rawmode(image: ImageFile.ImageFile) -> str:
+    """How the samples lie in the file, in Pillow's words."""
+    args = image.tile[0].args if image.tile else None
+    raw = args[0] if isinstance(args, tuple) and args else args
+    return raw if isinstance(raw, str) else ""
+
+
+def _frames(image: ImageFile.ImageFile) -> int:
+    """How many pictures that a person would count are in the file."""
+    if image.format == "MPO":
+        return 1
+    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+        frames: int = getattr(image, "n_frames", 1)
+        return frames
+    pages = 0
+    # Asking for the number would read every directory, and a small file can hold a million.
+    for page in range(_MOST_DIRECTORIES):
+        try:
+            image.seek(page)
+        except EOFError:
+            break
+        # Bits 0 and 2 of NewSubfileType: a smaller copy (thumbnail), a transparency mask.
+        pages += not image.tag_v2.get(254, 0) & 0b101
+    image.seek(0)
+    return pages
+
+
+def _deep_channels(data: bytes, layout: str, order: str) -> tuple[Array, ImageFile.ImageFile]:
+    """Decode 16-bit colour, which Pillow would cut to its high bytes.
+
+    Returns:
+        HxWxC uint16, and the image with everything else that was read.
+    """
+    if layout == "LA":
+        # Four bytes a pixel, handed out as they are.
+        image = _opened_as(data, "RGBA")
+        raw: Array = np.asarray(image)
+        return raw.view(">u2").astype(np.uint16), image
+    order = {"little": "L", "big": "B"}[sys.byteorder] if order == "N" else order
+    layout = "RGBA" if layout == "RGBa" else layout
+    image = _opened_as(data, f"{layout};16{order}")
+    wide: Array = np.asarray(image).astype(np.uint16) << 8
+    # Read in the wrong byte order, the high byte is the low one.
+    wide |= np.asarray(_opened_as(data, f"{layout};16{'L' if order == 'B' else 'B'}"))
+    return wide, image
+
+
+def _opened_as(data: bytes, rawmode: str) -> ImageFile.ImageFile:
+    image = _open(data)
+    image.tile = [
+        tile._replace(args=(rawmode, *tile.args[1:]) if isinstance(tile.args, tuple) else rawmode)
+        for tile in image.tile
+    ]
+    image.load()
+    return image
+
+
+def _straight_alpha(channels: Array) -> Array:
+    """Undo the multiplication of 16-bit colour with its alpha."""
+    alpha = channels[..., 3:].astype(np.uint32)
+    colour = (channels[..., :3].astype(np.uint32) * 65535 + alpha // 2) // np.maximum(alpha, 1)
+    return np.dstack((np.minimum(colour, 65535).astype(np.uint16), channels[..., 3]))
+
+
+def _plain_mode(image: Image.Image, name: str, notes: list[str]) -> Image.Image:
+    """Bring any Pillow mode to grey or RGB, with or without alpha."""
+    mode = image.mode
+    if mode in {"L", "LA", "RGB", "RGBA", "I;16", "I;16L", "I;16B"}:
+        return image
+    if mode == "CMYK":
+        notes.append("CMYK is converted to RGB")
+        return _from_cmyk(image)
+    target = {"1": "L", "La": "LA", "RGBX": "RGB", "RGBa": "RGBA", "YCbCr": "RGB"}.get(mode)
+    if mode in {"P", "PA"}:
+        target = "RGBA" if image.has_transparency_data else "RGB"
+    if target is None:
+        kind = {"I": "32-bit or signed integer", "F": "floating-point"}.get(mode, mode)
+        raise UnrainError(f"{name}: {kind} samples, convert it to 8 or 16 bits a channel first")
+    return image.convert(target)
+
+
+def _from_cmyk(image: Image.Image) -> Image.Image:
+    """Convert inks to sRGB by the file's own profile, or by Pillow's rule of thumb without one."""
+    from PIL import ImageCms
+
+    profile = image.info.get("icc_profile")
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
+    converted = None
+    if profile:
+        with contextlib.suppress(ImageCms.PyCMSError, OSError):
+            inks = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            converted = ImageCms.profileToProfile(image, inks, srgb, outputMode="RGB")
+    result = converted or image.convert("RGB")
+    result.info["icc_profile"] = srgb.tobytes() if converted else None
+    return result
+
+
+def _key_alpha(image: Image.Image, rawmode: str, channels: Array) -> Array | None:
+    """Alpha of a picture in which one colour stands for transparent (a PNG's tRNS), or None."""
+    key = image.info.get("transparency")
+    if key is None or image.mode not in {"1", "L", "RGB", "I;16"}:
+        return None
+    # The key of a 2 or 4-bit grey picture counts in that picture's own steps.
+    key = np.array(key) * {"L;2": 85, "L;4": 17}.get(rawmode, 1)
+    differs: Array = channels != key
+    opaque = differs if channels.ndim == 2 else differs.any(axis=2)
+    return np.where(opaque, np.iinfo(channels.dtype).max, 0).astype(channels.dtype)
+
+
+def _split(channels: Array, alpha: Array | None = None) -> Picture:
+    """Part HxW, or HxWxC with one to four channels, into colour and alpha."""
+    if channels.ndim == 3 and channels.shape[2] in (2, 4):
+        channels, alpha = channels[..., :-1], np.ascontiguousarray(channels[..., -1])
+    colour = channels.ndim == 3 and channels.shape[2] == 3
+    first = channels[..., 0] if channels.ndim == 3 else channels
+    # A grey picture in three equal channels (all that WebP and AVIF can hold) must not come out tinted.
+    if colour and not all(np.array_equal(first, channels[..., c]) for c in (1, 2)):
+        return Picture(np.ascontiguousarray(channels), alpha)
+    return Picture(np.ascontiguousarray(first), alpha, colour=colour)
+
+
+def _turn(picture: Picture, orientation: int) -> Picture:
+    """Apply an EXIF orientation of 1 to 8."""
+
+    def turned(pixels: Array) -> Array:
+        if orientation >= 5:
+            pixels = pixels.swapaxes(0, 1)
+        # By the standard, row 0 lies at the bottom in 3, 4, 7 and 8 (5 to 8: after the swap, as columns).
+        if orientation in (3, 4, 7, 8):
+            pixels = pixels[::-1]
+        if orientation in (2, 3, 6, 7):
+            pixels = pixels[:, ::-1]
+        return np.ascontiguousarray(pixels)
+
+    if orientation == 1:
+        return picture
+    alpha = None if picture.alpha is None else turned(picture.alpha)
+    return replace(picture, pixels=turned(picture.pixels), alpha=alpha)
+
+
+def _too_large(name: str, size: str, max_pixels: int) -> str:
+    limit = f"{max_pixels:,} pixels"
+    return f"{name}: {size}more than the limit of {limit}, raise it with --max-pixels if you trust the file"
