@@ -14,7 +14,8 @@ from toys import natural
 from unrain.derainer import Derainer
 from unrain.errors import UnrainError
 from unrain.lab import export
-from unrain.lab.export import export_checkpoint, load_checkpoint, measure_halo
+from unrain.lab.checkpoint import load_checkpoint
+from unrain.lab.export import export_checkpoint, measure_halo
 from unrain.lab.nets import build
 from unrain.lab.nets.layers import RecursiveNet
 
@@ -156,7 +157,7 @@ def test_the_halo_of_a_known_network(distance, halo):
     assert measure_halo(Shift(distance).eval()) == halo
 
 
-def test_the_halo_of_unrolled_passes_is_that_of_all_together():
+def test_the_halo_of_unrolled_recursions_is_that_of_all_together():
     assert measure_halo(Shift(9).eval(), recursions=2) == 32
 
 

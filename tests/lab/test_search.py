@@ -13,8 +13,10 @@ from unrain.lab import search as searching  # noqa: E402
 from unrain.lab.data.batches import Source  # noqa: E402
 from unrain.lab.data.pairs import Pair  # noqa: E402
 from unrain.lab.nets.rdmc import GATES  # noqa: E402
+from unrain.lab.training.callbacks import Progress  # noqa: E402
+from unrain.lab.training.module import Deraining  # noqa: E402
 from unrain.lab.training.recipe import read_recipe  # noqa: E402
-from unrain.lab.training.train import Deraining, Progress, train  # noqa: E402
+from unrain.lab.training.train import train  # noqa: E402
 
 SCALARS = {f"net.gates.{name}" for name in GATES} | {"net.upsampling"}
 TOY = """
