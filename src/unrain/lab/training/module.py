@@ -36,7 +36,7 @@ class DistillationTeacher:
     """A trained network whose results another network learns.
 
     Hinton et al., "Distilling the knowledge in a neural network", 2015.
-    It is no module, so that checkpoints and weight averaging pass it by, and a copy shares it.
+    It is not a module, so that checkpoints and weight averaging skip it and copies share it.
 
     Args:
         spec: Which network, its recursions, and the weight of its results.
