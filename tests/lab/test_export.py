@@ -109,7 +109,7 @@ def test_the_file_holds_all_it_needs_and_no_batchnorm_or_paths(exported):
     assert {file.name for file in path.parent.iterdir()} == {"small.onnx", "small.json"}
 
 
-def test_fixed_recursions_are_unrolled_into_one_pass(tmp_path, monkeypatch):
+def test_fixed_recursions_are_unrolled_into_one_step(tmp_path, monkeypatch):
     monkeypatch.setattr(export, "measure_halo", lambda net, recursions: 64)
     monkeypatch.setitem(SMALL, "rdmc_lite", {"width": 12, "encoder": [1, 1], "decoder": [1]})
     net = trained("rdmc_lite")
@@ -121,7 +121,7 @@ def test_fixed_recursions_are_unrolled_into_one_pass(tmp_path, monkeypatch):
     derainer = Derainer(path)
     assert derainer.recursions == 1
     assert np.abs(derainer(image) - expected.clamp(0, 1).numpy()).max() < 1e-3
-    with pytest.raises(UnrainError, match="one pass"):
+    with pytest.raises(UnrainError, match="recursions is 3"):
         Derainer(path, recursions=3)
 
 

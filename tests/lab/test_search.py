@@ -62,7 +62,7 @@ def scalars(checkpoint):
     return {name: value for name, value in state.items() if name in SCALARS}
 
 
-def test_a_killed_search_goes_on_as_if_nothing_had_happened(toy, dies_at):
+def test_a_killed_search_resumes_with_the_same_result(toy, dies_at):
     whole = searching.search(toy / "toy.toml", toy / "data", out=toy / "whole")
     with dies_at(searching.Searching, 4):
         searching.search(toy / "toy.toml", toy / "data", out=toy / "parts")

@@ -1,4 +1,4 @@
-"""Learning from real rain: what has gradient, what stays as it was, and that a killed run goes on."""
+"""Learning from real rain: what has gradients, what stays unchanged, and that a killed run resumes."""
 
 import numpy as np
 import pytest
@@ -243,7 +243,7 @@ def test_the_teacher_takes_any_number_of_real_patches_and_recursions(monkeypatch
     assert seen == [{1: 1, 2: 2, 4: 2}[count]]
 
 
-def test_a_killed_semi_supervised_run_goes_on_with_its_encoders_as_if_nothing_had_happened(toy, dies_at):
+def test_a_killed_run_on_real_rain_resumes_with_its_encoders(toy, dies_at):
     trainer.train(toy / "toy.toml", toy / "data", out=toy / "whole")
     with dies_at(Deraining, 4):
         trainer.train(toy / "toy.toml", toy / "data", out=toy / "parts")

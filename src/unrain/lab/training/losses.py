@@ -198,7 +198,7 @@ class ContrastivePrior:
         return self
 
     def between(self, clean: Tensor, rainy: Tensor) -> Callable[[Tensor], Tensor]:
-        """Return the loss of a restored picture, given its clean and its rainy twin.
+        """Return the loss of a restored picture, given the clean and the rainy picture.
 
         Args:
             clean: The positive, N x 3 x H x W in [0, 1].
