@@ -133,9 +133,8 @@ class Deraining(pl.LightningModule):
         assert self.real is not None
         averaging = next(one for one in self.trainer.callbacks if isinstance(one, Averaging))  # type: ignore[attr-defined]
         with torch.no_grad():
-            return (darkest_view if self.real.spec.darkest else predict)(
-                averaging.net, real, stage.recursions
-            )
+            derain = darkest_view if self.real.spec.darkest else predict
+            return derain(averaging.net, real, stage.recursions)
 
     def teacher_loss(
         self, real: Tensor, estimates: list[Tensor], layers: Tensor, stage: Stage, random: torch.Generator
