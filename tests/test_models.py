@@ -15,7 +15,7 @@ EXAMPLES = ROOT / "examples"
 MODELS = zoo.models()
 CARD = {
     *("name", "summary", "network", "arguments", "parameters", "licence"),
-    *("recipe", "training_data", "steps", "wall_time", "hardware"),
+    *("recipe", "reproducible", "note", "training_data", "steps", "wall_time", "hardware"),
     *("scores", "scores_by", "scores_commit"),
     *("multiple", "halo", "recursions", "recursive"),
 }
@@ -32,7 +32,12 @@ def test_the_default_ships():
 def test_the_card_says_everything(model):
     assert model.card.keys() >= CARD
     assert model.card["name"] == model.name
-    assert (ROOT / "recipes" / model.card["recipe"]).is_file()
+    assert len(list((ROOT / "recipes").glob(f"*/{model.card['recipe']}"))) == 1
+    assert (
+        model.card["reproducible"]
+        or "cannot be repeated" in model.card["note"]
+        or "not kept" in model.card["note"]
+    )
     assert model.card["summary"] and model.card["training_data"] and model.card["scores"]
     for score in model.card["scores"].values():
         assert 5 < score["psnr"] <= 100 and 0 < score["ssim"] <= 1 and score["pictures"] > 0
@@ -85,7 +90,7 @@ def test_the_examples_are_reproducible(model):
 def test_what_runs_are_the_weights_that_training_resumes_from(model):
     pytest.importorskip("torch")
     from unrain.lab.bench.candidates import open_derainer
-    from unrain.lab.export import load_checkpoint
+    from unrain.lab.checkpoint import load_checkpoint
 
     net = load_checkpoint(ROOT / "recipes" / "weights" / f"{model.name}.safetensors").net
     rainy = np.asarray(Image.open(EXAMPLES / "launch.jpg"))[100:297, 50:273]

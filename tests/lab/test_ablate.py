@@ -18,7 +18,7 @@ pytest.importorskip("matplotlib")
 from unrain import cli  # noqa: E402
 from unrain.errors import UnrainError  # noqa: E402
 from unrain.lab import ablate as ablation  # noqa: E402
-from unrain.lab.ablate import Result, Row, ablate, close_rows, laid_over, read_plan, recipe_of  # noqa: E402
+from unrain.lab.ablate import Result, RunResults, ablate, close_rows, laid_over, read_ablation, recipe_of  # noqa: E402
 from unrain.lab.nets import build  # noqa: E402
 
 PLAN = """
@@ -41,7 +41,7 @@ batch = 1
 [[base.sources]]
 pairs = "set"
 [[groups]]
-name = "passes"
+name = "recursions"
 [[groups.runs]]
 name = "one"
 [[groups.runs]]
@@ -83,8 +83,8 @@ def test_a_change_is_laid_over_the_base_and_over_each_table_of_an_array():
 def test_every_run_is_trained_once_and_found_again(toy, monkeypatch):
     rows = ablate(toy / "plan.toml", toy / "data", out=toy / "out")
     assert [(row.group, row.run) for row in rows] == [
-        ("passes", "one"),
-        ("passes", "two"),
+        ("recursions", "one"),
+        ("recursions", "two"),
         ("loss", "L1"),
         ("loss", "SSIM"),
     ]
@@ -170,21 +170,23 @@ runs = [{ name = "three", change = { clip = 5.0 } }]
 def test_files_named_in_a_plan_are_relative_to_it(toy):
     ablate(toy / "plan.toml", toy / "data", out=toy / "out")
     (toy / "out" / "01" / "weights.safetensors").rename(toy / "start.safetensors")
-    text = (toy / "plan.toml").read_text()
-    (toy / "plan.toml").write_text(text.replace("[base]\n", '[base]\ninitial = "start.safetensors"\n'))
+    text, start = (toy / "plan.toml").read_text(), 'initial = { weights = "start.safetensors" }'
+    (toy / "plan.toml").write_text(text.replace("[base]\n", f"[base]\n{start}\n"))
     rows = ablate(toy / "plan.toml", toy / "data", out=toy / "again")
     assert ablate(toy / "plan.toml", toy / "data", out=toy / "again") == rows
 
 
 def row(group, run, *psnrs):
-    return Row(group, run, tuple(Result(i + 1, p, 0.9, 10, 5, 1.0, 0.1, p + 1) for i, p in enumerate(psnrs)))
+    return RunResults(
+        group, run, tuple(Result(i + 1, p, 0.9, 10, 5, 1.0, 0.1, p + 1) for i, p in enumerate(psnrs))
+    )
 
 
 def test_close_are_rows_of_one_group_only():
     rows = [row("a", "1", 30.0), row("a", "2", 30.1), row("a", "3", 31.0), row("b", "1", 31.0)]
     assert [one.run for one in close_rows(rows, 0.2)] == ["1", "2"]
     apart = [replace(rows[0].results[0], own=40.0), replace(rows[2].results[0], own=40.1)]
-    rows = [Row("a", str(i), (one,)) for i, one in enumerate(apart)]
+    rows = [RunResults("a", str(i), (one,)) for i, one in enumerate(apart)]
     assert [one.run for one in close_rows(rows, 0.2)] == ["0", "1"], "close by own statistics"
 
 
@@ -211,8 +213,8 @@ def test_a_network_with_batchnorm_is_measured_both_ways(toy):
 
 
 def test_results_are_written_as_numbers_as_text_and_as_a_picture(toy):
-    plan = read_plan(toy / "plan.toml")
-    rows = [row("passes", "one", 30.0, 31.0), row("passes", "two", 32.5)]
+    plan = read_ablation(toy / "plan.toml")
+    rows = [row("recursions", "one", 30.0, 31.0), row("recursions", "two", 32.5)]
     ablation.write_results(rows, plan, toy, "unrain ablate plan.toml")
     with (toy / "results.csv").open(newline="") as file:
         read = list(csv.DictReader(file))
@@ -223,7 +225,8 @@ def test_results_are_written_as_numbers_as_text_and_as_a_picture(toy):
     ]
     text = (toy / "table.md").read_text()
     assert (
-        "| passes | one | 10 | 5 | 1 | 0.10 | 30.50 (30.00, 31.00) | 0.9000 | 31.50 (31.00, 32.00) |" in text
+        "| recursions | one | 10 | 5 | 1 | 0.10 | 30.50 (30.00, 31.00) | 0.9000 | 31.50 (31.00, 32.00) |"
+        in text
     )
     assert "| | two | 10 |" in text.replace("|  |", "| |")
     first = (toy / "plot.svg").read_bytes()
@@ -236,7 +239,7 @@ def test_results_are_written_as_numbers_as_text_and_as_a_picture(toy):
     ("old", "new", "message"),
     [
         ('suite = "set"', 'suit = "set"', "unknown key 'suit'"),
-        ("steps = 1 }", "stepz = 1 }", "passes: two: stages: unknown key 'stepz'"),
+        ("steps = 1 }", "stepz = 1 }", "recursions: two: stages: unknown key 'stepz'"),
         ('precision = "fp32"', 'precision = "fp8"', "precision is 'fp8'"),
         ('suite = "set"', "seeds = []", "seeds is empty"),
     ],
@@ -245,19 +248,19 @@ def test_a_wrong_plan_is_refused_by_name_before_anything_is_trained(toy, old, ne
     plan = toy / "plan.toml"
     plan.write_text(plan.read_text().replace(old, new))
     with pytest.raises(UnrainError, match=message):
-        read_plan(plan)
+        read_ablation(plan)
 
 
 def test_a_plan_without_groups_is_refused(toy):
     text = (toy / "plan.toml").read_text()
     (toy / "plan.toml").write_text("groups = []\n" + text[: text.index("[[groups]]")])
     with pytest.raises(UnrainError, match="needs at least one"):
-        read_plan(toy / "plan.toml")
+        read_ablation(toy / "plan.toml")
 
 
 def test_shipped_plans_are_right():
-    for path in sorted((ROOT / "recipes").glob("ablation-*.toml")):
-        plan = read_plan(path)
+    for path in sorted((ROOT / "recipes" / "ablation").glob("*.toml")):
+        plan = read_ablation(path)
         recipes = {(g.name, r.name): recipe_of(plan, r, 1, path) for g in plan.groups for r in g.runs}
         assert len(recipes) == sum(len(group.runs) for group in plan.groups), "names repeat"
         # What is measured is never trained on.
@@ -268,6 +271,6 @@ def test_shipped_plans_are_right():
 
 
 def test_the_command_prints_a_line_for_each_run(toy, monkeypatch, capsys):
-    monkeypatch.setattr(ablation, "ablate", lambda *_, **__: [row("passes", "one", 30.0, 31.0)])
+    monkeypatch.setattr(ablation, "ablate", lambda *_, **__: [row("recursions", "one", 30.0, 31.0)])
     assert cli.main(["ablate", str(toy / "plan.toml"), "--data", str(toy)]) == 0
-    assert capsys.readouterr().out.split() == ["passes", "one", "30.50", "dB", "(30.00,", "31.00)"]
+    assert capsys.readouterr().out.split() == ["recursions", "one", "30.50", "dB", "(30.00,", "31.00)"]

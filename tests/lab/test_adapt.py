@@ -19,9 +19,9 @@ from unrain.errors import UnrainError  # noqa: E402
 from unrain.lab import adapt as adapting  # noqa: E402
 from unrain.lab import export  # noqa: E402
 from unrain.lab.adapt import adapt, trainable  # noqa: E402
+from unrain.lab.checkpoint import load_checkpoint  # noqa: E402
 from unrain.lab.data.pairs import MAX_PIXELS  # noqa: E402
 from unrain.lab.data.rain import RainMaker  # noqa: E402
-from unrain.lab.export import load_checkpoint  # noqa: E402
 from unrain.lab.nets import build  # noqa: E402
 
 SMALL = {"width": 24, "encoder": [1, 1], "decoder": [1]}
@@ -90,8 +90,8 @@ def test_a_toy_is_adapted_and_unrain_takes_it(here, capsys):
     ]
     card = json.loads(Path("mine.json").read_text())
     assert card["training_data"][-2:] == [
-        "wet: real rain, nobody knows the clean side",
-        "dry: clean, not paired",
+        "wet: real rain without ground truth",
+        "dry: clean, unpaired",
     ]
     assert card["licence"] == "MIT" and card["went_on_from"]["steps"] == 7
     assert card["drawn_rain"]["pairs"] == 2
@@ -107,7 +107,7 @@ def test_without_clean_photographs_rain_is_drawn_on_the_networks_results(here, q
     assert quick[0]["training_data"] == [
         "theirs",
         "results of the network: with rain made from scratch",
-        "wet: real rain, nobody knows the clean side",
+        "wet: real rain without ground truth",
     ]
 
 
@@ -127,7 +127,7 @@ def test_a_network_that_became_worse_goes_back_until_it_is_good_enough(here, qui
     start = load_checkpoint(here / "toy.safetensors").net
     seen = []
 
-    def scored(net, tests, passes):
+    def scored(net, tests, recursions):
         way = (net.exit.bias - start.exit.bias).abs().sum()
         seen.append(float(way))
         return 30.0 if len(seen) in (1, 4) else 29.0
@@ -192,9 +192,9 @@ def test_weights_for_training_are_those_that_ship(path):
         pytest.skip("a stage on the way to a model")
     picture = natural(33, 47).astype(np.float32) / 255
     net = load_checkpoint(path).net
-    _, passes = trainable(path.stem)
+    _, recursions = trainable(path.stem)
     with torch.inference_mode():
-        expected = net(torch.from_numpy(picture).permute(2, 0, 1)[None], passes)[-1][0].permute(1, 2, 0)
+        expected = net(torch.from_numpy(picture).permute(2, 0, 1)[None], recursions)[-1][0].permute(1, 2, 0)
     assert np.abs(Derainer(path.stem)(picture) - expected.clamp(0, 1).numpy()).max() < 1e-3
 
 

@@ -14,7 +14,8 @@ from toys import natural
 from unrain.derainer import Derainer
 from unrain.errors import UnrainError
 from unrain.lab import export
-from unrain.lab.export import export_checkpoint, load_checkpoint, measure_halo
+from unrain.lab.checkpoint import load_checkpoint
+from unrain.lab.export import export_checkpoint, measure_halo
 from unrain.lab.nets import build
 from unrain.lab.nets.layers import RecursiveNet
 
@@ -108,7 +109,7 @@ def test_the_file_holds_all_it_needs_and_no_batchnorm_or_paths(exported):
     assert {file.name for file in path.parent.iterdir()} == {"small.onnx", "small.json"}
 
 
-def test_fixed_recursions_are_unrolled_into_one_pass(tmp_path, monkeypatch):
+def test_fixed_recursions_are_unrolled_into_one_step(tmp_path, monkeypatch):
     monkeypatch.setattr(export, "measure_halo", lambda net, recursions: 64)
     monkeypatch.setitem(SMALL, "rdmc_lite", {"width": 12, "encoder": [1, 1], "decoder": [1]})
     net = trained("rdmc_lite")
@@ -120,7 +121,7 @@ def test_fixed_recursions_are_unrolled_into_one_pass(tmp_path, monkeypatch):
     derainer = Derainer(path)
     assert derainer.recursions == 1
     assert np.abs(derainer(image) - expected.clamp(0, 1).numpy()).max() < 1e-3
-    with pytest.raises(UnrainError, match="one pass"):
+    with pytest.raises(UnrainError, match="recursions is 3"):
         Derainer(path, recursions=3)
 
 
@@ -156,7 +157,7 @@ def test_the_halo_of_a_known_network(distance, halo):
     assert measure_halo(Shift(distance).eval()) == halo
 
 
-def test_the_halo_of_unrolled_passes_is_that_of_all_together():
+def test_the_halo_of_unrolled_recursions_is_that_of_all_together():
     assert measure_halo(Shift(9).eval(), recursions=2) == 32
 
 

@@ -13,8 +13,10 @@ from unrain.lab import search as searching  # noqa: E402
 from unrain.lab.data.batches import Source  # noqa: E402
 from unrain.lab.data.pairs import Pair  # noqa: E402
 from unrain.lab.nets.rdmc import GATES  # noqa: E402
+from unrain.lab.training.callbacks import Progress  # noqa: E402
+from unrain.lab.training.module import Deraining  # noqa: E402
 from unrain.lab.training.recipe import read_recipe  # noqa: E402
-from unrain.lab.training.train import Deraining, Progress, train  # noqa: E402
+from unrain.lab.training.train import train  # noqa: E402
 
 SCALARS = {f"net.gates.{name}" for name in GATES} | {"net.upsampling"}
 TOY = """
@@ -60,7 +62,7 @@ def scalars(checkpoint):
     return {name: value for name, value in state.items() if name in SCALARS}
 
 
-def test_a_killed_search_goes_on_as_if_nothing_had_happened(toy, dies_at):
+def test_a_killed_search_resumes_with_the_same_result(toy, dies_at):
     whole = searching.search(toy / "toy.toml", toy / "data", out=toy / "whole")
     with dies_at(searching.Searching, 4):
         searching.search(toy / "toy.toml", toy / "data", out=toy / "parts")

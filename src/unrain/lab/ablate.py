@@ -1,11 +1,11 @@
-"""What each part is worth: `unrain ablate PLAN --data FOLDER`.
+"""Ablations, what each part is worth: `unrain ablate PLAN --data FOLDER`.
 
 A plan is a TOML file: a whole recipe as its [base], and groups of runs that each change something in it. All
 are trained and measured on a whole test set. Runs of a group that end closer together than `close` are
-trained once more with the next seed, since a difference that small may be luck.
+trained again with the next seed, since so small a difference may be chance.
 
 An ablation lives in its folder (runs/PLAN): one folder for each run and seed, results.csv, table.md and
-plot.svg. One that was killed goes on; what is finished is not trained again.
+plot.svg. When it was killed it resumes; finished runs are not trained again.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 import csv
 import dataclasses
+import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -27,9 +28,10 @@ from matplotlib import pyplot
 from torch import nn
 
 from unrain.errors import UnrainError
+from unrain.files import write
 from unrain.lab.bench.candidates import Entrant
 from unrain.lab.bench.run import bench
-from unrain.lab.export import load_checkpoint
+from unrain.lab.checkpoint import load_checkpoint
 from unrain.lab.nets.layers import RecursiveNet
 from unrain.lab.training.recipe import Recipe, from_table, read_recipe, read_table, recipe_from, write_recipe
 from unrain.lab.training.train import train
@@ -63,7 +65,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Ablation:
     """An ablation.
 
     Attributes:
@@ -94,8 +96,8 @@ class Result:
         steps: Optimiser steps.
         train_seconds: Wall time of the training.
         seconds: Mean time for a picture of the test set.
-        own: The PSNR that BatchNorm gives with each picture's own statistics in place of training's, see
-            `own_statistics`; `psnr` again for a network without BatchNorm.
+        own: The PSNR when BatchNorm normalises by each picture's own statistics, see `own_statistics`; `psnr`
+            for a network without BatchNorm.
     """
 
     seed: int
@@ -109,7 +111,7 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Row:
+class RunResults:
     """A run of a group with all its results."""
 
     group: str
@@ -127,13 +129,13 @@ class Row:
         return mean(result.own for result in self.results)
 
 
-def read_plan(path: Path) -> Plan:
+def read_ablation(path: Path) -> Ablation:
     """Read a plan and check the recipe of each of its runs.
 
     Raises:
         UnrainError: The file is missing, is no TOML, or has something in it that a plan or recipe has not.
     """
-    plan = from_table(Plan, read_table(path), str(path))
+    plan = from_table(Ablation, read_table(path), str(path))
     if not plan.groups or not all(group.runs for group in plan.groups):
         raise UnrainError(f"{path}: needs at least one [[groups]] with [[groups.runs]]")
     if not plan.seeds:
@@ -144,7 +146,7 @@ def read_plan(path: Path) -> Plan:
     return plan
 
 
-def recipe_of(plan: Plan, run: Run, seed: int, path: Path, where: str = "") -> Recipe:
+def recipe_of(plan: Ablation, run: Run, seed: int, path: Path, where: str = "") -> Recipe:
     """Lay a run's changes over the base.
 
     Args:
@@ -167,8 +169,8 @@ def laid_over(base: Any, change: Any) -> Any:  # noqa: ANN401  (TOML's values)
     return change
 
 
-def ablate(path: Path, data: Path, *, out: Path | None = None) -> list[Row]:
-    """Train and measure everything in a plan, going on where an earlier call stopped.
+def ablate(path: Path, data: Path, *, out: Path | None = None) -> list[RunResults]:
+    """Train and measure everything in a plan, resuming where an earlier call stopped.
 
     Args:
         path: The TOML file.
@@ -178,14 +180,14 @@ def ablate(path: Path, data: Path, *, out: Path | None = None) -> list[Row]:
     Raises:
         UnrainError: Plan, data or gradients are not right, or the folder holds runs of another plan.
     """
-    plan = read_plan(path)
+    plan = read_ablation(path)
     out = out or Path("runs") / path.stem
     runs = [(group.name, run) for group in plan.groups for run in group.runs]
     recipes = [recipe_of(plan, run, plan.seeds[0], path) for _, run in runs]
     counts = [1] * len(runs)
     while True:
         rows = [
-            Row(
+            RunResults(
                 group,
                 run.name,
                 tuple(
@@ -208,8 +210,8 @@ def ablate(path: Path, data: Path, *, out: Path | None = None) -> list[Row]:
         counts = more
 
 
-def close_rows(rows: list[Row], close: float) -> Iterator[Row]:
-    """Give the rows that have another row of their group nearer than so many dB, by either PSNR."""
+def close_rows(rows: list[RunResults], close: float) -> Iterator[RunResults]:
+    """Yield the rows that another row of their group is closer to than `close` dB, by either PSNR."""
     for row in rows:
         others = [other for other in rows if other.group == row.group and other is not row]
         if any(min(abs(row.psnr - other.psnr), abs(row.own - other.own)) < close for other in others):
@@ -219,9 +221,9 @@ def close_rows(rows: list[Row], close: float) -> Iterator[Row]:
 def own_statistics(net: RecursiveNet) -> RecursiveNet | None:
     """Return a copy whose BatchNorm uses each picture's own statistics; None when there is no BatchNorm.
 
-    After a short training, those of training are far off on pictures unlike any patch: a picture that is
-    half sky comes out 30 levels too dark or not, as chance has it, and that decides the mean of a test set.
-    What the layers have learnt shows without it.
+    After a short training, the running statistics are far off on pictures unlike any patch: a picture that is
+    half sky comes out 30 levels too dark or not, by chance, and that decides the mean of a test set. A
+    picture's own statistics show what the layers have learnt.
     """
     own = copy.deepcopy(net)
     norms = [layer for layer in own.modules() if isinstance(layer, nn.BatchNorm2d)]
@@ -232,7 +234,7 @@ def own_statistics(net: RecursiveNet) -> RecursiveNet | None:
 
 
 def run_once(recipe: Recipe, suite: str, data: Path, out: Path) -> Result:
-    """Train and measure one recipe, or read how it came out before."""
+    """Train and measure one recipe, or read its earlier result."""
     for folder in sorted(out.glob("*/")):
         if (folder / "recipe.toml").exists() and read_recipe(folder / "recipe.toml") == recipe:
             break
@@ -240,9 +242,7 @@ def run_once(recipe: Recipe, suite: str, data: Path, out: Path) -> Result:
         taken = [int(folder.name) for folder in out.glob("*/") if folder.name.isdigit()]
         folder = out / f"{max(taken, default=0) + 1:02}"
         folder.mkdir(parents=True)
-        write_recipe(
-            recipe, folder / "recipe.toml", "One run of an ablation; it is found again by its contents."
-        )
+        write_recipe(recipe, folder / "recipe.toml", "One run of an ablation, identified by its contents.")
     done = folder / "result.json"
     if done.exists():
         return Result(**json.loads(done.read_text(encoding="utf-8")))
@@ -251,12 +251,10 @@ def run_once(recipe: Recipe, suite: str, data: Path, out: Path) -> Result:
         train(folder / "recipe.toml", data, out=folder)
     checkpoint = load_checkpoint(weights)
     own = own_statistics(checkpoint.net)
-    passes = (recipe_passes(recipe),)
-    nets = [net for net in (checkpoint.net, own) if net is not None]
-    scores = [
-        score
-        for _, score in bench([Entrant("run", net) for net in nets], data, suites=(suite,), recursions=passes)
-    ]
+    recursions = (recipe.stages[-1].recursions,)
+    candidates = [Entrant("run", net) for net in (checkpoint.net, own) if net is not None]
+    found = bench(candidates, data, suites=(suite,), recursions=recursions)
+    scores = [score for _, score in found]
     score = scores[0]
     result = Result(
         seed=recipe.seed,
@@ -268,29 +266,23 @@ def run_once(recipe: Recipe, suite: str, data: Path, out: Path) -> Result:
         seconds=score.seconds,
         own=scores[-1].psnr,
     )
-    part = done.with_suffix(".part")
-    part.write_text(json.dumps(dataclasses.asdict(result)), encoding="utf-8")
-    part.replace(done)
+    write(json.dumps(dataclasses.asdict(result)).encode(), done)
     return result
 
 
-def recipe_passes(recipe: Recipe) -> int:
-    """Return the passes that a network was trained on last."""
-    return recipe.stages[-1].recursions
-
-
-def write_results(rows: list[Row], plan: Plan, out: Path, command: str) -> None:
+def write_results(rows: list[RunResults], plan: Ablation, out: Path, command: str) -> None:
     """Write results.csv, table.md and plot.svg."""
-    with (out / "results.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["group", "run", *(one.name for one in dataclasses.fields(Result))])
-        for row in rows:
-            writer.writerows([row.group, row.run, *dataclasses.astuple(one)] for one in row.results)
-    (out / "table.md").write_text(table(rows, plan.suite, command), encoding="utf-8")
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(["group", "run", *(one.name for one in dataclasses.fields(Result))])
+    for row in rows:
+        writer.writerows([row.group, row.run, *dataclasses.astuple(one)] for one in row.results)
+    write(text.getvalue().encode(), out / "results.csv")
+    write(table(rows, plan.suite, command).encode(), out / "table.md")
     plot(rows, plan.suite, out / "plot.svg")
 
 
-def table(rows: list[Row], suite: str, command: str) -> str:
+def table(rows: list[RunResults], suite: str, command: str) -> str:
     """Return the results as Markdown; several seeds as their mean and, in brackets, each."""
     lines = [
         f"`{command}`; whole {suite}, Y channel.",
@@ -317,8 +309,8 @@ def table(rows: list[Row], suite: str, command: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def plot(rows: list[Row], suite: str, path: Path) -> None:
-    """Draw every run as a bar from the worst of all, groups one below the other, seeds as dots."""
+def plot(rows: list[RunResults], suite: str, path: Path) -> None:
+    """Plot every run as a bar, group below group, and its seeds as dots."""
     lowest = min(result.psnr for row in rows for result in row.results)
     highest = max(result.psnr for row in rows for result in row.results)
     margin = max(0.1, 0.1 * (highest - lowest))
@@ -337,5 +329,7 @@ def plot(rows: list[Row], suite: str, path: Path) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     # Neither date nor random ids: the same results give the same file.
     with matplotlib.rc_context({"svg.hashsalt": "unrain"}):
-        figure.savefig(path, metadata={"Date": None})
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format="svg", metadata={"Date": None})
+    write(drawn.getvalue(), path)
     pyplot.close(figure)

@@ -1,11 +1,10 @@
-"""A shipped model for one's own camera: `unrain adapt MODEL --real FOLDER`.
+"""Adapt a shipped model to one's own camera: `unrain adapt MODEL --real FOLDER`.
 
-Fine-tunes a network for some minutes on a folder of rainy pictures, as `unrain.lab.training.real_rain`
-learns from real rain. Nobody has clean twins of these, so rain is drawn on clean photographs of one's own,
-or, where there are none, on what the network makes of the rainy pictures to begin with. A fifth is held
-out: if the network has become worse there by more than `ALLOWED`, it goes part of the way back to where it
-started, along the line between the weights (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR
-2022).
+Fine-tunes a network for some minutes on a folder of rainy pictures with the losses of
+`unrain.lab.training.real_rain`. These have no ground truth, so rain is also added to one's own clean
+photographs or, without any, to the network's own results. A fifth of the pairs is held out: if the score on
+them falls by more than `ALLOWED`, the weights are interpolated back towards the start (Wortsman et al.,
+"Robust fine-tuning of zero-shot models", CVPR 2022).
 """
 
 from __future__ import annotations
@@ -25,26 +24,29 @@ from torch import Tensor
 from unrain import zoo
 from unrain.errors import UnrainError
 from unrain.lab.bench.candidates import open_derainer
+from unrain.lab.checkpoint import Checkpoint, interpolate_weights, load_checkpoint, save_checkpoint
 from unrain.lab.data.batches import Source, Unpaired
 from unrain.lab.data.pairs import MAX_PIXELS, Pair, paired_folder, pictures, read
 from unrain.lab.data.rain import Picture, RainMaker
-from unrain.lab.export import Checkpoint, export_checkpoint, load_checkpoint
+from unrain.lab.export import export_checkpoint
 from unrain.lab.metrics import psnr_ssim
 from unrain.lab.metrics.streaks import Lines, Rainy, removed
 from unrain.lab.nets.layers import RecursiveNet
-from unrain.lab.training.recipe import LossWeights, Real, Recipe, SourceSpec
+from unrain.lab.training.data import RecipeData
+from unrain.lab.training.module import Deraining, start_from
+from unrain.lab.training.recipe import Initial, LossWeights, Real, Recipe, SourceSpec
 from unrain.lab.training.stage import Stage
-from unrain.lab.training.train import Deraining, Pictures, fit, part_way, save_weights, start_from
+from unrain.lab.training.train import fit
 
 T = TypeVar("T")
 
-# By how much the score on drawn rain may fall, in dB.
+# How far the score on synthetic rain may fall, in dB.
 ALLOWED = 0.1
-# Parts of the way from the old weights to the new ones, tried in this order.
+# Shares of the new weights in the interpolation, tried in this order.
 SHARES = (1.0, 0.5, 0.25)
 
 _RAIN = RainMaker(scratch=1.0, cover=0.4, sharpening=1.0, jpeg=0.5)
-_DRY = 0.2
+_CLEAN = 0.2
 _PIECE = 600
 _PROBE = 384
 _PROBES = 12
@@ -53,18 +55,18 @@ _HELD_OUT = 5
 
 @dataclass(frozen=True)
 class Adapted:
-    """How it went.
+    """The result of adapting a model.
 
     Attributes:
         model: The ONNX file, for `unrain --model`.
-        before: Y PSNR in dB on the pairs held out, of the network as it was.
-        after: The same of the network as it is now.
+        before: Y PSNR in dB of the original network on the held-out pairs.
+        after: The same of the adapted network.
         pairs: How many pairs were held out.
-        streaks_before: Share of the streak energy of real pictures that the network took away before; None
+        streaks_before: Share of the real pictures' streak energy that the original network removes; None
             where they show too few streaks to tell.
-        streaks_after: The same now.
-        share: The part of the way that was kept, 0 to 1.
-        seconds: How long it took.
+        streaks_after: The same of the adapted network.
+        share: The share of the new weights that was kept, 0 to 1.
+        seconds: Wall time.
     """
 
     model: Path
@@ -78,12 +80,12 @@ class Adapted:
 
     @property
     def kept(self) -> bool:
-        """Return whether the score on drawn rain fell by no more than is allowed."""
+        """Return whether the score on synthetic rain fell by no more than is allowed."""
         return self.after >= self.before - ALLOWED
 
 
-class Own(Pictures):
-    """Pictures that are in memory already, in place of those below a data folder."""
+class LoadedData(RecipeData):
+    """Pictures that are already in memory, instead of those below a data folder."""
 
     def __init__(self, recipe: Recipe, sources: list[Source], unpaired: Unpaired) -> None:
         # Not the one that reads a data folder.
@@ -105,16 +107,16 @@ def adapt(
     Args:
         model: A name of the zoo, or a checkpoint of `unrain train`.
         real: A folder of rainy pictures.
-        clean: A folder of clean photographs, at best of the same camera; rain is drawn on them.
-        pairs: A folder with a rainy and a clean side, to learn from and to measure on besides.
+        clean: A folder of clean photographs, ideally of the same camera; rain is added to them.
+        pairs: A folder of pairs to learn from and to measure on as well.
         steps: Optimiser steps.
         out: The ONNX file to write; MODEL-adapted.onnx when None.
 
     Raises:
-        UnrainError: Weights, a folder or a picture is missing or broken, or the file is there already.
+        UnrainError: Weights, a folder or a picture is missing or damaged, or the file exists.
     """
     began = time.monotonic()
-    path, passes = trainable(model)
+    path, recursions = trainable(model)
     out = out or Path(f"{path.stem if Path(model).suffix else model}-adapted.onnx")
     if out.suffix != ".onnx":
         raise UnrainError(f"{out}: give a name that ends in .onnx")
@@ -122,41 +124,41 @@ def adapt(
         raise UnrainError(f"{out}: is there already, give another name with -o")
     start = load_checkpoint(path)
     rainy = [_middle(piece) for piece in _pictures(real, "--real")]
-    sources, specs, tests, dry = _sources(start.net, passes, rainy, clean, pairs)
+    sources, specs, tests, unpaired = _sources(start.net, recursions, rainy, clean, pairs)
     recipe = recipe_for(start, specs, (real.name,), (clean.name,) if clean else (), steps)
     pl.seed_everything(recipe.seed)
     module = Deraining(recipe, "unrain adapt")
-    start_from(module, path)
-    unpaired = Unpaired(Source(photos=_pieces(real, "--real")), dry)
-    before = score(start.net, tests, passes)
-    streaks_before = streaks_removed(start.net, rainy, passes)
+    start_from(module, Initial(str(path)))
+    photographed = Unpaired(Source(photos=_pieces(real, "--real")), unpaired)
+    before = score(start.net, tests, recursions)
+    streaks_before = streaks_removed(start.net, rainy, recursions)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".adapt-", dir=out.parent) as folder:
-        fit(module, Own(recipe, sources, unpaired), Path(folder))
-        share, after = _blend(module, start.net.state_dict(), tests, passes, before - ALLOWED)
+        fit(module, LoadedData(recipe, sources, photographed), Path(folder))
+        share, after = _blend(module, start.net.state_dict(), tests, recursions, before - ALLOWED)
         weights = Path(folder) / "adapted.safetensors"
-        save_weights(weights, module)
+        save_checkpoint(weights, module.checkpoint())
         card = {
             "summary": f"{path.stem} adapted to the pictures in {real.name}.",
             "recipe": "unrain adapt",
             "training_data": [*start.card.get("training_data", []), *recipe.training_data],
             "drawn_rain": {"pairs": len(tests), "before": round(before, 3), "after": round(after, 3)},
         }
-        export_checkpoint(weights, out, default=passes, card=card)
+        export_checkpoint(weights, out, default=recursions, card=card)
     return Adapted(
         model=out,
         before=before,
         after=after,
         pairs=len(tests),
         streaks_before=streaks_before,
-        streaks_after=streaks_removed(module.net, rainy, passes),
+        streaks_after=streaks_removed(module.net, rainy, recursions),
         share=share,
         seconds=time.monotonic() - began,
     )
 
 
 def trainable(model: str) -> tuple[Path, int | None]:
-    """Find the weights that a model can be trained on from, and how many passes it makes by default.
+    """Find the weights that a model can be fine-tuned from, and its default number of recursions.
 
     A name of the zoo stands for NAME.safetensors in the folder UNRAIN_WEIGHTS, or in recipes/weights where
     unrain runs from its source; any other text is the path of a checkpoint.
@@ -166,9 +168,7 @@ def trainable(model: str) -> tuple[Path, int | None]:
     """
     path = Path(model)
     if path.suffix == ".onnx":
-        raise UnrainError(
-            f"{path}: an ONNX file cannot be trained on, give the weights.safetensors it is from"
-        )
+        raise UnrainError(f"{path}: an ONNX file cannot be trained, give the weights.safetensors it is from")
     if path.suffix:
         return path, None
     card = zoo.find(model).card
@@ -190,9 +190,9 @@ def recipe_for(
     clean: tuple[str, ...],
     steps: int,
 ) -> Recipe:
-    """Return how a network is adapted; folders in it are named for the card only."""
-    passes = start.net.recursions
-    split = start.net.recursive and passes > 1
+    """Return the recipe that a network is adapted by; its folders are named for the card only."""
+    recursions = start.net.recursions
+    split = start.net.recursive and recursions > 1
     return Recipe(
         network=start.network,
         arguments=start.arguments,
@@ -203,23 +203,23 @@ def recipe_for(
                 patch=96,
                 batch=4,
                 real=4,
-                recursions=passes,
+                recursions=recursions,
                 split=split,
                 lr=1e-4,
                 warmup=min(50, steps),
             ),
         ),
         loss=LossWeights(l1=1.0, psnr=0.002, ssim=0.2),
-        recursion_weights=(1.0,) * passes if split else (0.1, 1.0),
+        recursion_weights=(1.0,) * recursions if split else (0.1, 1.0),
         real=Real(
             real,
             clean,
             warmup=steps // 4,
             encoder_steps=min(steps, Real.encoder_steps),
-            # As recipes/semi-drdnet-s-real.toml: what took more rain (docs/training-log.md).
+            # As recipes/semi-drdnet/semi-drdnet-s-real.toml: removes more rain (docs/training-log.md).
             total_variation=0.0,
             teacher=0.5,
-            driest=True,
+            darkest=True,
         ),
         licence=start.card.get("licence", Recipe.licence),
         ema=0.99,
@@ -229,19 +229,19 @@ def recipe_for(
 
 
 def _precision() -> str:
-    """Return bf16 where the machine computes in it, else float32: the processor's emulation is slow."""
+    """Return bf16 where the hardware has it, else float32: emulated bf16 is slow."""
     able = torch.cpu.get_capabilities()
     return "bf16" if torch.cuda.is_available() or able.get("avx512_bf16") or able.get("amx_bf16") else "fp32"
 
 
 def _sources(
-    net: RecursiveNet, passes: int | None, rainy: list[Picture], clean: Path | None, pairs: Path | None
+    net: RecursiveNet, recursions: int | None, rainy: list[Picture], clean: Path | None, pairs: Path | None
 ) -> tuple[list[Source], tuple[SourceSpec, ...], list[Pair], Source | None]:
-    """Return what to learn from, how the card calls it, the pairs held out, and clean pictures."""
+    """Return the sources, their lines for the card, the held-out pairs, and unpaired clean pictures."""
     sources: list[Source] = []
     specs: list[SourceSpec] = []
     tests: list[Pair] = []
-    dry: Source | None = None
+    unpaired: Source | None = None
     if pairs is not None:
         taught, held_pairs = _divided(paired_folder(pairs), str(pairs))
         tests = [Pair(one.name, _middle(one.rainy), _middle(one.clean)) for one in held_pairs]
@@ -249,24 +249,24 @@ def _sources(
         specs.append(SourceSpec(pairs=pairs.name))
     if clean is not None:
         photos, held = _divided(_pieces(clean, "--clean"), str(clean))
-        dry = Source(photos=photos)
-        sources += [Source(photos=photos, maker=_RAIN), dry]
+        unpaired = Source(photos=photos)
+        sources += [Source(photos=photos, maker=_RAIN), unpaired]
         specs += [
-            SourceSpec(photos=(clean.name,), rain=_RAIN, weight=1 - _DRY),
-            SourceSpec(photos=(clean.name,), weight=_DRY),
+            SourceSpec(photos=(clean.name,), rain=_RAIN, weight=1 - _CLEAN),
+            SourceSpec(photos=(clean.name,), weight=_CLEAN),
         ]
     elif pairs is None:
-        # Not left dry besides: that would teach to leave the rain alone which is still in them.
-        derainer, _ = open_derainer(net, passes)
+        # Not as clean pictures too: the network would learn to leave the remaining rain alone.
+        derainer, _ = open_derainer(net, recursions)
         photos, held = _divided([derainer(one) for one in rainy], "--real")
         sources.append(Source(photos=photos, maker=_RAIN))
         specs.append(SourceSpec(photos=("results of the network",), rain=_RAIN))
     tests = tests or [_rained_on(_middle(one), number) for number, one in enumerate(held)]
-    return sources, tuple(specs), tests[:_PROBES], dry
+    return sources, tuple(specs), tests[:_PROBES], unpaired
 
 
 def _divided(items: list[T], where: str) -> tuple[list[T], list[T]]:
-    """Hold out every fifth, and one at least."""
+    """Hold out every fifth, at least one."""
     if len(items) < 2:
         raise UnrainError(f"{where}: one picture is too few, give two or more")
     held = set(range(len(items) - 1, -1, -_HELD_OUT))
@@ -284,7 +284,7 @@ def _pictures(folder: Path, option: str) -> list[Picture]:
 
 
 def _pieces(folder: Path, option: str) -> list[Picture]:
-    """Read a folder's pictures; of a large one four pieces, since streaks in it reduced would be thinner."""
+    """Read a folder's pictures, a large one as four pieces: scaled down, its streaks would be thinner."""
     found: list[Picture] = []
     for picture in _pictures(folder, option):
         height, width = picture.shape[:2]
@@ -297,34 +297,34 @@ def _pieces(folder: Path, option: str) -> list[Picture]:
 
 
 def _middle(picture: Picture, side: int = _PROBE) -> Picture:
-    """Cut a square of at most so many pixels out of the middle."""
+    """Crop the middle to at most `side` pixels each way."""
     top, left = (max(0, (length - side) // 2) for length in picture.shape[:2])
     return picture[top : top + side, left : left + side]
 
 
-def score(net: RecursiveNet, tests: list[Pair], passes: int | None) -> float:
-    """Measure the mean Y PSNR on pairs in dB."""
-    derainer, _ = open_derainer(net, passes)
+def score(net: RecursiveNet, tests: list[Pair], recursions: int | None) -> float:
+    """Measure the mean Y PSNR on pairs, in dB."""
+    derainer, _ = open_derainer(net, recursions)
     return float(np.mean([psnr_ssim.psnr(derainer(one.rainy), one.clean) for one in tests]))
 
 
-def streaks_removed(net: RecursiveNet, rainy: list[Picture], passes: int | None) -> float | None:
-    """Measure which share of the streak energy goes from a dozen of the rainy pictures."""
+def streaks_removed(net: RecursiveNet, rainy: list[Picture], recursions: int | None) -> float | None:
+    """Measure the share of streak energy removed from a dozen of the rainy pictures."""
     chosen = [rainy[i * len(rainy) // _PROBES] for i in range(min(_PROBES, len(rainy)))]
-    derainer, _ = open_derainer(net, passes)
+    derainer, _ = open_derainer(net, recursions)
     lines: list[Lines] = [Rainy(one).compare(derainer(one)) for one in chosen]
     return removed(lines)
 
 
 def _blend(
-    module: Deraining, start: dict[str, Tensor], tests: list[Pair], passes: int | None, least: float
+    module: Deraining, start: dict[str, Tensor], tests: list[Pair], recursions: int | None, least: float
 ) -> tuple[float, float]:
-    """Set the weights to the farthest on the way that scores well enough; return the share and the score."""
+    """Keep the largest share of the new weights that scores well enough; return share and score."""
     module.to("cpu")
     end = {name: value.clone() for name, value in module.net.state_dict().items()}
     for share in SHARES:
-        module.net.load_state_dict(part_way(start, end, share))
-        after = score(module.net, tests, passes)
+        module.net.load_state_dict(interpolate_weights(start, end, share))
+        after = score(module.net, tests, recursions)
         if after >= least:
             break
     return share, after

@@ -1,10 +1,10 @@
-"""Checkpoint to ONNX: one pass of a network with free batch, height and width, checked against PyTorch.
+"""Checkpoint to ONNX: one recursion of a network with free batch, height and width, checked against PyTorch.
 
-The file holds one pass, inputs `rainy` and `estimate`, so that the number of passes T is chosen when it
-runs; or, where `recursions` is given, that many passes behind the one input `rainy`. BatchNorm is folded
-into the convolutions. What running it needs to know (multiple, halo, recursions, recursive) stands in the
-file's metadata entry `unrain` and in the JSON card beside it. Weights are stored in half precision where the
-results stay within `PARITY`, which is nearly always.
+The file holds one recursion with the inputs `rainy` and `estimate`, so that the number of recursions T is
+chosen at run time; or, with a fixed T, all recursions behind the single input `rainy`. BatchNorm is folded
+into the convolutions. What an engine needs to know (multiple, halo, recursions, recursive) is in the file's
+metadata entry `unrain` and in the JSON card beside it. Weights are stored in half precision where the results
+stay within `PARITY`, which is nearly always.
 """
 
 import json
@@ -13,20 +13,18 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from unrain.engine import OnnxEngine
 from unrain.errors import UnrainError
-from unrain.lab.nets import build
+from unrain.files import write, writing_error
+from unrain.lab.checkpoint import load_checkpoint
 from unrain.lab.nets.layers import RecursiveNet, pad_to_multiple
 from unrain.zoo import Model
 
@@ -40,7 +38,7 @@ _PROBE_CUT = 192
 _PARITY_SIZES = ((2, 33, 47), (1, 101, 70), (1, 1, 5))
 
 
-class _OnePass(nn.Module):
+class _OneRecursion(nn.Module):
     """x_t = step(O, x_{t-1})."""
 
     def __init__(self, net: RecursiveNet) -> None:
@@ -52,7 +50,7 @@ class _OnePass(nn.Module):
 
 
 class _Unrolled(nn.Module):
-    """x_T from O: all passes one behind the other."""
+    """x_T from O: all recursions in a row."""
 
     def __init__(self, net: RecursiveNet, recursions: int) -> None:
         super().__init__()
@@ -66,84 +64,29 @@ class _Unrolled(nn.Module):
         return estimate
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """What a checkpoint holds.
-
-    Attributes:
-        net: The network in evaluation mode.
-        network: Its name for `build`.
-        arguments: Its constructor arguments.
-        card: What training wrote for the model's card.
-    """
-
-    net: RecursiveNet
-    network: str
-    arguments: dict[str, Any]
-    card: dict[str, Any]
-
-
-def load_checkpoint(checkpoint: Path) -> Checkpoint:
-    """Build the network that a checkpoint holds; nothing in the file is ever executed.
-
-    Args:
-        checkpoint: `weights.safetensors` with "network", "arguments" and "card" (JSON) in its header, or a
-            Lightning .ckpt with them under the key "unrain"; the card may be missing. A .ckpt's
-            averaged weights are taken: Lightning's weight averaging stores them as the state_dict.
-
-    Raises:
-        UnrainError: When the file is missing, broken or from elsewhere.
-    """
-    if not checkpoint.is_file():
-        raise UnrainError(f"{checkpoint}: no such checkpoint")
-    try:
-        if checkpoint.suffix == ".safetensors":
-            with safe_open(checkpoint, framework="pt") as file:
-                header = file.metadata() or {}
-            name, arguments = header["network"], json.loads(header["arguments"])
-            card = json.loads(header.get("card", "{}"))
-            state = load_file(checkpoint)
-        else:
-            content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-            name, arguments = content["unrain"]["network"], content["unrain"]["arguments"]
-            card = content["unrain"].get("card", {})
-            weights = content["state_dict"].items()
-            state = {key.removeprefix("net."): value for key, value in weights if key.startswith("net.")}
-        net = build(name, **arguments)
-        net.load_state_dict(state)
-    except KeyError as error:
-        raise UnrainError(f"{checkpoint}: lacks {error}; give a checkpoint of `unrain train`") from error
-    except (SafetensorError, OSError, ValueError, TypeError, RuntimeError, EOFError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise UnrainError(f"{checkpoint}: not a checkpoint of this version ({reason})") from error
-    except Exception as error:  # the unpickler's own exceptions for files that are none
-        raise UnrainError(f"{checkpoint}: not a checkpoint; give one of `unrain train`") from error
-    return Checkpoint(net.eval().requires_grad_(False), name, arguments, card)
-
-
 def measure_halo(net: RecursiveNet, recursions: int | None = None) -> int:
     """Measure how much context a tile needs.
 
-    The network sees three pictures (white noise, random blocks of many sizes, a smooth scene with streaks)
-    whole, and cut off at the top left or bottom right. The halo is the smallest distance from the cut, in
-    multiples of `net.multiple`, from which on no value differs by 0.25/255 or more in any of the net's
-    passes, and one multiple more for pictures that were not tried. A pass is measured on its own, with the
-    exact estimate of the pass before as its input, since passes are tiled one after the other.
+    The network is run on three pictures (white noise, random blocks of many sizes, a smooth scene with
+    streaks), whole and with the top left or bottom right cut off. The halo is the smallest distance from the
+    cut, in multiples of `net.multiple`, beyond which no value differs by 0.25/255 or more in any recursion,
+    plus one multiple as a margin. Each recursion is measured on its own, from the exact estimate of the one
+    before, since recursions are tiled one after the other.
 
     Args:
         net: The network in evaluation mode.
-        recursions: Measure that many passes unrolled instead, as one network.
+        recursions: Measure that many recursions unrolled into one network instead.
 
     Returns:
         Context in pixels on every side, a multiple of `net.multiple`.
 
     Raises:
-        UnrainError: When the network sees farther than the measurement reaches, 320 pixels.
+        UnrainError: The receptive field exceeds what can be measured, 320 pixels.
     """
     multiple = net.multiple
     side, cut = (size // multiple * multiple for size in (_PROBE_SIDE, _PROBE_CUT))
     rainy = _probes(side)
-    single = _OnePass(net) if recursions is None else None
+    single = _OneRecursion(net) if recursions is None else None
     unrolled = _Unrolled(net, recursions or 1)
     halo = 0
     estimate = rainy
@@ -194,36 +137,34 @@ def export_checkpoint(
     Args:
         checkpoint: `weights.safetensors` or a Lightning .ckpt, see `load_checkpoint`.
         out: Where the .onnx file goes; the card goes to the same name with .json.
-        recursions: Fix T and write all passes into the file; None writes one pass, T is chosen at run time.
-        default: Passes that are made when nobody says how many; the network's own number when None.
-        card: What the card says besides what training wrote into the checkpoint, or in its place.
+        recursions: Fix T and write all recursions into the file; None writes one, T is chosen at run time.
+        default: Default number of recursions at run time; the network's own number when None.
+        card: Entries that are added to the card, or replace those that training wrote.
 
     Returns:
         The written file.
 
     Raises:
-        UnrainError: When the checkpoint cannot be read, the file not be written, or ONNX Runtime's results
+        UnrainError: The checkpoint cannot be read, the file cannot be written, or ONNX Runtime's results
             differ from PyTorch's by 1e-3 or more.
     """
     if out.suffix != ".onnx":
         raise UnrainError(f"{out}: give a name that ends in .onnx")
-    if any(passes is not None and passes < 1 for passes in (recursions, default)):
+    if any(count is not None and count < 1 for count in (recursions, default)):
         raise UnrainError(f"recursions is {recursions}, by default {default}: give 1 or more")
     loaded = load_checkpoint(checkpoint)
     net = loaded.net
     if not net.recursive and (recursions or 1) > 1:
-        raise UnrainError(
-            f"{checkpoint}: {loaded.network} makes its passes in one step: leave recursions out"
-        )
-    # One step of a network that is not recursive is all there is.
-    passes = recursions if net.recursive else 1
+        raise UnrainError(f"{checkpoint}: {loaded.network} is not recursive: leave recursions out")
+    # A network that is not recursive is one step.
+    unrolled = recursions if net.recursive else 1
     contract = {
         "multiple": net.multiple,
-        "halo": measure_halo(net, passes),
-        "recursions": (default or net.recursions) if passes is None else 1,
-        "recursive": passes is None,
+        "halo": measure_halo(net, unrolled),
+        "recursions": (default or net.recursions) if unrolled is None else 1,
+        "recursive": unrolled is None,
     }
-    network = _to_onnx(net, passes)
+    network = _to_onnx(net, unrolled)
     onnx.helper.set_model_props(network, {"unrain": json.dumps(contract)})
     own = {
         "name": out.stem,
@@ -237,25 +178,24 @@ def export_checkpoint(
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".export-", dir=out.parent) as folder:
             draft = Path(folder) / out.name
+            content = b""
             for precision in ("single", "half"):
                 if precision == "half":
                     store_half(network)
-                draft.with_stem(precision).write_bytes(network.SerializeToString(deterministic=True))
-                off = _difference(net, draft.with_stem(precision), passes)
+                draft.write_bytes(network.SerializeToString(deterministic=True))
+                off = _difference(net, draft, unrolled)
                 if off < PARITY:
-                    draft.with_stem(precision).replace(draft)
-                    written["weights_stored"] = precision
+                    content, written["weights_stored"] = draft.read_bytes(), precision
                 elif precision == "single":
                     raise UnrainError(
                         f"{out.name}: differs from PyTorch by {off:.2g}, {PARITY} is allowed; "
                         "nothing was written"
                     )
-            draft_card = draft.with_suffix(".json")
-            draft_card.write_text(json.dumps(written, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-            draft_card.replace(out.with_suffix(".json"))
-            draft.replace(out)
+            described = json.dumps(written, indent=2, ensure_ascii=False) + "\n"
+            write(described.encode(), out.with_suffix(".json"))
+            write(content, out)
     except OSError as error:
-        raise UnrainError(f"{out}: cannot be written ({error.strerror or error})") from error
+        raise writing_error(error, out) from error
     return out
 
 
@@ -265,14 +205,14 @@ def _to_onnx(net: RecursiveNet, recursions: int | None) -> onnx.ModelProto:
     rainy, estimate = torch.rand(shape), torch.rand(shape)
     batch, rows, columns = (torch.export.Dim(dim, min=1) for dim in ("batch", "rows", "columns"))
     free = {0: batch, 2: net.multiple * rows, 3: net.multiple * columns}
-    one_pass = recursions is None
+    single = recursions is None
     with _quiet():
         program = torch.onnx.export(
-            _OnePass(net) if one_pass else _Unrolled(net, recursions or 1),
-            (rainy, estimate) if one_pass else (rainy,),
-            input_names=["rainy", "estimate"] if one_pass else ["rainy"],
+            _OneRecursion(net) if single else _Unrolled(net, recursions or 1),
+            (rainy, estimate) if single else (rainy,),
+            input_names=["rainy", "estimate"] if single else ["rainy"],
             output_names=["derained"],
-            dynamic_shapes=(free, free) if one_pass else (free,),
+            dynamic_shapes=(free, free) if single else (free,),
             opset_version=OPSET,
             dynamo=True,
             external_data=False,
@@ -333,12 +273,12 @@ def _difference(net: RecursiveNet, path: Path, recursions: int | None) -> float:
     largest = 0.0
     for batch, height, width in _PARITY_SIZES:
         rainy = torch.rand(batch, 3, height, width, generator=random)
-        passes = recursions or net.recursions
+        count = recursions or net.recursions
         with torch.inference_mode():
-            expected = net(rainy, passes if net.recursive else None)[-1].numpy()
+            expected = net(rainy, count if net.recursive else None)[-1].numpy()
         padded = pad_to_multiple(rainy, net.multiple).numpy()
         estimate = padded
-        for _ in range(passes if engine.recursive else 1):
+        for _ in range(count if engine.recursive else 1):
             estimate = engine.step(padded, estimate)
         off = np.abs(estimate[..., :height, :width] - expected).max()
         largest = float(np.maximum(largest, off))  # keeps what is not a number

@@ -1,12 +1,12 @@
 """Which cross-level skips to keep: `unrain search RECIPE --data FOLDER`.
 
 The first-order differentiable search of DARTS (Liu et al., 2019, https://arxiv.org/abs/1806.09055), as RDMC
-uses it: the training data is divided into two halves; every step the architecture (the strengths of the
-skips and the two scalars of the upsampling) learns on one half with the weights held still, then the weights
-learn on the other half with the architecture held still. Skips with the greatest strengths are kept.
+uses it: the training data is divided into two halves; in every step the architecture (the strengths of the
+skips and the two scalars of the upsampling) learns on one half with the weights fixed, then the weights learn
+on the other half with the architecture fixed. The strongest skips are kept.
 
-A search lives in its folder (runs/NAME): last.ckpt to go on from, which holds the architecture like every
-other weight, and NAME-found.toml when it ends, a recipe that `unrain train` takes.
+A search lives in its folder (runs/NAME): last.ckpt, which it resumes from and which holds the architecture
+like every other weight, and NAME-found.toml at the end, a recipe for `unrain train`.
 """
 
 from __future__ import annotations
@@ -28,9 +28,12 @@ from torch.utils.data import DataLoader, IterableDataset
 from unrain.errors import UnrainError
 from unrain.lab.data.batches import Batches, Source
 from unrain.lab.nets.rdmc import DOWN_GATES, RDMC, UP_GATES
+from unrain.lab.training.data import RecipeData
+from unrain.lab.training.module import Deraining, start_from
 from unrain.lab.training.optimiser import build_optimiser
+from unrain.lab.training.preflight import preflight
 from unrain.lab.training.recipe import Recipe, Search, read_recipe, write_recipe
-from unrain.lab.training.train import Deraining, Pictures, preflight, start_from, trainer_for
+from unrain.lab.training.train import trainer_for
 
 Batch = tuple[Tensor, ...]
 
@@ -53,18 +56,18 @@ class Found:
 
 
 class Both(IterableDataset[tuple[Batch, Batch]]):
-    """For every step a batch of either half."""
+    """Pairs of batches, one of each half, for every step."""
 
     def __init__(self, trained: Batches, held_back: Batches) -> None:
         self.trained, self.held_back = trained, held_back
 
     def __iter__(self) -> Iterator[tuple[Batch, Batch]]:
-        """Yield both batches for each step that is left."""
+        """Yield both batches of each remaining step."""
         yield from zip(self.trained, self.held_back, strict=True)
 
 
 def halves(source: Source, rng: np.random.Generator) -> tuple[Source, Source]:
-    """Divide a source's pictures and rain layers, shuffled, into two sources that share none.
+    """Divide a source's shuffled pictures and rain layers into two disjoint sources.
 
     Raises:
         ValueError: There is only one picture, or one layer.
@@ -86,7 +89,7 @@ def _halves(items: list[Any], rng: np.random.Generator) -> tuple[list[Any], list
     return shuffled[: len(items) // 2], shuffled[len(items) // 2 :]
 
 
-class Halves(Pictures):
+class Halves(RecipeData):
     """The recipe's data in two halves."""
 
     def __init__(self, recipe: Recipe, root: Path) -> None:
@@ -109,14 +112,14 @@ class Halves(Pictures):
         return Both(trained, held_back)
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Return the batches that are left."""
+        """Return the remaining batches."""
         assert self.trainer is not None
         both = self.both(self.trainer.global_step // 2)
         return DataLoader(both, batch_size=None, num_workers=self.recipe.workers)
 
 
 class Searching(Deraining):
-    """A network whose architecture is learnt beside its weights, each on its half of the data."""
+    """A network whose architecture and weights are learnt in turn, each on its half of the data."""
 
     def __init__(self, recipe: Recipe, search: Search, **options: Any) -> None:  # noqa: ANN401  (Deraining's own)
         super().__init__(recipe, **options)
@@ -165,7 +168,7 @@ class Searching(Deraining):
 
 
 def kept(strengths: dict[str, float], keep: int) -> tuple[str, ...]:
-    """Return the strongest "down" and the strongest "up" skips; a skip's sign is its weights' affair."""
+    """Return the strongest "down" and "up" skips by magnitude: the weights behind a skip absorb its sign."""
     ranked = sorted(strengths, key=lambda name: -abs(strengths[name]))
     return tuple(
         name for gates in (DOWN_GATES, UP_GATES) for name in [one for one in ranked if one in gates][:keep]
@@ -173,7 +176,7 @@ def kept(strengths: dict[str, float], keep: int) -> tuple[str, ...]:
 
 
 def search(recipe: Path, data: Path, *, out: Path | None = None) -> Found:
-    """Search by a recipe, going on from the last checkpoint if there is one.
+    """Search by a recipe, resuming from the last checkpoint if there is one.
 
     Args:
         recipe: The TOML file, with a [search] table.
@@ -185,7 +188,7 @@ def search(recipe: Path, data: Path, *, out: Path | None = None) -> Found:
     """
     whole = read_recipe(recipe)
     if whole.search is None:
-        raise UnrainError(f"{recipe}: has no [search] table; see recipes/rdmc-search.toml")
+        raise UnrainError(f"{recipe}: has no [search] table; see recipes/rdmc/rdmc-search.toml")
     plan = dataclasses.replace(whole, stages=(whole.search,), validation=())
     name = f"{recipe.stem.removesuffix('-search')}-search"
     out = out or Path("runs") / name
@@ -195,17 +198,17 @@ def search(recipe: Path, data: Path, *, out: Path | None = None) -> Found:
     if not isinstance(module.net, RDMC) or not module.net.gates:
         raise UnrainError(f"{recipe}: its network has no skips to choose from; take rdmc with its gates")
     if plan.initial:
-        start_from(module, Path(plan.initial))
-    pictures = Halves(plan, data)
+        start_from(module, plan.initial)
+    halved = Halves(plan, data)
     out.mkdir(parents=True, exist_ok=True)
     last = out / "last.ckpt"
     if not last.exists():
-        preflight(module.net, pictures.both().trained.batch(0), plan, prior)
+        preflight(module.net, halved.both().trained.batch(0), plan, prior)
     trainer = trainer_for(plan, out, optimisers=2)
     with warnings.catch_warnings():
-        # A checkpoint after the step is just what is wanted.
+        # The checkpoint is meant to follow the step.
         warnings.filterwarnings("ignore", "Using ModelCheckpoint with manual optimization")
-        trainer.fit(module, pictures, ckpt_path=last if last.exists() else None, weights_only=True)
+        trainer.fit(module, halved, ckpt_path=last if last.exists() else None, weights_only=True)
     trainer.save_checkpoint(last)
     strengths = {name: float(gate.detach()) for name, gate in module.net.gates.items()}
     chosen = kept(strengths, whole.search.keep)
@@ -213,7 +216,7 @@ def search(recipe: Path, data: Path, *, out: Path | None = None) -> Found:
         whole,
         arguments={**whole.arguments, "gates": list(chosen)},
         search=None,
-        # Weights of the network with all its skips do not fit the network with some of them.
+        # Weights of the network with all skips do not fit the network with some of them.
         initial=None,
     )
     path = out / f"{out.name}-found.toml"

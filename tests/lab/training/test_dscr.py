@@ -19,7 +19,7 @@ from unrain.lab.training.dscr import (
     measure,
     separation,
     train_encoders,
-    wet,
+    with_rain,
 )
 
 
@@ -111,11 +111,11 @@ def test_the_encoders_learn_from_synthetic_samples_alone():
 
 
 def test_layers_without_rain_teach_nothing():
-    dry = torch.zeros(2, 3, 32, 32)
-    assert len(wet(torch.cat([dry, streaks(1)]))) == 1
-    assert DSCR().encoder_loss(dry, photos(2), seeded()) == (0, 0)
+    clear = torch.zeros(2, 3, 32, 32)
+    assert len(with_rain(torch.cat([clear, streaks(1)]))) == 1
+    assert DSCR().encoder_loss(clear, photos(2), seeded()) == (0, 0)
     rain = streaks(1).requires_grad_()
-    losses = DSCR().derainer_loss(rain, photos(1), photos(1), dry, photos(2), seeded())
+    losses = DSCR().derainer_loss(rain, photos(1), photos(1), clear, photos(2), seeded())
     losses.rain.backward()
     assert losses == (0, 0) and not rain.grad.any()
 
@@ -126,10 +126,10 @@ def test_patches_that_the_derainer_found_dry_are_left_out_of_the_rain_space():
     losses = DSCR(PLAIN).derainer_loss(rain, *keys, seeded())
     losses.rain.backward()
     assert rain.grad[0].any() and not rain.grad[1:].any()
-    dry = torch.zeros(2, 3, 32, 32, requires_grad=True)
-    none = DSCR(PLAIN).derainer_loss(dry, *keys, seeded())
+    clear = torch.zeros(2, 3, 32, 32, requires_grad=True)
+    none = DSCR(PLAIN).derainer_loss(clear, *keys, seeded())
     none.rain.backward()
-    assert none.rain == 0 and none.clean > 0 and not dry.grad.any()
+    assert none.rain == 0 and none.clean > 0 and not clear.grad.any()
     # They count in the mean.
     alone = DSCR(PLAIN)
     both = (
@@ -147,8 +147,8 @@ def test_no_patch_pulls_with_more_than_its_share_and_others_as_they_would(most, 
     loss = dscr.derainer_loss(streaks(2), restored, photos(2), layers, clean, seeded()).clean
     (3 * loss).backward()
     plain = restored.detach().clone().requires_grad_()
-    _, dry, rained = dscr._keys(layers, clean, seeded())
-    expected = info_nce(dscr.clean(plain), dscr.clean(dry), dscr.clean(torch.cat([photos(2), rained])))
+    _, clear, rained = dscr._keys(layers, clean, seeded())
+    expected = info_nce(dscr.clean(plain), dscr.clean(clear), dscr.clean(torch.cat([photos(2), rained])))
     (3 * expected).backward()
     torch.testing.assert_close(loss, expected)
     lengths = plain.grad.flatten(1).norm(dim=1)

@@ -1,4 +1,4 @@
-"""Learning from real rain: what has gradient, what stays as it was, and that a killed run goes on."""
+"""Learning from real rain: what has gradients, what stays unchanged, and that a killed run resumes."""
 
 import numpy as np
 import pytest
@@ -11,10 +11,18 @@ pytest.importorskip("pytorch_lightning")
 from safetensors.torch import load_file  # noqa: E402
 
 from unrain.errors import UnrainError  # noqa: E402
-from unrain.lab.export import load_checkpoint  # noqa: E402
+from unrain.lab.checkpoint import load_checkpoint  # noqa: E402
 from unrain.lab.nets import build  # noqa: E402
 from unrain.lab.training import train as trainer  # noqa: E402
-from unrain.lab.training.real_rain import NOISE, RealRain, Seen, driest, frozen_statistics, warmth  # noqa: E402
+from unrain.lab.training.batch_norm import frozen_statistics  # noqa: E402
+from unrain.lab.training.module import Deraining  # noqa: E402
+from unrain.lab.training.real_rain import (  # noqa: E402
+    NOISE,
+    RealBatch,
+    RealRain,
+    contrast_share,
+    darkest_view,
+)
 from unrain.lab.training.recipe import LossWeights, Real, Recipe, SourceSpec, read_recipe  # noqa: E402
 from unrain.lab.training.stage import Stage  # noqa: E402
 
@@ -51,7 +59,7 @@ clean = ["dry"]
 warmup = 2
 encoder_steps = 2
 teacher = 0.5
-driest = true
+darkest = true
 dark_channel = 0.01
 """
 
@@ -92,7 +100,7 @@ def test_the_contrast_reaches_the_derainer_through_its_own_pictures_alone():
     for key in (layers, clean):
         key.requires_grad_()
     estimates = net(rainy)
-    terms = real(Seen(rainy, net.rain_in(rainy, estimates), estimates[-1], layers, clean), seeded())
+    terms = real(RealBatch(rainy, net.rain_in(rainy, estimates), estimates[-1], layers, clean), seeded())
     (terms["rain_contrast"] + terms["clean_contrast"]).backward()
     assert [name for name, one in net.named_parameters() if one.grad is None or not one.grad.any()] == []
     assert layers.grad is None and clean.grad is None
@@ -122,7 +130,7 @@ def test_semi_drdnet_is_asked_for_its_rain_layer_and_others_for_what_they_took()
 )
 def test_a_term_without_weight_is_not_computed(spec, names):
     rainy = patches() / 255
-    terms = RealRain(spec)(Seen(rainy, streaks(), rainy, streaks(), rainy), seeded())
+    terms = RealRain(spec)(RealBatch(rainy, streaks(), rainy, streaks(), rainy), seeded())
     assert set(terms) == names | {"total_variation", "low_pass"}
 
 
@@ -136,8 +144,8 @@ def test_terms_count_by_their_weights_and_the_contrast_by_its_share_besides():
 
 def test_the_contrast_warms_up_once_real_rain_begins():
     stages = (Stage(10), Stage(8, real=2), Stage(8, real=2))
-    assert [warmth(stages, step, 4) for step in (10, 11, 13, 14, 18, 25)] == [0.25, 0.5, 1, 1, 1, 1]
-    assert warmth(stages, 10, 0) == 1
+    assert [contrast_share(stages, step, 4) for step in (10, 11, 13, 14, 18, 25)] == [0.25, 0.5, 1, 1, 1, 1]
+    assert contrast_share(stages, 10, 0) == 1
 
 
 @pytest.mark.parametrize("bf16", [False, True])
@@ -171,25 +179,25 @@ class Half(torch.nn.Module):
         return [rainy, rainy - light]
 
 
-def test_the_driest_has_what_was_found_in_the_picture_its_mirror_image_and_a_smaller_copy():
+def test_the_darkest_view_lacks_the_rain_found_in_any_of_the_three():
     rainy = torch.rand(2, 3, 32, 32, generator=seeded()) * 0.5 + 0.3
     # Not at the middle, where the enlarged copy of an edge overshoots.
-    both = driest(Half(99), rainy, 1)
+    both = darkest_view(Half(99), rainy, 1)
     torch.testing.assert_close(both[..., :13], rainy[..., :13] - 0.1)
     torch.testing.assert_close(both[..., 19:], rainy[..., 19:] - (0.1 - NOISE))
     # Only the copy of 24 pixels is narrow enough: its rain is on the left.
-    smaller = driest(Half(32), rainy, 1)
+    smaller = darkest_view(Half(32), rainy, 1)
     torch.testing.assert_close(smaller[..., :13], rainy[..., :13] - (0.1 - NOISE))
     torch.testing.assert_close(smaller[..., 19:], rainy[..., 19:])
-    torch.testing.assert_close(driest(Half(0), rainy, 1), rainy)
+    torch.testing.assert_close(darkest_view(Half(0), rainy, 1), rainy)
 
 
-def test_the_driest_stays_in_range_and_is_nowhere_lighter_than_the_result():
+def test_the_darkest_view_stays_in_range_and_is_nowhere_lighter_than_the_result():
     net = stirred().eval()
     rainy = patches() / 255
     with torch.no_grad():
-        dry, result = driest(net, rainy, 1), net(rainy, 1)[-1].clamp(0, 1)
-    assert float(dry.min()) >= 0 and bool((dry <= result).all()) and bool((dry < result).any())
+        darkest, result = darkest_view(net, rainy, 1), net(rainy, 1)[-1].clamp(0, 1)
+    assert float(darkest.min()) >= 0 and bool((darkest <= result).all()) and bool((darkest < result).any())
 
 
 def test_real_patches_teach_weights_but_no_statistics():
@@ -201,7 +209,7 @@ def test_real_patches_teach_weights_but_no_statistics():
         real=Real(("x",)),
         arguments=SMALL,
     )
-    module = trainer.Deraining(recipe).train()
+    module = Deraining(recipe).train()
     module.net = stirred()
     before = {name: value.clone() for name, value in module.net.named_buffers()}
     clean = patches(seed=4)
@@ -215,7 +223,7 @@ def test_real_patches_teach_weights_but_no_statistics():
     assert [name for name, one in learning.items() if not one.grad.any()] == []
     # Synthetic patches beside them normalise as the real ones do; alone they teach statistics, too.
     module.loss((rainy, clean), recipe.stages[0])
-    trainer.settle(module, [])
+    module.recalibrate([])
     assert all(torch.equal(value, before[name]) for name, value in module.net.named_buffers())
     module.loss((rainy, clean), Stage(1, frozen=True))
     assert all(torch.equal(value, before[name]) for name, value in module.net.named_buffers())
@@ -223,21 +231,21 @@ def test_real_patches_teach_weights_but_no_statistics():
     assert not all(torch.equal(value, before[name]) for name, value in module.net.named_buffers())
 
 
-@pytest.mark.parametrize(("count", "passes"), [(1, 2), (2, 3), (4, 1)])
-def test_the_teacher_takes_any_number_of_real_patches_and_passes(monkeypatch, count, passes):
-    stage = Stage(1, real=count, recursions=passes)
+@pytest.mark.parametrize(("count", "recursions"), [(1, 2), (2, 3), (4, 1)])
+def test_the_teacher_takes_any_number_of_real_patches_and_recursions(monkeypatch, count, recursions):
+    stage = Stage(1, real=count, recursions=recursions)
     recipe = Recipe("semi_drdnet", (SourceSpec("x"),), (stage,), LossWeights(l1=1.0), arguments=SMALL)
-    module = trainer.Deraining(recipe)
+    module = Deraining(recipe)
     real, seen = patches()[:1].expand(count, -1, -1, -1) / 255, []
-    monkeypatch.setattr(module, "guess", lambda real, stage: real)
+    monkeypatch.setattr(module, "pseudo_clean", lambda real, stage: real)
     monkeypatch.setattr(module, "estimates", lambda rainy, stage: [seen.append(len(rainy)) or rainy])
-    module.taught(real, [real], streaks(), stage, seeded())
+    module.teacher_loss(real, [real], streaks(), stage, seeded())
     assert seen == [{1: 1, 2: 2, 4: 2}[count]]
 
 
-def test_a_killed_semi_supervised_run_goes_on_with_its_encoders_as_if_nothing_had_happened(toy, dies_at):
+def test_a_killed_run_on_real_rain_resumes_with_its_encoders(toy, dies_at):
     trainer.train(toy / "toy.toml", toy / "data", out=toy / "whole")
-    with dies_at(trainer.Deraining, 4):
+    with dies_at(Deraining, 4):
         trainer.train(toy / "toy.toml", toy / "data", out=toy / "parts")
     trainer.train(toy / "toy.toml", toy / "data", out=toy / "parts")
     whole, parts = (load_file(toy / run / "weights.safetensors") for run in ("whole", "parts"))
@@ -247,8 +255,8 @@ def test_a_killed_semi_supervised_run_goes_on_with_its_encoders_as_if_nothing_ha
         torch.testing.assert_close(value, parts[name], rtol=1e-4, atol=1e-6, msg=name)
     card = load_checkpoint(toy / "whole" / "weights.safetensors").card
     assert card["training_data"][1:] == [
-        "wet: real rain, nobody knows the clean side",
-        "dry: clean, not paired",
+        "wet: real rain without ground truth",
+        "dry: clean, unpaired",
     ]
 
 

@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 from unrain import zoo
 from unrain.derainer import Derainer
 from unrain.errors import UnrainError
+from unrain.lab.checkpoint import load_checkpoint
 from unrain.lab.data.pairs import pictures, read
 from unrain.lab.data.rain import Picture
 from unrain.lab.data.suites import key
-from unrain.lab.export import load_checkpoint
 from unrain.lab.nets import build
 from unrain.lab.nets.layers import RecursiveNet
 from unrain.lab.torch_engine import TorchEngine

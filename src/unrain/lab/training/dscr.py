@@ -1,16 +1,16 @@
-"""Dual sample-augmented contrastive regularisation (DSCR): what rain and what dry pictures look like.
+"""Dual sample-augmented contrastive regularisation (DSCR): what rain and what clean pictures look like.
 
-Of Semi-DRDNet (https://arxiv.org/abs/2204.02772) the idea is taken: contrast in the space of rain layers and
-in the space of clean pictures, with augmented samples, so that real rain without ground truth can be learnt
-from. Its inside is ours. Two encoders embed pictures on the unit sphere. In the rain space the rain layer
-that a derainer found in a real picture is pulled towards synthetic layers and away from backgrounds; in the
-clean space its result is pulled towards clean photographs and away from rainy pictures.
+The idea is Semi-DRDNet's (https://arxiv.org/abs/2204.02772): contrast in the space of rain layers and in the
+space of clean pictures, with augmented samples, to learn from real rain without ground truth. The
+implementation is ours. Two encoders embed pictures on the unit sphere. In the rain space, the rain layer that
+a derainer finds in a real picture is pulled towards synthetic layers and away from backgrounds; in the clean
+space, its result is pulled towards clean photographs and away from rainy pictures.
 
 The encoders learn from synthetic samples alone, whose labels are certain (`DSCR.encoder_loss`); the derainer
-learns through its own pictures alone, keys and encoders being fixed for it (`DSCR.derainer_loss`). Nothing of
-this is needed once training is over.
+gets gradients through its own pictures alone, with keys and encoders fixed (`DSCR.derainer_loss`). None of
+this is needed after training.
 
-`python -m unrain.lab.training.dscr --data FOLDER` trains the encoders for a minute and tells how well they
+`python -m unrain.lab.training.dscr --data FOLDER` trains the encoders for a minute and reports how well they
 separate pictures that they have not seen.
 """
 
@@ -34,11 +34,11 @@ from unrain.lab.data.batches import Batches, Source
 from unrain.lab.data.pairs import pictures, read
 from unrain.lab.data.rain import RainMaker
 
-# Longest gradient that a batch of real patches may have in a space, shared out evenly. Those of clean space
-# are mostly below; a faint rain layer's, which the encoder normalises, came to a hundred times as much.
+# Largest gradient norm of a batch of real patches in a space, divided evenly among them. In the clean space
+# it is mostly smaller; a faint rain layer's, which the encoder normalises, was a hundred times as large.
 _PULL = 2.0
-# Mean light from which on a patch counts as rain: one that got no streak would be a wrong label.
-_WET = 1 / 255
+# Mean light above which a patch counts as rain: one without a streak would be a wrong label.
+_RAIN_LEVEL = 1 / 255
 
 
 class Spaces(NamedTuple):
@@ -66,13 +66,13 @@ def info_nce(queries: Tensor, positives: Tensor, negatives: Tensor, temperature:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Other samples of the same kind, from a batch; what is random comes from a `torch.Generator`.
+    """Augmented samples of a batch; all randomness comes from a `torch.Generator`.
 
-    Photographs are turned as layers are, so that the blur which turning leaves tells nothing.
+    Photographs are rotated as layers are, so that the blur of a rotation gives nothing away.
 
     Attributes:
-        flip: Whether left and right may be exchanged.
-        angle: Largest turn in degrees, either way.
+        flip: Whether samples may be mirrored left to right.
+        angle: Largest rotation in degrees, either way.
         intensity: Least and most factor on a layer's light.
         sums: Share of layers to which another one is added.
         exposure: Least and most factor on a photograph's light.
@@ -88,7 +88,7 @@ class Augmentation:
         """Return other rain layers, N x C x H x W in [0, 1]."""
         others = self._turn(layers, random) * _factors(layers, self.intensity, random)
         added = torch.rand(len(layers), generator=random, device=random.device) < self.sums
-        # Turned by one at least: a layer added to itself is only brighter.
+        # Shifted by one: a layer added to itself is only brighter.
         partners = others.roll(1, 0) * added.to(layers.device).float().view(-1, 1, 1, 1)
         return (others + partners).clamp(0, 1)
 
@@ -97,7 +97,7 @@ class Augmentation:
         return (self._turn(photos, random) * _factors(photos, self.exposure, random)).clamp(0, 1)
 
     def _turn(self, pictures: Tensor, random: torch.Generator) -> Tensor:
-        """Flip and turn each picture about its middle; what comes in from outside is mirrored."""
+        """Mirror and rotate each picture about its centre, with reflected borders."""
         count, (height, width) = len(pictures), pictures.shape[-2:]
         draw = torch.rand(2, count, generator=random, device=random.device).to(pictures.device)
         mirror = (draw[0] < 0.5).float() * -2 + 1 if self.flip else torch.ones_like(draw[0])
@@ -126,15 +126,15 @@ def _factors(pictures: Tensor, bounds: tuple[float, float], random: torch.Genera
 class Encoder(nn.Module):
     """Embeds pictures on the unit sphere.
 
-    Normalises each picture once, behind the first convolution: behind every one, all pictures' means come out
-    much the same, and streaks on a photograph are hardly ever found (docs/semi-drdnet.md).
+    Normalises each picture once, after the first convolution: after every one, all embeddings are nearly the
+    same, and streaks on a photograph are hardly ever found (docs/semi-drdnet.md).
 
     Shape:
         N x 3 x H x W, sides from 32 -> N x `dimensions`.
 
     Args:
         dimensions: Of the embedding.
-        widths: Channels after each of the convolutions, which halve the picture.
+        widths: Channels after each convolution; each halves the resolution.
     """
 
     def __init__(self, dimensions: int = 128, widths: tuple[int, ...] = (32, 64, 128, 256)) -> None:
@@ -159,7 +159,7 @@ class Encoder(nn.Module):
 
 
 class DSCR(nn.Module):
-    """Two encoders and the two losses that they are for.
+    """Two encoders and their two losses.
 
     Args:
         augmentation: How keys are varied.
@@ -173,11 +173,11 @@ class DSCR(nn.Module):
         self.temperature = temperature
 
     def encoder_loss(self, layers: Tensor, clean: Tensor, random: torch.Generator) -> Spaces:
-        """Compare synthetic samples, for the encoders to learn.
+        """Compute the encoders' losses on synthetic samples.
 
         Rain space: layers with augmented layers, against augmented photographs. Clean space: photographs with
-        augmented photographs, against such with augmented streaks added. Queries stay as they are, as a
-        derainer's pictures do later.
+        augmented photographs, against photographs with augmented streaks added. Queries are not augmented,
+        like a derainer's pictures later.
 
         Args:
             layers: Rain layers, N x 3 x H x W in [0, 1]; those without rain are left out.
@@ -187,7 +187,7 @@ class DSCR(nn.Module):
         Returns:
             Both losses; without gradient for anything but the encoders, and 0 when no layer has rain.
         """
-        layers, clean = wet(layers.detach()), clean.detach()
+        layers, clean = with_rain(layers.detach()), clean.detach()
         if not len(layers):
             return Spaces(clean.new_zeros(()), clean.new_zeros(()))
         streaks, photos, rainy = self._keys(layers, clean, random)
@@ -210,10 +210,10 @@ class DSCR(nn.Module):
         clean: Tensor,
         random: torch.Generator,
     ) -> Spaces:
-        """Compare what a derainer made of real pictures with synthetic layers and clean photographs.
+        """Compute a derainer's losses on real pictures against synthetic layers and clean photographs.
 
-        Where the derainer found no rain there may be none: such patches count 0 in the rain space. No patch's
-        gradient is longer than its share of `_PULL`.
+        Patches where the derainer found no rain count 0 in the rain space, since there may be none. No
+        patch's gradient is larger than its share of `_PULL`.
 
         Args:
             rain: R_r, the rain that the derainer found, N x 3 x H x W.
@@ -226,22 +226,22 @@ class DSCR(nn.Module):
         Returns:
             Both losses, with gradient for `rain` and `restored` only; 0 when no layer has rain.
         """
-        layers, found = wet(layers.detach()), rain[_is_wet(rain.detach().clamp(min=0))]
+        layers, found = with_rain(layers.detach()), rain[_has_rain(rain.detach().clamp(min=0))]
         if not len(layers):
             return Spaces(rain.sum() * 0, restored.sum() * 0)
         with torch.no_grad():
             streaks, photos, rained = self._keys(layers, clean, random)
             drops, backgrounds = self.rain(streaks), self.rain(photos)
-            dry, spoilt = self.clean(photos), self.clean(torch.cat([rainy.detach(), rained]))
-        # Patches that are left out have their share of the mean.
+            clean_keys, rainy_keys = self.clean(photos), self.clean(torch.cat([rainy.detach(), rained]))
+        # Patches that were left out still count in the mean.
         share = len(found) / len(rain)
         return Spaces(
             share * self._pull(self.rain, found, drops, backgrounds),
-            self._pull(self.clean, restored, dry, spoilt),
+            self._pull(self.clean, restored, clean_keys, rainy_keys),
         )
 
     def _pull(self, encoder: Encoder, pictures: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
-        """Compare pictures with embedded keys; each one's gradient is bounded before anything weighs it."""
+        """Compare pictures with embedded keys; each gradient is clipped before any weight applies."""
         if not len(pictures):
             return pictures.sum()
         with torch.enable_grad():
@@ -262,17 +262,17 @@ class DSCR(nn.Module):
         return streaks, photos, (photos + more).clamp(0, 1)
 
 
-def wet(layers: Tensor) -> Tensor:
-    """Return the layers of a batch that have rain in them, N x C x H x W."""
-    return layers[_is_wet(layers)]
+def with_rain(layers: Tensor) -> Tensor:
+    """Return the layers of a batch that contain rain, N x C x H x W."""
+    return layers[_has_rain(layers)]
 
 
-def _is_wet(layers: Tensor) -> Tensor:
-    return layers.mean((1, 2, 3)) > _WET
+def _has_rain(layers: Tensor) -> Tensor:
+    return layers.mean((1, 2, 3)) > _RAIN_LEVEL
 
 
 def _fixed(encoder: Encoder, pictures: Tensor) -> Tensor:
-    """Embed with gradient for the pictures, none for the encoder."""
+    """Embed with gradients for the pictures, none for the encoder."""
     weights = {name: weight.detach() for name, weight in encoder.named_parameters()}
     embedded: Tensor = functional_call(encoder, weights, (pictures,))
     return embedded
@@ -280,10 +280,10 @@ def _fixed(encoder: Encoder, pictures: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Samples:
-    """Synthetic rain: photographs, and layers for a maker to put on them.
+    """Synthetic rain layers, and the photographs under them.
 
     Attributes:
-        source: Where patches come from; of batches, their sources.
+        source: Where patches come from; for batches, their sources.
         size: Side of the patches.
     """
 
@@ -291,11 +291,11 @@ class Samples:
     size: int = 64
 
     def batch(self, count: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Return layers and the clean patches that they lay on, each N x 3 x H x W in [0, 1]."""
+        """Return layers and the clean patches under them, each N x 3 x H x W in [0, 1]."""
         drawn = [self.source.patch(self.size, rng) for _ in range(count)]
         rainy, clean = (np.stack(side).transpose(0, 3, 1, 2) for side in zip(*drawn, strict=True))
-        dry = torch.from_numpy(clean).float() / 255
-        return (torch.from_numpy(rainy).float() / 255 - dry).clamp(min=0), dry
+        ground_truth = torch.from_numpy(clean).float() / 255
+        return (torch.from_numpy(rainy).float() / 255 - ground_truth).clamp(min=0), ground_truth
 
 
 def train_encoders(
@@ -334,8 +334,8 @@ def train_encoders(
 def separation(dscr: DSCR, known: Samples, unknown: Samples, *, count: int = 256, seed: int = 1) -> Spaces:
     """Measure how often the encoders tell new samples apart.
 
-    A sample belongs to the class whose mean embedding over known samples it is nearer to. Both classes count
-    half, so that guessing gives 0.5.
+    A sample is assigned to the class whose mean embedding over known samples is nearer. Both classes count
+    equally, so that guessing gives 0.5.
 
     Args:
         dscr: The encoders.
@@ -345,15 +345,15 @@ def separation(dscr: DSCR, known: Samples, unknown: Samples, *, count: int = 256
         seed: Of the patches.
 
     Returns:
-        Share of right answers: rain layers from backgrounds, and clean photographs from rainy ones.
+        Share of correct answers: rain layers from backgrounds, and clean photographs from rainy ones.
     """
     rng = np.random.default_rng(seed)
     rain, clean = [], []
     with torch.inference_mode():
         for samples in (known, unknown):
             layers, photos = samples.batch(count, rng)
-            rainy = (photos + layers)[_is_wet(layers)]
-            rain.append((dscr.rain(wet(layers)), dscr.rain(photos)))
+            rainy = (photos + layers)[_has_rain(layers)]
+            rain.append((dscr.rain(with_rain(layers)), dscr.rain(photos)))
             clean.append((dscr.clean(photos), dscr.clean(rainy)))
     return Spaces(_right(*rain), _right(*clean))
 

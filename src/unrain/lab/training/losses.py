@@ -13,7 +13,7 @@ from unrain.lab.nets.vgg import VGG19
 _WINDOW = 11
 _SIGMA = 1.5
 _CONTRAST_EPSILON = 1e-7
-# Streaks are thin and long; what is left of them behind so wide a filter is their mean light.
+# So wide a filter leaves only the mean light of thin, long streaks.
 _LOW_PASS = 8.0
 _DARK_WINDOW = 15
 
@@ -97,7 +97,7 @@ def total_variation(restored: Tensor) -> Tensor:
 
 
 def low_pass(picture: Tensor) -> Tensor:
-    """Filter with a Gaussian of standard deviation 8 pixels; at the border with what there is of it.
+    """Filter with a Gaussian of standard deviation 8 pixels, renormalised at the border.
 
     As two products with small matrices, in float32.
 
@@ -116,9 +116,9 @@ def _smoothing(size: int, device: torch.device) -> Tensor:
 
 
 def low_pass_identity(restored: Tensor, rainy: Tensor) -> Tensor:
-    """Measure how far colours and light have moved: the mean |difference| of both pictures' low frequencies.
+    """Measure the change of colours and light: the mean |difference| of both pictures' low frequencies.
 
-    Taking streaks away hardly moves them. No need of a clean picture, so that it holds for real rain, too.
+    Removing streaks hardly changes them. It needs no ground truth, so it applies to real rain too.
     """
     return low_pass(restored.float() - rainy.float()).abs().mean()
 
@@ -126,7 +126,7 @@ def low_pass_identity(restored: Tensor, rainy: Tensor) -> Tensor:
 def dark_channel(restored: Tensor) -> Tensor:
     """Measure the mean dark channel: the least of all channels over 15 x 15 pixels (He et al., CVPR 2009).
 
-    Near 0 for dry photographs without much sky; rain and its veil raise it.
+    Near 0 for clean photographs without much sky; rain and its veil raise it.
     """
     least = restored.float().amin(1, keepdim=True)
     return -F.max_pool2d(-least, _DARK_WINDOW, stride=1, padding=_DARK_WINDOW // 2).mean()
@@ -140,7 +140,7 @@ def contrastive(
     *,
     per_layer: bool = False,
 ) -> Tensor:
-    """Draw the restored picture to the clean one and away from the rainy one, in feature space.
+    """Pull the restored picture towards the clean one and away from the rainy one, in feature space.
 
     sum_i w_i |phi_i(x) - phi_i(B)| / (sum_i w_i |phi_i(x) - phi_i(O)| + 1e-7), where |.| is the mean absolute
     difference over all elements of a layer, as in AECR-Net (Wu et al., 2021) and RDMC (2023), so that large
@@ -170,7 +170,7 @@ def contrastive(
 class ContrastivePrior:
     """The contrastive prior L_c on features of a frozen VGG-19.
 
-    It is no module, so that checkpoints and weight averaging pass VGG-19 by, and a copy shares it.
+    It is not a module, so that checkpoints and weight averaging skip VGG-19 and copies share it.
 
     Args:
         vgg: The features.
@@ -198,7 +198,7 @@ class ContrastivePrior:
         return self
 
     def between(self, clean: Tensor, rainy: Tensor) -> Callable[[Tensor], Tensor]:
-        """Return the loss of a restored picture, given its clean and its rainy twin.
+        """Return the loss of a restored picture, given the clean and the rainy picture.
 
         Args:
             clean: The positive, N x 3 x H x W in [0, 1].

@@ -1,4 +1,4 @@
-"""Optimisers by name (AdamW, or Muon with AdamW for what is no matrix) and the learning rate's schedule."""
+"""Optimisers by name (AdamW, or Muon with AdamW for all but matrices) and the learning rate's schedule."""
 
 from __future__ import annotations
 

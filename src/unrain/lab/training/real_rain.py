@@ -1,17 +1,14 @@
-"""Real rain without ground truth: what any network learns from it beside its supervised training.
+"""Real rain without ground truth: the losses on photographs of rain, beside the supervised ones.
 
 After Semi-DRDNet (https://arxiv.org/abs/2204.02772): contrast in the space of rain layers and in that of
-clean pictures (`dscr`; its encoders learn before all else), total variation of the results and equal low
-frequencies. The weights are our choice, and so are the dark channel and the teacher: the paper does
-not say.
+clean pictures (`dscr`, whose encoders are trained first), total variation of the results, and equal low
+frequencies. The weights, the dark channel and the teacher are ours: the paper gives none.
 
-Nothing of this is needed once training is over.
+None of this is needed after training.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -25,21 +22,21 @@ from unrain.lab.training.dscr import DSCR, PLAIN, Augmentation, Samples, train_e
 from unrain.lab.training.recipe import Real
 from unrain.lab.training.stage import Stage
 
-# What one view is darker than the network's result by noise, not by rain: four steps of 8 bits.
+# Differences between views up to four steps of 8 bits are noise, not rain.
 NOISE = 4 / 255
-# Side of the smaller copy that `driest` looks at, as a part of the picture's.
+# Scale of the smaller copy that `darkest_view` uses.
 SMALLER = 0.75
 
 
-class Seen(NamedTuple):
-    """What the terms are computed from; all N x 3 x H x W float32, pictures in [0, 1].
+class RealBatch(NamedTuple):
+    """The input of the real losses; all N x 3 x H x W float32, pictures in [0, 1].
 
     Attributes:
         rainy: O_r, patches of real rain.
         rain: R_r, the rain that the network found in them.
         restored: B_r, its results, not clipped.
         layers: Synthetic rain layers.
-        clean: Clean patches that do not belong to the real ones.
+        clean: Clean patches, unpaired.
     """
 
     rainy: Tensor
@@ -71,30 +68,30 @@ class RealRain(nn.Module):
             trained = train_encoders(samples, steps=steps, seed=seed, augmentation=self.augmentation)
             self.dscr.load_state_dict(trained.state_dict())
 
-    def forward(self, seen: Seen, random: torch.Generator) -> dict[str, Tensor]:
-        """Return each term by its name, a scalar, not weighted; gradients are for rain and restored only."""
+    def forward(self, batch: RealBatch, random: torch.Generator) -> dict[str, Tensor]:
+        """Return each term by its name, an unweighted scalar with gradients for rain and restored only."""
         spec, terms = self.spec, dict[str, Tensor]()
         if self.dscr is not None:
-            # In float32: nobody checks the encoders' gradients in bf16, as the preflight does the network's.
-            with torch.autocast(seen.rainy.device.type, enabled=False):
+            # In float32: the preflight checks the network's gradients in bf16, not the encoders'.
+            with torch.autocast(batch.rainy.device.type, enabled=False):
                 contrast = self.dscr.derainer_loss(
-                    seen.rain.float(), seen.restored.float(), seen.rainy, seen.layers, seen.clean, random
+                    batch.rain.float(), batch.restored.float(), batch.rainy, batch.layers, batch.clean, random
                 )
             terms |= {"rain_contrast": contrast.rain, "clean_contrast": contrast.clean}
         if spec.total_variation:
-            terms["total_variation"] = losses.total_variation(seen.restored)
+            terms["total_variation"] = losses.total_variation(batch.restored)
         if spec.low_pass:
-            terms["low_pass"] = losses.low_pass_identity(seen.restored, seen.rainy)
+            terms["low_pass"] = losses.low_pass_identity(batch.restored, batch.rainy)
         if spec.dark_channel:
-            terms["dark_channel"] = losses.dark_channel(seen.restored)
+            terms["dark_channel"] = losses.dark_channel(batch.restored)
         return terms
 
     def weigh(self, terms: dict[str, Tensor], share: float) -> Tensor:
-        """Weigh the terms and add them up.
+        """Return the weighted sum of the terms.
 
         Args:
             terms: Those of `forward`, and any other that the recipe has a weight for.
-            share: Of its weight that the contrast has at this step, 0 to 1.
+            share: The contrast's share of its weight at this step, 0 to 1.
         """
         spec = self.spec
         weights = {
@@ -108,53 +105,40 @@ class RealRain(nn.Module):
         return torch.stack([weights[name] * term for name, term in terms.items()]).sum()
 
 
-def derained(net: RecursiveNet, rainy: Tensor, recursions: int) -> Tensor:
+def predict(net: RecursiveNet, rainy: Tensor, recursions: int) -> Tensor:
     """Return a network's last estimate x_T, N x 3 x H x W float32 in [0, 1]."""
     estimates: list[Tensor] = net(rainy, recursions)
     return estimates[-1].float().clamp(0, 1)
 
 
-def driest(net: RecursiveNet, rainy: Tensor, recursions: int) -> Tensor:
+def darkest_view(net: RecursiveNet, rainy: Tensor, recursions: int) -> Tensor:
     """Derain a picture, its mirror image and a smaller copy, and take the darkest of the three at each pixel.
 
-    Rain is light that was added, so the darkest has the least of it. Rain that escapes a network the one way
-    is often found the other: wide streaks are thinner in the smaller copy. Darker by less than `NOISE` does
-    not count, and beyond it what exceeds it: texture would be levelled. Ours; no paper has it.
+    Rain adds light, so the darkest view has the least of it. Rain missed in one view is often found in
+    another: wide streaks are thinner in the smaller copy. `NOISE` is subtracted from the difference, which
+    would otherwise flatten texture. Ours; no paper has it.
 
     Args:
         net: The network.
         rainy: N x 3 x H x W in [0, 1].
-        recursions: How many passes it makes.
+        recursions: How many recursions it runs.
 
     Returns:
-        N x 3 x H x W in [0, 1], nowhere lighter than what the network makes of the picture as it is.
+        N x 3 x H x W in [0, 1], nowhere lighter than the network's own result.
     """
-    mirrored = derained(net, rainy.flip(-1), recursions).flip(-1)
+    mirrored = predict(net, rainy.flip(-1), recursions).flip(-1)
     smaller = F.interpolate(rainy, scale_factor=SMALLER, mode="bicubic", antialias=True).clamp(0, 1)
-    rain = F.interpolate(smaller - derained(net, smaller, recursions), rainy.shape[-2:], mode="bicubic")
-    result = derained(net, rainy, recursions)
+    rain = F.interpolate(smaller - predict(net, smaller, recursions), rainy.shape[-2:], mode="bicubic")
+    result = predict(net, rainy, recursions)
     darkest = torch.minimum(mirrored, (rainy - rain).clamp(0, 1))
     return result - (result - darkest - NOISE).clamp(min=0)
 
 
-def warmth(stages: tuple[Stage, ...], step: int, warmup: int) -> float:
-    """Return the share of its weight that the contrast has at a step: from 0 to 1 once real rain begins."""
+def contrast_share(stages: tuple[Stage, ...], step: int, warmup: int) -> float:
+    """Return the contrast's share of its weight at a step: it rises from 0 to 1 once real rain is drawn."""
     first = 0
     for stage in stages:
         if stage.real:
             break
         first += stage.steps
     return min(1.0, (step - first + 1) / max(1, warmup))
-
-
-@contextmanager
-def frozen_statistics(net: nn.Module) -> Iterator[None]:
-    """Let a network normalise by the statistics that it has, as at run time, and learn none from a batch."""
-    layers = [one for one in net.modules() if isinstance(one, nn.BatchNorm2d) and one.training]
-    for layer in layers:
-        layer.eval()
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.train()

@@ -1,7 +1,7 @@
 """A recipe: everything that a training run depends on, as a TOML file that becomes a dataclass.
 
-Unknown keys and wrong types are refused by name. Pictures are looked for below the data folder; other files
-that a recipe names are relative to the recipe.
+Unknown keys and wrong types are refused by name. Sets of pictures are folders below the data folder; other
+files that a recipe names are relative to the recipe.
 """
 
 from __future__ import annotations
@@ -10,15 +10,17 @@ import dataclasses
 import json
 import tomllib
 import types
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from unrain.errors import UnrainError
+from unrain.files import write
+from unrain.lab.checkpoint import load_checkpoint
 from unrain.lab.data.batches import Source, Unpaired
 from unrain.lab.data.pairs import pairs, photographs, rain_layers
 from unrain.lab.data.rain import RainMaker
-from unrain.lab.export import load_checkpoint
 from unrain.lab.nets.layers import RecursiveNet
 from unrain.lab.nets.vgg import load_vgg19
 from unrain.lab.training.losses import CONTRAST_LAYERS, ContrastivePrior
@@ -26,6 +28,10 @@ from unrain.lab.training.optimiser import OPTIMISERS
 from unrain.lab.training.stage import Stage
 
 T = TypeVar("T")
+W = TypeVar("W", "Distillation", "Initial")
+
+# Keys that may change when a run resumes: none of them changes its weights.
+FREE = {"checkpoint_every", "validate_every", "validation", "workers", "summary", "licence"}
 
 
 @dataclass(frozen=True)
@@ -36,7 +42,7 @@ class SourceSpec:
         pairs: A set of pairs, for example "rain100l/train"; or
         photos: folders of clean photographs.
         layers: Folders of rain layers for the rain maker.
-        rain: How the photographs are rained on; without it they stay dry.
+        rain: How rain is added to the photographs; without it they stay clean.
         weight: How often this source is drawn, relative to the others.
         turns: Whether patches may be turned by quarter turns.
         flip: Whether patches may be mirrored left to right.
@@ -64,7 +70,7 @@ class SourceSpec:
         if self.pairs is not None:
             without = f" without its twins in {self.without_twins_in}" if self.without_twins_in else ""
             return f"{self.pairs}{without}"
-        rain = f"with rain made from {', '.join(self.layers) or 'scratch'}" if self.rain else "left dry"
+        rain = f"with rain made from {', '.join(self.layers) or 'scratch'}" if self.rain else "left clean"
         low, high = self.exposure
         light = f", their light times {low:g} to {high:g}" if low != 1 or high != 1 else ""
         return f"{', '.join(self.photos)}: {rain}{light}"
@@ -151,12 +157,12 @@ class Contrast:
 
 @dataclass(frozen=True)
 class Distillation:
-    """A trained network, mostly a larger one, whose results are learnt beside the clean pictures.
+    """A trained network, usually a larger one, whose results are learnt besides the ground truth.
 
     Attributes:
         weights: Its file (.safetensors).
-        weight: Of the loss against its result, relative to that against the clean picture.
-        recursions: Passes it makes.
+        weight: Of the loss against its result, relative to that against the ground truth.
+        recursions: Its number of recursions.
     """
 
     weights: str
@@ -173,24 +179,38 @@ class Distillation:
 
 
 @dataclass(frozen=True)
+class Initial:
+    """The weights that a run starts from.
+
+    Attributes:
+        weights: The file (.safetensors).
+        sha256: Its SHA-256; another file of that name is refused. Without it any file is taken.
+        source: The command that brings the file, named where it is missing.
+    """
+
+    weights: str
+    sha256: str = ""
+    source: str = ""
+
+
+@dataclass(frozen=True)
 class Real:
     """Photographs of real rain, and what is learnt from them in the stages that draw real patches.
 
     Attributes:
         photos: Folders of rainy photographs.
-        clean: Folders of clean photographs that need not belong to them; without any the clean sides of the
-            sources are taken.
+        clean: Folders of clean photographs, unpaired; without any the clean pictures of the sources are used.
         rain_contrast: Weight of the contrast in the space of rain layers.
         clean_contrast: Weight of the contrast in the space of clean pictures.
         warmup: Steps over which both rise from 0.
         augment: Whether the contrast's samples are augmented.
-        encoder_steps: Steps of 16 patches that the contrast's encoders learn for, before all else.
+        encoder_steps: Steps of 16 patches for which the contrast's encoders are trained before the run.
         total_variation: Weight of the results' total variation.
-        low_pass: Weight of the difference that results make to low frequencies.
+        low_pass: Weight of the change in low frequencies.
         dark_channel: Weight of the results' dark channel.
         teacher: Weight of the loss against the averaged network's result, for the patches as they are and for
             half of them with more rain on them.
-        driest: Whether that result is the driest of what it makes of a patch, its mirror image and a smaller
+        darkest: Whether that result is the darkest of three views: the patch, its mirror image, a smaller
             copy.
     """
 
@@ -205,13 +225,13 @@ class Real:
     low_pass: float = 0.1
     dark_channel: float = 0.0
     teacher: float = 0.0
-    driest: bool = False
+    darkest: bool = False
 
     @property
     def described(self) -> list[str]:
         """Return lines for the model's card."""
-        clean = [f"{', '.join(self.clean)}: clean, not paired"] if self.clean else []
-        return [f"{', '.join(self.photos)}: real rain, nobody knows the clean side", *clean]
+        clean = [f"{', '.join(self.clean)}: clean, unpaired"] if self.clean else []
+        return [f"{', '.join(self.photos)}: real rain without ground truth", *clean]
 
     def load(self, root: Path) -> Unpaired:
         """Read the pictures from below the data folder.
@@ -225,7 +245,7 @@ class Real:
 
 @dataclass(frozen=True)
 class Search(Stage):
-    """How `unrain search` goes: a stage of training, and what it learns besides.
+    """How `unrain search` works: a stage of training, and how the architecture is learnt in it.
 
     Attributes:
         architecture_lr: Learning rate of the architecture: the strengths of the skips and the upsampling.
@@ -250,20 +270,20 @@ class Recipe:
         stages: Parts of the run: steps, patch, batch, recursions, learning rate.
         loss: Weights of the loss terms.
         contrastive: How its contrastive term is computed.
-        distillation: A network whose results are learnt, too.
+        distillation: A network whose results are learnt too.
         real: Real rain, for stages that draw it.
-        search: How `unrain search` goes; training does without it.
+        search: How `unrain search` works; training ignores it.
         summary: What the model is for, in a line: it goes into its card.
         licence: Under which its weights are given away.
         arguments: Constructor arguments of the network.
-        initial: Weights (.safetensors) to start from.
-        share: Part of the way from these to the trained ones that is kept (Wortsman et al., "Robust
+        initial: The weights to start from.
+        share: How far from these to the trained weights the result is interpolated (Wortsman et al., "Robust
             fine-tuning of zero-shot models", CVPR 2022).
         validation: Sets of pairs that are measured whole.
         validate_every: Steps between validations; 0 for the end only.
         checkpoint_every: Steps between checkpoints.
         recursion_weights: Weights of the loss on x_1 .. x_T, aligned at the last; a missing one is 0. In a
-            stage with `split` each is the share of the batch that its recursion gets.
+            stage with `split` each is its recursion's share of the batch.
         optimiser: "adamw", or "muon" (kernels by Muon, the rest by AdamW).
         momentum: Of Muon.
         newton_schulz: Iterations of Muon's orthogonalisation.
@@ -289,7 +309,7 @@ class Recipe:
     summary: str = ""
     licence: str = "Apache-2.0"
     arguments: dict[str, Any] = field(default_factory=dict)
-    initial: str | None = None
+    initial: Initial | None = None
     share: float = 1.0
     validation: tuple[str, ...] = ()
     validate_every: int = 0
@@ -365,14 +385,23 @@ def recipe_from(table: dict[str, Any], where: str, beside: Path) -> Recipe:
         )
     if any(stage.split and stage.batch < stage.recursions for stage in recipe.stages):
         raise UnrainError(f"{where}: batch: split needs at least one patch for each recursion")
-    vgg, initial, large = recipe.contrastive.vgg, recipe.initial, recipe.distillation
-    beside = beside.resolve()
+    vgg, initial, teacher = recipe.contrastive.vgg, recipe.initial, recipe.distillation
     return dataclasses.replace(
         recipe,
-        contrastive=dataclasses.replace(recipe.contrastive, vgg=str(beside / vgg) if vgg else None),
-        distillation=dataclasses.replace(large, weights=str(beside / large.weights)) if large else None,
-        initial=str(beside / initial) if initial else None,
+        contrastive=dataclasses.replace(recipe.contrastive, vgg=_beside(beside, vgg) if vgg else None),
+        distillation=_weights_beside(beside, teacher),
+        initial=_weights_beside(beside, initial),
     )
+
+
+def _weights_beside(folder: Path, spec: W | None) -> W | None:
+    """Return a specification with the absolute path of its weights."""
+    return dataclasses.replace(spec, weights=_beside(folder, spec.weights)) if spec else None
+
+
+def _beside(folder: Path, name: str) -> str:
+    """Return the absolute path of a file named relative to a folder."""
+    return str((folder / name).resolve())
 
 
 def read_table(path: Path) -> dict[str, Any]:
@@ -385,54 +414,98 @@ def read_table(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UnrainError(
-            f"{path}: cannot be read ({error.strerror}); give a file such as recipes/NAME.toml"
+            f"{path}: cannot be read ({error.strerror}); give a file such as recipes/rdmc-lite/rdmc-lite.toml"
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UnrainError(f"{path}: not a TOML file ({error})") from error
 
 
 def write_recipe(recipe: Recipe, path: Path, comment: str) -> None:
-    """Write a recipe as a TOML file that `read_recipe` reads back as it was; defaults are left out.
+    """Write a recipe as a TOML file that `read_recipe` reads back unchanged; defaults are left out.
 
     Args:
         recipe: What to write.
         path: The file.
         comment: Its first line.
     """
-    path.write_text("\n".join([f"# {comment}", *_lines(_table(recipe), "")]) + "\n", encoding="utf-8")
+    text = "\n".join([f"# {comment}", *_lines(_table(recipe), "")]) + "\n"
+    write(text.encode(), path)
+
+
+def fingerprint(recipe: Recipe) -> dict[str, Any]:
+    """Return every setting that is not at its default by its dotted name, for example "stages.1.lr".
+
+    Files are named without their folders, so that a checkpoint resumes in another checkout.
+    """
+    initial, teacher, vgg = recipe.initial, recipe.distillation, recipe.contrastive.vgg
+    named = dataclasses.replace(
+        recipe,
+        initial=dataclasses.replace(initial, weights=Path(initial.weights).name) if initial else None,
+        distillation=dataclasses.replace(teacher, weights=Path(teacher.weights).name) if teacher else None,
+        contrastive=dataclasses.replace(recipe.contrastive, vgg=Path(vgg).name if vgg else None),
+    )
+    return dict(_flat(_table(named), ""))
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Return what differs between two fingerprints and changes the training, as "key (before, now)"."""
+    keys = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+    return [
+        f"{key} ({before.get(key, 'default')}, now {now.get(key, 'default')})"
+        for key in keys
+        if key not in FREE
+    ]
+
+
+def _flat(value: Any, name: str) -> Iterator[tuple[str, Any]]:  # noqa: ANN401  (types are data here)
+    """Flatten a table; tables in an array are numbered from 1."""
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        value = {str(number): one for number, one in enumerate(value, 1)}
+    if isinstance(value, dict):
+        for key, one in value.items():
+            yield from _flat(one, f"{name}.{key}" if name else key)
+    else:
+        yield name, value
 
 
 def _table(one: Any) -> dict[str, Any]:  # noqa: ANN401  (any of the dataclasses here)
-    """Return a dataclass as a table, without what is as by default."""
+    """Return a dataclass as a table without the settings at their defaults."""
     table = {}
     for f in dataclasses.fields(one):
         value = getattr(one, f.name)
         default = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
         if value != default:
-            table[f.name] = _table(value) if dataclasses.is_dataclass(value) else value
+            table[f.name] = _plain(value)
     return table
 
 
+def _plain(value: Any) -> Any:  # noqa: ANN401  (types are data here)
+    """Return a value as TOML has it: dataclasses as tables, tuples as arrays."""
+    if dataclasses.is_dataclass(value):
+        return _table(value)
+    return [_plain(one) for one in value] if isinstance(value, (list, tuple)) else value
+
+
 def _lines(table: dict[str, Any], name: str) -> list[str]:
-    """Spell a table: its values first, then the tables in it."""
+    """Write a table as TOML: its values first, then the tables in it."""
     lines, inner = [], []
     for key, value in table.items():
         path = f"{name}.{key}" if name else key
         if isinstance(value, dict):
             inner += ["", f"[{path}]", *_lines(value, path)]
-        elif isinstance(value, tuple) and value and dataclasses.is_dataclass(value[0]):
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
             for one in value:
-                inner += ["", f"[[{path}]]", *_lines(_table(one), path)]
+                inner += ["", f"[[{path}]]", *_lines(one, path)]
         else:
             lines.append(f"{key} = {_spelled(value)}")
     return lines + inner
 
 
 def _spelled(value: Any) -> str:  # noqa: ANN401  (types are data here)
-    """Spell a single value as TOML does."""
-    if isinstance(value, (list, tuple)):
+    """Write a single value as TOML."""
+    if isinstance(value, list):
         return f"[{', '.join(map(_spelled, value))}]"
-    # JSON's strings and booleans are TOML's, too; its infinity is not.
+    # JSON's strings and booleans are TOML's too; its infinity is not.
     return repr(value) if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
 
 
@@ -462,6 +535,8 @@ def _value(hint: Any, value: Any, where: str) -> Any:  # noqa: ANN401  (types ar
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         if isinstance(value, dict):
             return from_table(hint, value, where)
+        known = ", ".join(one.name for one in dataclasses.fields(hint))
+        raise UnrainError(f"{where}: {value!r} is no table; give one with keys of {known}")
     elif origin is tuple and isinstance(value, list):
         if inner[-1] is not Ellipsis and len(inner) != len(value):
             raise UnrainError(f"{where}: needs {len(inner)} values, not {len(value)}")

@@ -11,16 +11,16 @@ class Stage:
         steps: How many optimiser steps it lasts.
         patch: Side of the square patches.
         batch: Patches in a step, over all devices.
-        real: Patches of real rain in a step, besides, over all devices.
-        recursions: Passes T in this stage.
-        split: Whether each pass has a share of the batch to itself and starts from a finished estimate, so
-            that T passes cost little more than one; if not, gradients run back through all of them.
-        lr: Peak learning rate; each stage has a cosine of its own, down to zero.
+        real: Additional patches of real rain in a step, over all devices.
+        recursions: Recursions T in this stage.
+        split: Whether each recursion has its own share of the batch and starts from a finished estimate, so
+            that T recursions cost little more than one; if not, gradients run back through all of them.
+        lr: Peak learning rate; each stage has its own cosine, down to zero.
         warmup: Steps of linear warm-up before the peak.
         milestones: Steps within the stage at which the learning rate falls, in place of the cosine, and
         factor: what it is multiplied by there.
-        frozen: Whether BatchNorm keeps the statistics that it has and normalises by them; beside real rain it
-            does in any case.
+        frozen: Whether BatchNorm normalises by its running statistics and leaves them unchanged; always so in
+            a stage with real rain.
     """
 
     steps: int
@@ -37,7 +37,7 @@ class Stage:
 
     @property
     def keeps_statistics(self) -> bool:
-        """Return whether BatchNorm learns no statistics: those of real rain would not be those of pairs."""
+        """Return whether BatchNorm's statistics stay: those of real rain differ from those of pairs."""
         return self.frozen or self.real > 0
 
 

@@ -1,0 +1,120 @@
+"""Checkpoints of networks: load, save, interpolate, and identify by SHA-256."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from unrain.errors import UnrainError
+from unrain.files import reading_problem, write
+from unrain.lab.nets import build
+from unrain.lab.nets.layers import RecursiveNet
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint holds.
+
+    Attributes:
+        net: The network; in evaluation mode when loaded.
+        network: Its name for `build`.
+        arguments: Its constructor arguments.
+        card: What training wrote for the model's card.
+    """
+
+    net: RecursiveNet
+    network: str
+    arguments: dict[str, Any]
+    card: dict[str, Any]
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Build the network that a checkpoint holds; nothing in the file is ever executed.
+
+    Args:
+        path: `weights.safetensors` with "network", "arguments" and "card" (JSON) in its header, or a
+            Lightning .ckpt with them under the key "unrain"; the card may be missing. A .ckpt's averaged
+            weights are taken: Lightning's weight averaging stores them as the state_dict.
+
+    Raises:
+        UnrainError: The file is missing, damaged or from another program.
+    """
+    if not path.is_file():
+        raise UnrainError(f"{path}: no such checkpoint")
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as file:
+                header = file.metadata() or {}
+            name, arguments = header["network"], json.loads(header["arguments"])
+            card = json.loads(header.get("card", "{}"))
+            state = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+            name, arguments = content["unrain"]["network"], content["unrain"]["arguments"]
+            card = content["unrain"].get("card", {})
+            weights = content["state_dict"].items()
+            state = {key.removeprefix("net."): value for key, value in weights if key.startswith("net.")}
+        net = build(name, **arguments)
+        net.load_state_dict(state)
+    except KeyError as error:
+        raise UnrainError(f"{path}: lacks {error}; give a checkpoint of `unrain train`") from error
+    except (SafetensorError, OSError, ValueError, TypeError, RuntimeError, EOFError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UnrainError(f"{path}: not a checkpoint of this version ({reason})") from error
+    except Exception as error:  # the unpickler's own exceptions for files that are none
+        raise UnrainError(f"{path}: not a checkpoint; give one of `unrain train`") from error
+    return Checkpoint(net.eval().requires_grad_(False), name, arguments, card)
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a network as `load_checkpoint` reads it: the file is whole or not there.
+
+    Args:
+        path: The .safetensors file; its folder exists.
+        checkpoint: The network and its header.
+
+    Raises:
+        UnrainError: The file cannot be written.
+    """
+    header = {
+        "network": checkpoint.network,
+        "arguments": json.dumps(checkpoint.arguments),
+        "card": json.dumps(checkpoint.card),
+    }
+    state = checkpoint.net.state_dict()
+    write(save({name: value.detach().cpu().contiguous() for name, value in state.items()}, header), path)
+
+
+def interpolate_weights(start: dict[str, Tensor], end: dict[str, Tensor], share: float) -> dict[str, Tensor]:
+    """Interpolate linearly between two sets of weights of the same network.
+
+    Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022.
+
+    Args:
+        start: The weights at share 0.
+        end: The weights at share 1; integers (BatchNorm's counters) are always those of the end.
+        share: Between 0 and 1.
+    """
+    return {
+        name: torch.lerp(start[name], value, share) if value.is_floating_point() else value
+        for name, value in end.items()
+    }
+
+
+def sha256(path: Path) -> str:
+    """Return a file's SHA-256 in hexadecimal.
+
+    Raises:
+        UnrainError: The file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UnrainError(f"{path}: {reading_problem(error)}") from error

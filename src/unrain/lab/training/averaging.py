@@ -1,0 +1,26 @@
+"""The moving average of the weights, which a run ends with."""
+
+from pytorch_lightning.callbacks import WeightAveraging
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from unrain.lab.nets.layers import RecursiveNet
+
+
+class Averaging(WeightAveraging):
+    """Averages weights and statistics over the steps; the averaged network can be used during training.
+
+    Args:
+        decay: Of the exponential moving average; 0 for the last weights.
+    """
+
+    def __init__(self, decay: float) -> None:
+        super().__init__(multi_avg_fn=get_ema_multi_avg_fn(decay))  # type: ignore[no-untyped-call]
+
+    @property
+    def net(self) -> RecursiveNet:
+        """Return the averaged network in evaluation mode."""
+        # Lightning has no public way to it.
+        assert self._average_model is not None
+        net = self._average_model.module.net
+        assert isinstance(net, RecursiveNet)
+        return net.eval()

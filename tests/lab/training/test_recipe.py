@@ -1,0 +1,204 @@
+"""Recipes: those that ship, what is refused by name, and what comes back as it was written."""
+
+import hashlib
+import re
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from toys import ROOT
+from toys_training import TOY
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("pytorch_lightning")
+
+from unrain import zoo  # noqa: E402
+from unrain.errors import UnrainError  # noqa: E402
+from unrain.lab.checkpoint import load_checkpoint, sha256  # noqa: E402
+from unrain.lab.training import recipe as recipes  # noqa: E402
+from unrain.lab.training.module import Deraining  # noqa: E402
+from unrain.lab.training.optimiser import learning_rate  # noqa: E402
+from unrain.lab.training.recipe import (  # noqa: E402
+    Contrast,
+    SourceSpec,
+    read_recipe,
+    write_recipe,
+)
+from unrain.lab.training.stage import Stage  # noqa: E402
+
+FOLDER = ROOT / "recipes"
+RECIPES = [path for path in sorted(FOLDER.glob("*/*.toml")) if path.parent.name != "ablation"]
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_that_we_ship_is_well_formed(path):
+    recipe = read_recipe(path)
+    Deraining(recipe)
+    # The pictures that scores are measured on are never trained on.
+    used = [
+        name for source in recipe.sources for name in (source.pairs or "", *source.photos, *source.layers)
+    ]
+    assert not [name for name in used if "test" in name or "kodak" in name or name.startswith("real/eval")]
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in RECIPES if read_recipe(path).initial], ids=lambda path: path.stem
+)
+def test_a_recipe_never_starts_from_its_own_result_and_its_start_can_be_had(path):
+    initial = read_recipe(path).initial
+    weights = Path(initial.weights)
+    if weights.is_relative_to(ROOT / "runs"):
+        # The result of another recipe by its default folder.
+        assert weights.parent.name in {other.stem for other in RECIPES} - {path.stem}
+        return
+    if weights.parent == FOLDER / "weights":
+        assert sha256(weights) == initial.sha256
+        assert load_checkpoint(weights).card["recipe"] != path.name
+        return
+    command, show, name = initial.source.split(" ")
+    assert (command, show) == ("git", "show") and weights.parent == FOLDER / "weights" / "history"
+    shown = subprocess.run([command, "-C", ROOT, show, name], capture_output=True, check=False)
+    if shown.returncode:
+        pytest.skip("needs the repository's history")
+    assert hashlib.sha256(shown.stdout).hexdigest() == initial.sha256
+
+
+def test_recipes_have_different_names_and_every_shipped_model_has_its_line():
+    every = sorted(FOLDER.glob("*/*.toml"))
+    assert len({path.name for path in every}) == len(every)
+    text = (FOLDER / "README.md").read_text(encoding="utf-8")
+    for model in zoo.models():
+        line = next(line for line in text.splitlines() if line.startswith(f"| `{model.name}`"))
+        assert model.card["recipe"] in line
+        best = max(score["psnr"] for name, score in model.card["scores"].items() if "rain100l" in name)
+        assert f"{best:.2f}" in line
+    for name in re.findall(r"\]\(([^)#]+\.toml)\)", text):
+        assert (FOLDER / name).is_file()
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_that_is_written_reads_back_as_it_was(path, tmp_path):
+    recipe = read_recipe(path)
+    write_recipe(recipe, tmp_path / "copy.toml", "a comment")
+    assert read_recipe(tmp_path / "copy.toml") == recipe
+    assert (tmp_path / "copy.toml").read_text().startswith("# a comment\n")
+
+
+def test_files_that_a_recipe_names_lie_beside_it_and_survive_writing_elsewhere(toy):
+    more = "initial = { weights = '../a.safetensors' }\nclip = inf\nsummary = 'Regen \"stark\" \\ \U0001f327'"
+    text = TOY.format(more=more) + "[contrastive]\nvgg = 'vgg.pth'\nlayers = 'cheap'\nper_layer = true\n"
+    (toy / "toy.toml").write_text(text)
+    recipe = read_recipe(toy / "toy.toml")
+    assert recipe.contrastive == Contrast("cheap", per_layer=True, vgg=str(toy / "vgg.pth"))
+    (toy / "elsewhere").mkdir()
+    write_recipe(recipe, toy / "elsewhere" / "copy.toml", "moved")
+    assert read_recipe(toy / "elsewhere" / "copy.toml") == recipe
+
+
+def test_the_papers_recipes_have_the_papers_schedule():
+    for name, epoch in (("rdmc-rain100l", 375), ("rdmc-rain100h", 392)):
+        recipe = read_recipe(FOLDER / "rdmc" / f"{name}.toml")
+        assert recipe.steps == 150 * epoch
+        rates = [
+            learning_rate(recipe.stages, epoch * n + at)
+            for n, at in ((0, 0), (30, -1), (30, 0), (50, -1), (50, 0), (80, -1), (80, 0), (150, -1))
+        ]
+        assert rates == pytest.approx([1e-3, 1e-3, 2e-4, 2e-4, 4e-5, 4e-5, 8e-6, 8e-6])
+        assert (recipe.loss.mse, recipe.loss.ssim, recipe.loss.contrastive) == (0.1, 1.0, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("speed = 3", "unknown key 'speed'"),
+        ("seed = 'x'", "seed: 'x' is no int"),
+        ("seed = true", "seed: True is no int"),
+        ("precision = 'fp8'", "precision is 'fp8', choose bf16 or fp32"),
+        ("betas = 3", "betas: 3 is no"),
+        (
+            "initial = 'a.safetensors'",
+            "initial: 'a.safetensors' is no table; give one with keys of weights, sha256",
+        ),
+        ("[contrastive]\nlayers = 'deep'", "layers is 'deep', choose paper, released or cheap"),
+        ("=", "not a TOML file"),
+    ],
+)
+def test_a_wrong_recipe_is_refused_by_name(toy, change, message):
+    (toy / "toy.toml").write_text(TOY.format(more=change))
+    with pytest.raises(UnrainError, match=message) as caught:
+        read_recipe(toy / "toy.toml")
+    assert "toy.toml" in str(caught.value)
+
+
+def test_unknown_keys_are_refused_in_inner_tables_too(toy):
+    (toy / "toy.toml").write_text(TOY.format(more="") + "drizzle = 1\n")
+    with pytest.raises(UnrainError, match="unknown key 'drizzle'"):
+        read_recipe(toy / "toy.toml")
+
+
+def test_a_missing_key_and_a_missing_recipe_are_named(toy):
+    (toy / "toy.toml").write_text('network = "rdmc"\n')
+    with pytest.raises(UnrainError, match="'sources' is missing"):
+        read_recipe(toy / "toy.toml")
+    with pytest.raises(UnrainError, match=r"none\.toml: cannot be read"):
+        read_recipe(toy / "none.toml")
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (SourceSpec(photos=("x",), exposure=(2.0, 1.0)), "exposure is 2.0 to 1.0"),
+        (SourceSpec(photos=("x",), exposure=(0.0, 1.0)), "exposure is 0.0 to 1.0"),
+        (SourceSpec(pairs="x", exposure=(1.0, 2.0)), "exposure is for photos"),
+        (SourceSpec(pairs="x", stride=0), "stride is 0"),
+    ],
+)
+def test_a_wrong_source_is_refused(tmp_path, spec, message):
+    with pytest.raises(UnrainError, match=message):
+        spec.load(tmp_path)
+
+
+def test_a_source_is_pairs_or_photos(tmp_path):
+    with pytest.raises(UnrainError, match="either pairs or photos"):
+        SourceSpec().load(tmp_path)
+
+
+def test_the_learning_rate_warms_up_and_falls_to_zero_in_every_stage():
+    stages = (Stage(100, lr=1.0, warmup=10), Stage(50, lr=0.5, warmup=0))
+    rates = [learning_rate(stages, step) for step in range(151)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == pytest.approx(rates[9], abs=0.03)
+    assert rates[99] < 1e-3
+    assert rates[100] == pytest.approx(0.5)
+    assert rates[150] == 0
+
+
+@pytest.mark.parametrize(
+    "more", ["share = 0.5", 'initial = { weights = "a.safetensors" }\nshare = 0.0', "share = 1.5"]
+)
+def test_a_share_is_a_part_of_the_way_from_somewhere(toy, more):
+    (toy / "share.toml").write_text(TOY.format(more=more))
+    with pytest.raises(UnrainError, match="share is"):
+        read_recipe(toy / "share.toml")
+
+
+def test_a_recipe_is_the_same_in_another_checkout(toy):
+    more = 'initial = { weights = "first/weights.safetensors" }'
+    (toy / "elsewhere").mkdir()
+    for folder in (toy, toy / "elsewhere"):
+        (folder / "toy.toml").write_text(
+            TOY.format(more=more) + "[distillation]\nweights = 'a.safetensors'\n"
+        )
+    one, other = (read_recipe(folder / "toy.toml") for folder in (toy, toy / "elsewhere"))
+    assert one != other
+    assert recipes.differences(recipes.fingerprint(one), recipes.fingerprint(other)) == []
+    changed = recipes.fingerprint(replace(one, seed=3, stages=one.stages[:1]))
+    assert recipes.differences(recipes.fingerprint(one), changed) == [
+        "seed (default, now 3)",
+        "stages.2.batch (2, now default)",
+        "stages.2.patch (24, now default)",
+        "stages.2.recursions (2, now default)",
+        "stages.2.steps (2, now default)",
+    ]
