@@ -18,8 +18,8 @@ from unrain import zoo
 from unrain.errors import UnrainError
 from unrain.lab.bench.candidates import Entrant, open_derainer
 from unrain.lab.bench.cost import Given, macs_per_pixel, measure_cost, parse_size
+from unrain.lab.hardware import hardware
 from unrain.lab.nets.layers import RecursiveNet
-from unrain.lab.training.train import hardware
 
 SIZES = ("481x321", "1280x720", "1920x1080")
 ROUNDS = 5

@@ -10,8 +10,6 @@ from __future__ import annotations
 import copy
 import json
 import math
-import os
-import platform
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -41,6 +39,7 @@ from unrain.lab.data.batches import Batches
 from unrain.lab.data.pairs import pairs
 from unrain.lab.data.rain import Picture
 from unrain.lab.export import load_checkpoint
+from unrain.lab.hardware import hardware
 from unrain.lab.metrics import psnr_ssim
 from unrain.lab.nets import build
 from unrain.lab.nets.layers import RecursiveNet, pad_to_multiple
@@ -614,19 +613,6 @@ def save_weights(path: Path, module: Deraining) -> None:
     # Not save_file: its files are readable by nobody else.
     part.write_bytes(save(state, header))
     part.replace(path)
-
-
-def hardware(device: torch.device, count: int = 1) -> str:
-    """Name the machine for a model's card."""
-    if device.type == "cuda":
-        return f"{count} x {torch.cuda.get_device_name(device)}"
-    cpu = Path("/proc/cpuinfo")
-    names = (
-        [line.split(":", 1)[1].strip() for line in cpu.read_text().splitlines() if "model name" in line]
-        if cpu.exists()
-        else []
-    )
-    return f"{os.cpu_count()} cores, {names[0] if names else platform.processor() or platform.machine()}"
 
 
 def trainer_for(

@@ -27,7 +27,7 @@ from unrain.lab.bench.report.plots import COLOURS, Point, Series, histograms, qu
 from unrain.lab.bench.report.published import NOT_SAID, Figure, Source, figures_of
 from unrain.lab.bench.run import INPUT, Measured, restorers
 from unrain.lab.data.rain import Picture
-from unrain.lab.training.train import hardware
+from unrain.lab.hardware import hardware
 from unrain.version import __version__
 
 # All pictures together, before base64 makes them a third larger: 15 MB for the page is what mail takes.
