@@ -16,7 +16,7 @@ from unrain.derainer import Derainer
 from unrain.errors import UnrainError
 from unrain.lab.bench import cache, run
 from unrain.lab.bench.cache import open_results
-from unrain.lab.bench.candidates import Entrant, find, find_peer, to_8_bit
+from unrain.lab.bench.candidates import Entrant, find, find_peer, find_results, to_8_bit
 from unrain.lab.bench.report.contact_sheet import spread
 from unrain.lab.data.pairs import pairs
 from unrain.lab.data.suites import open_suite
@@ -127,6 +127,17 @@ def test_pictures_of_somebody_else_are_matched_by_name(data, tmp_path):
     Image.fromarray(found[1].rainy).save(theirs / "norain-1.png")
     with pytest.raises(UnrainError, match=r"2 pictures for 1 of set/test: 1\.png, norain-1\.png"):
         list(run.bench([entrant], data, suites=("set/test",)))
+
+
+def test_results_in_sub_folders_are_told_apart(tmp_path):
+    for name, light in (("a/1", 10), ("b/1_derained", 20), ("b/2", 30)):
+        path = tmp_path / f"{name}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (4, 4), (light,) * 3).save(path)
+    look_up = find_results(tmp_path, "set/test")
+    assert [look_up(name)[0, 0, 0] for name in ("a/1", "b/1", "2")] == [10, 20, 30]
+    with pytest.raises(UnrainError, match="2 pictures for 1 of set/test"):
+        look_up("1")
 
 
 def test_a_checkpoint_is_measured_without_exporting_it(data, tmp_path):
@@ -253,8 +264,8 @@ def test_a_killed_run_goes_on_and_a_second_one_reuses(
     Image.new("RGB", (20, 24)).save(data / "set" / "test" / "rain" / "0.png")
     assert cli.main(arguments) == 0
     assert [row["reused"] for row in json.loads(capsys.readouterr().out)] == [0, 0]
-    monkeypatch.setattr(cache, "code", lambda: "another")
-    monkeypatch.setattr(run, "code", lambda: "another")
+    monkeypatch.setattr(cache, "fingerprint", lambda: "another")
+    monkeypatch.setattr(run, "fingerprint", lambda: "another")
     assert cli.main(arguments) == 0
     assert [row["reused"] for row in json.loads(capsys.readouterr().out)] == [0, 0]
 

@@ -14,9 +14,8 @@ from safetensors.torch import load_file
 from unrain import zoo
 from unrain.derainer import Derainer
 from unrain.errors import UnrainError
-from unrain.lab.data.pairs import pictures, read
-from unrain.lab.data.rain import Picture
-from unrain.lab.data.suites import key
+from unrain.lab.data.pairs import key, pictures, read
+from unrain.lab.data.rain import RGB8
 from unrain.lab.export import load_checkpoint
 from unrain.lab.nets import build
 from unrain.lab.nets.layers import RecursiveNet
@@ -102,7 +101,7 @@ def open_derainer(
     return derainer, derainer.recursions * engine.passes
 
 
-def find_results(folder: Path, suite: str) -> Callable[[str], Picture]:
+def find_results(folder: Path, suite: str) -> Callable[[str], RGB8]:
     """Look up derained pictures by the names of their pairs.
 
     Args:
@@ -111,16 +110,19 @@ def find_results(folder: Path, suite: str) -> Callable[[str], Picture]:
 
     Returns:
         What gives the picture of a name. Extensions, the suffix "_derained" and what tells the two sides of
-        a suite apart (the prefixes "rain-" and "norain-", ...) make no difference. It raises UnrainError
-        where there is none, or more than one.
+        a suite apart (the prefixes "rain-" and "norain-", ...) make no difference; sub-folders do where names
+        alone are not enough. It raises UnrainError where there is none, or more than one.
     """
     here = folder / suite if (folder / suite).is_dir() else folder
     by_name: dict[str, list[Path]] = {}
     for path in pictures(here):
-        by_name.setdefault(_plain(path.stem), []).append(path)
+        inside = path.relative_to(here).parent
+        for name in {_plain(path.stem), (inside / _plain(path.stem)).as_posix()}:
+            by_name.setdefault(name, []).append(path)
 
-    def look_up(name: str) -> Picture:
-        found = by_name.get(_plain(Path(name).name), [])
+    def look_up(name: str) -> RGB8:
+        bare = _plain(Path(name).name)
+        found = by_name.get(Path(name).with_name(bare).as_posix()) or by_name.get(bare, [])
         if len(found) != 1:
             several = f": {', '.join(path.name for path in found)}" if found else ""
             raise UnrainError(f"{here}: {len(found) or 'no'} pictures for {name} of {suite}{several}")
@@ -133,7 +135,7 @@ def _plain(stem: str) -> str:
     return key(stem.removesuffix("_derained"))
 
 
-def to_8_bit(picture: NDArray[np.uint8] | NDArray[np.float32], *, truncate: bool = False) -> Picture:
+def to_8_bit(picture: NDArray[np.uint8] | NDArray[np.float32], *, truncate: bool = False) -> RGB8:
     """Turn floats in [0, 1] into 8 bits as the Derainer does, or by cutting the fraction off."""
     if picture.dtype == np.uint8:
         return np.asarray(picture, np.uint8)

@@ -13,7 +13,7 @@ import numpy as np
 
 from unrain.errors import UnrainError
 from unrain.lab.data.pairs import Pair
-from unrain.lab.data.rain import Picture
+from unrain.lab.data.rain import RGB8
 from unrain.lab.data.suites import Kind
 from unrain.lab.metrics import brisque, lpips, niqe, psnr_ssim, streaks
 
@@ -50,7 +50,7 @@ class Measures:
     brisque: brisque.Brisque | None = None
     _rainy: dict[str, streaks.Rainy] = field(default_factory=dict, repr=False)
 
-    def __call__(self, pair: Pair, result: Picture) -> Row:
+    def __call__(self, pair: Pair, result: RGB8) -> Row:
         """Measure a result.
 
         Args:
@@ -99,7 +99,7 @@ class Measures:
         return means
 
 
-def fidelity(pair: Pair, result: Picture) -> Row:
+def fidelity(pair: Pair, result: RGB8) -> Row:
     """Return PSNR and SSIM on Y."""
     return {
         "psnr": finite(psnr_ssim.psnr(result, pair.clean)),

@@ -37,7 +37,7 @@ from torch.utils.data import DataLoader
 from unrain.errors import UnrainError
 from unrain.lab.data.batches import Batches
 from unrain.lab.data.pairs import pairs
-from unrain.lab.data.rain import Picture
+from unrain.lab.data.rain import RGB8
 from unrain.lab.export import load_checkpoint
 from unrain.lab.hardware import hardware
 from unrain.lab.metrics import psnr_ssim
@@ -257,7 +257,7 @@ class Deraining(pl.LightningModule):
         """Forget the last validation."""
         self._errors = {}
 
-    def validation_step(self, batch: tuple[str, Picture, Picture], batch_idx: int) -> None:
+    def validation_step(self, batch: tuple[str, RGB8, RGB8], batch_idx: int) -> None:
         """Measure Y-PSNR of every estimate of one whole picture (set, rainy, clean)."""
         name, rainy_picture, clean = batch
         rainy = torch.from_numpy(rainy_picture.copy()).permute(2, 0, 1)[None].to(self.device)
@@ -385,7 +385,7 @@ class Pictures(pl.LightningDataModule):
         start, rank, world = self.trainer.global_step, self.trainer.global_rank, self.trainer.world_size
         return DataLoader(self.batches(start, rank, world), batch_size=None, num_workers=self.recipe.workers)
 
-    def val_dataloader(self) -> DataLoader[tuple[str, Picture, Picture]]:
+    def val_dataloader(self) -> DataLoader[tuple[str, RGB8, RGB8]]:
         """Return this device's share of the whole test sets."""
         assert self.trainer is not None
         mine = self.tests[self.trainer.global_rank :: self.trainer.world_size]

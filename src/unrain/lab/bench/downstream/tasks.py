@@ -25,7 +25,7 @@ from unrain.lab.bench.downstream import detection, onnx_network, segmentation
 from unrain.lab.bench.report import tables
 from unrain.lab.bench.run import INPUT, restorers
 from unrain.lab.data.pairs import Pair, pictures, read, size_of
-from unrain.lab.data.rain import Picture, RainMaker, StreakRain
+from unrain.lab.data.rain import RGB8, RainMaker, StreakRain
 from unrain.lab.metrics import psnr_ssim
 from unrain.lab.metrics.measures import finite
 
@@ -188,7 +188,7 @@ class Task(Protocol):
     by: str
     about: dict[str, Any]
 
-    def look(self, name: str, picture: Picture) -> dict[str, Any]:
+    def look(self, name: str, picture: RGB8) -> dict[str, Any]:
         """Let the network look at a picture, and return what can be kept as JSON."""
 
     def score(self, rows: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
@@ -229,7 +229,7 @@ class Detection:
             "truth": onnx_network.identity([*scenes.boxes.values()]),
         }
 
-    def look(self, name: str, picture: Picture) -> dict[str, Any]:
+    def look(self, name: str, picture: RGB8) -> dict[str, Any]:
         """Return the boxes found, rounded to hundredths of a pixel, scores to five digits."""
         return {
             "boxes": [
@@ -275,7 +275,7 @@ class Segmentation:
             "truth": onnx_network.identity([*scenes.masks.values()]),
         }
 
-    def look(self, name: str, picture: Picture) -> dict[str, Any]:
+    def look(self, name: str, picture: RGB8) -> dict[str, Any]:
         """Return how many pixels of which class were taken for which: rows of true class, other, count."""
         truth = segmentation.read_mask(self._masks[name], self._kind)
         if truth.shape != picture.shape[:2]:
@@ -334,7 +334,7 @@ class TaskScore:
     reused: int = 0
 
 
-def rained(clean: Picture, name: str, rain: str, seed: int = 0) -> Picture:
+def rained(clean: RGB8, name: str, rain: str, seed: int = 0) -> RGB8:
     """Return a picture in the rain.
 
     Args:

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from unrain.errors import UnrainError
 from unrain.lab.bench.candidates import Entrant, to_8_bit
 from unrain.lab.bench.run import restorers
-from unrain.lab.data.rain import Picture
+from unrain.lab.data.rain import RGB8
 from unrain.lab.data.suites import Suite
 
 PICTURES = 20
@@ -91,7 +91,7 @@ def spread(names: tuple[str, ...], count: int) -> tuple[str, ...]:
     return tuple(names[place] for place in places)
 
 
-def _reduced(picture: Picture, width: int) -> Image.Image:
+def _reduced(picture: RGB8, width: int) -> Image.Image:
     image = Image.fromarray(picture)
     if image.width > width:
         height = max(1, round(image.height * width / image.width))

@@ -26,7 +26,7 @@ from unrain.lab.bench.report.contact_sheet import spread
 from unrain.lab.bench.report.plots import COLOURS, Point, Series, histograms, quality_plot
 from unrain.lab.bench.report.published import NOT_SAID, Figure, Source, figures_of
 from unrain.lab.bench.run import INPUT, Measured, restorers
-from unrain.lab.data.rain import Picture
+from unrain.lab.data.rain import RGB8
 from unrain.lab.hardware import hardware
 from unrain.version import __version__
 
@@ -308,7 +308,7 @@ def _shown(one: Measured, said: dict[str, str], threads: int, budget: int) -> st
     return f"<h3>{_text(_label(one))}</h3>{''.join(trios)}"
 
 
-def _as_url(picture: Picture, budget: int) -> str:
+def _as_url(picture: RGB8, budget: int) -> str:
     """Return a picture as a data URL, reduced until it has no more bytes than that."""
     image = Image.fromarray(picture)
     data = b""
