@@ -50,7 +50,7 @@ def test_missing_folders_and_broken_files_are_named(tmp_path):
     with pytest.raises(UnrainError, match="nowhere: no such folder"):
         pairs(tmp_path, "nowhere")
     save(tmp_path / "set" / "rain" / "a.png")
-    with pytest.raises(UnrainError, match="needs a sub-folder called one of rain, .* one called one of clean"):
+    with pytest.raises(UnrainError, match=r"needs a sub-folder called one of rain, .* one of clean"):
         pairs(tmp_path, "set")
     (tmp_path / "photos").mkdir()
     with pytest.raises(UnrainError, match="photos: no pictures"):

@@ -16,11 +16,17 @@ from unrain.lab.data.pairs import Pair
 from unrain.lab.data.rain import RGB8
 from unrain.lab.data.suites import Kind
 from unrain.lab.metrics import brisque, lpips, niqe, psnr_ssim, streaks
+from unrain.lab.weights_file import weights_file
 
 METRICS = ("rgb", "lpips", "niqe", "brisque", "streaks")
 # A picture that comes out unchanged has no finite PSNR; it counts as this in a mean.
 UNCHANGED = 100.0
-_VARIABLES = {"lpips": lpips.VARIABLE, "niqe": niqe.VARIABLE, "brisque": brisque.VARIABLE}
+# Those that need a file of the user's: the variable that names it, and how to get it.
+_FILES = {
+    "lpips": (lpips.VARIABLE, lpips.HINT),
+    "niqe": (niqe.VARIABLE, niqe.HINT),
+    "brisque": (brisque.VARIABLE, brisque.HINT),
+}
 _NEEDS_TRUTH = ("rgb", "lpips")
 # The beginnings of SHA-256 sums of what packages carry.
 _KNOWN_FILES = {
@@ -132,17 +138,18 @@ def open_measures(texts: Sequence[str], kind: Kind) -> tuple[Measures, list[str]
         name, colon, path = text.partition(":")
         if name not in METRICS:
             raise UnrainError(f"{text}: no such metric, choose among {', '.join(METRICS)}")
-        if colon and (not path or name not in _VARIABLES):
-            raise UnrainError(f"{text}: give a file as NAME:PATH, for {', '.join(_VARIABLES)}")
+        if colon and (not path or name not in _FILES):
+            raise UnrainError(f"{text}: give a file as NAME:PATH, for {', '.join(_FILES)}")
         paths[name] = Path(path) if path else None
     notes = []
     if kind == "real" and not paths:
         paths["streaks"] = None
         for name in ("niqe", "brisque"):
-            if os.environ.get(_VARIABLES[name]):
+            variable, _ = _FILES[name]
+            if os.environ.get(variable):
                 paths[name] = None
             else:
-                notes.append(f"{name.upper()} is left out: {_VARIABLES[name]} is not set")
+                notes.append(f"{name.upper()} is left out: {variable} is not set")
     if kind == "real":
         paths = {name: path for name, path in paths.items() if name not in _NEEDS_TRUTH}
     measures = Measures(kind, tuple(name for name in METRICS if name in paths))
@@ -152,9 +159,9 @@ def open_measures(texts: Sequence[str], kind: Kind) -> tuple[Measures, list[str]
         measures.niqe = niqe.load_niqe(paths["niqe"])
     if "brisque" in paths:
         measures.brisque = brisque.load_brisque(paths["brisque"])
-    for name in _VARIABLES:
+    for name, (variable, hint) in _FILES.items():
         if name in paths:
-            measures.versions[name] = _version(paths[name] or Path(os.environ[_VARIABLES[name]]))
+            measures.versions[name] = _version(weights_file(variable, paths[name], hint))
     return measures, notes
 
 
