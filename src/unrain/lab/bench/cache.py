@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from unrain import zoo
+from unrain import files, zoo
 from unrain.lab.bench.candidates import Entrant
 from unrain.lab.nets.layers import RecursiveNet
 
@@ -69,19 +69,25 @@ def open_results(folder: Path | None, about: dict[str, Any], *, fresh: bool = Fa
     text = json.dumps(about, sort_keys=True)
     path = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.jsonl"
     results = Results(path, about)
-    if fresh:
+    lines = [] if fresh or not path.exists() else _whole_lines(path)
+    if lines[:1] != [json.dumps(about)]:
+        # Nothing is kept, or the run was killed before the first line was whole.
         path.unlink(missing_ok=True)
-    if path.exists():
-        kept = path.read_text(encoding="utf-8")
-        whole, _, broken = kept.rpartition("\n")
-        if broken:
-            # The run was killed while it wrote its last line.
-            path.write_text(whole + "\n" if whole else "", encoding="utf-8")
-        for line in whole.split("\n")[1:]:
-            row = json.loads(line)
-            results.rows[row.pop("name")] = row
-        results.reused = len(results.rows)
+        return results
+    for line in lines[1:]:
+        row = json.loads(line)
+        results.rows[row.pop("name")] = row
+    results.reused = len(results.rows)
     return results
+
+
+def _whole_lines(path: Path) -> list[str]:
+    """Return the lines of a file, and cut off the one that a killed run left unfinished."""
+    text = path.read_text(encoding="utf-8")
+    whole, end, broken = text.rpartition("\n")
+    if broken:
+        files.write((whole + end).encode(), path)
+    return whole.split("\n")
 
 
 def identity(entrant: Entrant) -> str:
