@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from unrain.batch import Job, Outcome, Plan
     from unrain.derainer import Derainer
-    from unrain.lab.bench.speed import Report
+    from unrain.lab.bench.speed import SpeedTable
     from unrain.zoo import Model
 
 EXIT_FAILED = 1
@@ -736,7 +736,7 @@ def bench_tasks(
         tasks.bench_tasks(
             [*map(candidates.find, chosen), *map(candidates.find_peer, peer)],
             data,
-            tasks.Options(
+            tasks.TaskOptions(
                 detect=detect,
                 segment=segment,
                 suite=suite,
@@ -755,7 +755,7 @@ def bench_tasks(
     return _with_extra("tasks", "bench-tasks", run)
 
 
-def _print_speed(report: "Report", peer: str | None, *, cost: bool) -> None:
+def _print_speed(report: "SpeedTable", peer: str | None, *, cost: bool) -> None:
     _print(
         f"{report.machine}; {report.threads} thread{'s' * (report.threads != 1)}; median of {report.rounds} "
         f"interleaved runs; fp32 matrix product {report.ceiling:.0f} GFLOP/s in the same rounds"

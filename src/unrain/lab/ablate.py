@@ -27,8 +27,8 @@ from matplotlib import pyplot
 from torch import nn
 
 from unrain.errors import UnrainError
-from unrain.lab.bench.candidates import Entrant
-from unrain.lab.bench.run import bench
+from unrain.lab.bench.candidates import Candidate
+from unrain.lab.bench.run import run as measure
 from unrain.lab.export import load_checkpoint
 from unrain.lab.nets.layers import RecursiveNet
 from unrain.lab.training.recipe import Recipe, from_table, read_recipe, read_table, recipe_from, write_recipe
@@ -254,10 +254,12 @@ def run_once(recipe: Recipe, suite: str, data: Path, out: Path) -> Result:
     passes = (recipe_passes(recipe),)
     nets = [net for net in (checkpoint.net, own) if net is not None]
     scores = [
-        score
-        for _, score in bench([Entrant("run", net) for net in nets], data, suites=(suite,), recursions=passes)
+        one.scores[0]
+        for one in measure([Candidate("run", net) for net in nets], [(data, suite, False)], recursions=passes)
     ]
-    score = scores[0]
+    score, own_psnr = scores[0], scores[-1].psnr
+    if score.psnr is None or score.ssim is None or score.seconds is None or own_psnr is None:
+        raise UnrainError(f"{suite}: real rain has no PSNR to compare runs by, name a set of pairs")
     result = Result(
         seed=recipe.seed,
         psnr=score.psnr,
@@ -266,7 +268,7 @@ def run_once(recipe: Recipe, suite: str, data: Path, out: Path) -> Result:
         steps=recipe.steps,
         train_seconds=float(checkpoint.card["wall_time"]),
         seconds=score.seconds,
-        own=scores[-1].psnr,
+        own=own_psnr,
     )
     part = done.with_suffix(".part")
     part.write_text(json.dumps(dataclasses.asdict(result)), encoding="utf-8")

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from unrain import cli, zoo
 from unrain.errors import UnrainError
-from unrain.lab.bench.candidates import Entrant, find, find_peer
+from unrain.lab.bench.candidates import Candidate, find, find_peer
 from unrain.lab.bench.cost import Given, count_parameters, macs_per_pixel, measure_cost
 from unrain.lab.bench.memory import peak_memory
 from unrain.lab.bench.speed import measure_speed
@@ -70,7 +70,7 @@ def test_every_kind_of_product_is_counted(tmp_path):
     assert macs_per_pixel(zoo.Model("all", tmp_path / "all.onnx", {}), 1) == expected
 
 
-def test_entrants_are_timed_in_turn_and_compared_with_the_peer(tiny_model, tmp_path, capsys):
+def test_candidates_are_timed_in_turn_and_compared_with_the_peer(tiny_model, tmp_path, capsys):
     save_file(build("prenet").state_dict(), tmp_path / "theirs.safetensors")
     peer = f"prenet:{tmp_path / 'theirs.safetensors'}"
     options = ["--speed", "--size", "16x8", "--size", "24x24", "--threads", "1"]
@@ -126,7 +126,7 @@ def test_memory_is_that_of_a_fresh_process(tiny_model, tmp_path, monkeypatch):
     cost = measure_cost(find_peer(text), Given(text, peer=True), 2, size="24x16", threads=1)
     assert cost.peak_memory_mb > small
     assert (cost.parameters, cost.memory_size) == (168_963, "24x16")
-    assert measure_cost(Entrant("theirs", tmp_path), Given(str(tmp_path)), None) is None
+    assert measure_cost(Candidate("theirs", tmp_path), Given(str(tmp_path)), None) is None
     with pytest.raises(UnrainError, match="its memory cannot be measured") as caught:
         peak_memory(str(tmp_path / "none.onnx"), "model", **arguments)
     assert "\n" not in str(caught.value)
@@ -135,7 +135,7 @@ def test_memory_is_that_of_a_fresh_process(tiny_model, tmp_path, monkeypatch):
 def test_what_cannot_be_timed_is_refused(tiny_model, tmp_path, capsys):
     tiny = find(str(tiny_model))
     with pytest.raises(UnrainError, match="pictures have no speed"):
-        measure_speed([Entrant("theirs", tmp_path)])
+        measure_speed([Candidate("theirs", tmp_path)])
     with pytest.raises(UnrainError, match="a median needs 5"):
         measure_speed([tiny], rounds=4)
     for size in ("12", "0x3", "axb", "1x2x3"):

@@ -1,8 +1,9 @@
-"""What was measured before: one file of lines for each entrant, suite, number of passes and set of measures.
+"""Stored scores: one file for each candidate, suite, number of recursions and set of measures.
 
-Each picture's line is written as soon as it is known, so that a run that was killed goes on where it was, and
-a second run only reads. The file's name is a hash of everything that a value depends on: the model's file,
-the suite's files, the passes, the measures with their files, the code that computes, and the libraries.
+The file gets a line for each picture as soon as it is measured, so that a killed run resumes and a second one
+only reads. Its name is a hash of all that a score depends on: the model's file, the suite's files, the
+recursions, the measures with their files, the code (`fingerprint`) and the libraries. A score is stale when
+that name is another.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 import torch
 
 from unrain import files, zoo
-from unrain.lab.bench.candidates import Entrant
+from unrain.lab.bench.candidates import Candidate
 from unrain.lab.nets.layers import RecursiveNet
 
 FOLDER = Path("runs/bench")
@@ -90,9 +91,9 @@ def _whole_lines(path: Path) -> list[str]:
     return whole.split("\n")
 
 
-def identity(entrant: Entrant) -> str:
-    """Return a hash of what an entrant is: a model's file, a network's weights, or a folder's files."""
-    source = entrant.source
+def identity(candidate: Candidate) -> str:
+    """Return a hash of what a candidate is: a model's file, a network's weights, or a folder's files."""
+    source = candidate.source
     total = hashlib.sha256()
     if source is None:
         return "input"

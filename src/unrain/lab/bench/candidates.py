@@ -25,7 +25,7 @@ CHECKPOINTS = {".ckpt", ".safetensors"}
 
 
 @dataclass(frozen=True)
-class Entrant:
+class Candidate:
     """Something to measure.
 
     Attributes:
@@ -37,7 +37,7 @@ class Entrant:
     source: zoo.Model | RecursiveNet | Path | None
 
 
-def find(name: str) -> Entrant:
+def find(name: str) -> Candidate:
     """Find out what a name of the command line means.
 
     Args:
@@ -49,14 +49,14 @@ def find(name: str) -> Entrant:
     path = Path(name)
     if path.suffix in CHECKPOINTS:
         label = path.parent.name if path.stem in ("weights", "last") else path.stem
-        return Entrant(label, load_checkpoint(path).net)
+        return Candidate(label, load_checkpoint(path).net)
     if path.is_dir() and name not in {model.name for model in zoo.models()}:
-        return Entrant(path.resolve().name, path)
+        return Candidate(path.resolve().name, path)
     model = zoo.find(name)
-    return Entrant(model.name, model)
+    return Candidate(model.name, model)
 
 
-def find_peer(text: str) -> Entrant:
+def find_peer(text: str) -> Candidate:
     """Load somebody else's weights into one of our networks.
 
     Args:
@@ -77,7 +77,7 @@ def find_peer(text: str) -> Entrant:
     except (SafetensorError, OSError, RuntimeError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise UnrainError(f"{path}: not the weights of a {network} ({reason})") from error
-    return Entrant(path.stem, net)
+    return Candidate(path.stem, net)
 
 
 def open_derainer(

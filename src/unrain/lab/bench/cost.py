@@ -1,4 +1,4 @@
-"""What an entrant costs: weights, multiplications and memory."""
+"""What a candidate costs: weights, multiplications and memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from unrain import zoo
 from unrain.errors import UnrainError
 from unrain.lab.bench import memory
-from unrain.lab.bench.candidates import Entrant
+from unrain.lab.bench.candidates import Candidate
 from unrain.lab.nets.layers import RecursiveNet
 
 SIZE = "481x321"
@@ -34,7 +34,7 @@ _WEIGHTS = {
 
 @dataclass(frozen=True)
 class Given:
-    """What named an entrant on the command line, for another process to find it again.
+    """What named a candidate on the command line, for another process to find it again.
 
     Attributes:
         text: A model, a file or a folder; for a peer NETWORK:FILE.
@@ -47,7 +47,7 @@ class Given:
 
 @dataclass(frozen=True)
 class Cost:
-    """What an entrant costs.
+    """What a candidate costs.
 
     Attributes:
         parameters: How many weights it has.
@@ -64,12 +64,12 @@ class Cost:
 
 
 def measure_cost(
-    entrant: Entrant, given: Given, recursions: int | None, *, size: str = SIZE, threads: int = 0
+    candidate: Candidate, given: Given, recursions: int | None, *, size: str = SIZE, threads: int = 0
 ) -> Cost | None:
-    """Count and measure what an entrant costs.
+    """Count and measure what a candidate costs.
 
     Args:
-        entrant: What to measure.
+        candidate: What to measure.
         given: What named it.
         recursions: Passes, as measured; None where nothing was run.
         size: WIDTHxHEIGHT of the picture that memory is measured on.
@@ -79,9 +79,9 @@ def measure_cost(
         The cost; None of pictures, whose making nobody watched.
 
     Raises:
-        UnrainError: The size is none, or the entrant does not run.
+        UnrainError: The size is none, or the candidate does not run.
     """
-    source = entrant.source
+    source = candidate.source
     if not isinstance(source, zoo.Model | RecursiveNet) or recursions is None:
         return None
     width, height = parse_size(size)
@@ -93,7 +93,7 @@ def measure_cost(
 
 
 def count_parameters(source: zoo.Model | RecursiveNet) -> int:
-    """Count an entrant's weights.
+    """Count a candidate's weights.
 
     Args:
         source: A network; or an exported model, whose card says how many the network had. Without a card the

@@ -35,7 +35,8 @@ _KNOWN_FILES = {
     "19526fb799c4c799": "brisque 0.2.0",
 }
 
-Row = dict[str, float | None]
+# By the name of the measure; None where it says nothing of a picture.
+Values = dict[str, float | None]
 
 
 @dataclass
@@ -56,7 +57,7 @@ class Measures:
     brisque: brisque.Brisque | None = None
     _rainy: dict[str, streaks.Rainy] = field(default_factory=dict, repr=False)
 
-    def __call__(self, pair: Pair, result: RGB8) -> Row:
+    def __call__(self, pair: Pair, result: RGB8) -> Values:
         """Measure a result.
 
         Args:
@@ -66,7 +67,7 @@ class Measures:
         Raises:
             ValueError: The pictures are too small for a measure.
         """
-        row: Row = {}
+        row: Values = {}
         if self.kind != "real":
             row |= fidelity(pair, result)
             if "rgb" in self.wanted:
@@ -79,17 +80,17 @@ class Measures:
         if self.brisque:
             row["brisque"] = self.brisque(result)
         if "streaks" in self.wanted:
-            # Where the streaks are is looked for once for all entrants.
+            # Where the streaks are is looked for once for all candidates.
             if pair.name not in self._rainy:
                 self._rainy[pair.name] = streaks.Rainy(pair.rainy)
             lines = self._rainy[pair.name].compare(result)
             row |= {name: getattr(lines, name) for name in ("excess", "rainy_excess", "kept", "away")}
         return row
 
-    def average(self, rows: Sequence[Row]) -> Row:
+    def average(self, rows: Sequence[Values]) -> Values:
         """Average a suite: means, except for the streaks, whose share is taken from the means."""
         names = dict.fromkeys(name for row in rows for name in row)
-        means: Row = {}
+        means: Values = {}
         for name in names:
             found = [value for row in rows if (value := row.get(name)) is not None]
             means[name] = float(np.mean(found)) if found else None
@@ -105,7 +106,7 @@ class Measures:
         return means
 
 
-def fidelity(pair: Pair, result: RGB8) -> Row:
+def fidelity(pair: Pair, result: RGB8) -> Values:
     """Return PSNR and SSIM on Y."""
     return {
         "psnr": finite(psnr_ssim.psnr(result, pair.clean)),

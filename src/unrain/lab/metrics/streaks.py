@@ -126,12 +126,6 @@ def removed(lines: Iterable[Lines]) -> float | None:
     return (1 - after / before) * kept
 
 
-def changed(lines: Iterable[Lines]) -> float | None:
-    """Return the mean change away from streaks over a set, in steps of 8 bits."""
-    found = [one.away for one in lines if one.away is not None]
-    return float(np.mean(found)) if found else None
-
-
 class _Spectrum:
     """A picture's grey values, mirrored outwards, ready to be filtered."""
 

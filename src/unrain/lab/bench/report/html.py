@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 from unrain.lab.bench.cache import fingerprint
-from unrain.lab.bench.candidates import Entrant, to_8_bit
+from unrain.lab.bench.candidates import Candidate, to_8_bit
 from unrain.lab.bench.report import tables
 from unrain.lab.bench.report.contact_sheet import spread
 from unrain.lab.bench.report.plots import COLOURS, Point, Series, histograms, quality_plot
@@ -80,13 +80,13 @@ def write_page(
     Args:
         path: The file.
         measured: What was measured, suite by suite.
-        costs: What the entrants cost.
+        costs: What the candidates cost.
         published: Whether the tables also list published figures.
         threads: CPU threads, 0 for all.
         note: Called with a line about what is done.
 
     Raises:
-        UnrainError: An entrant no longer runs, or the file cannot be written.
+        UnrainError: A candidate no longer runs, or the file cannot be written.
     """
     note(f"{path}: deraining the best, median and worst pictures")
     tables.write(path, page(measured, costs, published=published, threads=threads))
@@ -97,10 +97,10 @@ def page(
 ) -> str:
     """Return the report's text; see `write_page`."""
     suites = [list(group) for _, group in groupby(measured, key=lambda one: one.suite.name)]
-    families: dict[Entrant, int] = {}
+    families: dict[Candidate, int] = {}
     for one in measured:
-        if one.entrant != INPUT:
-            families.setdefault(one.entrant, len(families))
+        if one.candidate != INPUT:
+            families.setdefault(one.candidate, len(families))
     shown = [list(_examples(group)) for group in suites]
     budget = PICTURE_BYTES // max(1, 3 * sum(len(names) for group in shown for _, names in group))
     sections = [
@@ -151,7 +151,7 @@ def _section(
     anchor: str,
     group: list[Measured],
     examples: list[tuple[Measured, dict[str, str]]],
-    families: dict[Entrant, int],
+    families: dict[Candidate, int],
     costs: tables.Costs,
     published: bool,
     threads: int,
@@ -177,7 +177,9 @@ def _section(
 """
 
 
-def _table(group: list[Measured], families: dict[Entrant, int], costs: tables.Costs, published: bool) -> str:
+def _table(
+    group: list[Measured], families: dict[Candidate, int], costs: tables.Costs, published: bool
+) -> str:
     rows = tables.as_rows(group, costs, published=published)
     for row in rows:
         # Reading somebody's picture is not the time that making it took.
@@ -188,9 +190,9 @@ def _table(group: list[Measured], families: dict[Entrant, int], costs: tables.Co
         for head in ("model", *(column.head for column in columns), "origin")
     )
     colours = {
-        one.entrant.name: COLOURS[families[one.entrant] % (len(COLOURS) - 1)]
+        one.candidate.name: COLOURS[families[one.candidate] % (len(COLOURS) - 1)]
         for one in group
-        if one.entrant in families
+        if one.candidate in families
     }
     lines = []
     for row in rows:
@@ -223,9 +225,9 @@ def _cell(value: object, column: _Column, published: bool) -> str:
 def _training(group: list[Measured], figures: list[Figure]) -> str:
     """List what each was trained on, since no two figures are alike without that."""
     said = {
-        one.entrant.name: str(row["trained_on"] or NOT_SAID)
+        one.candidate.name: str(row["trained_on"] or NOT_SAID)
         for one in group
-        if one.entrant != INPUT
+        if one.candidate != INPUT
         for row in tables.as_rows([one], {})[:1]
     }
     said |= {f"{figure.label}, {figure.year}": f"{figure.trained_on} ({figure.remark})" for figure in figures}
@@ -236,24 +238,24 @@ def _training(group: list[Measured], figures: list[Figure]) -> str:
 
 
 def _plots(
-    anchor: str, group: list[Measured], families: dict[Entrant, int], costs: tables.Costs
+    anchor: str, group: list[Measured], families: dict[Candidate, int], costs: tables.Costs
 ) -> Iterator[str]:
     suite = group[0].suite
     real = suite.kind == "real"
     points = []
     for one in group:
         score = one.scores[0]
-        cost = costs.get((one.entrant, score.recursions))
+        cost = costs.get((one.candidate, score.recursions))
         quality = score.streaks_removed if real else score.psnr
         if cost and quality is not None:
-            points.append(Point(_label(one), families[one.entrant], cost.macs_per_pixel / 1e3, quality))
+            points.append(Point(_label(one), families[one.candidate], cost.macs_per_pixel / 1e3, quality))
     if points:
         axis = "streaks removed" if real else "PSNR on Y, dB"
         title = f"{axis} against cost on {_plain(suite.name)}; the table has the numbers"
         drawn = quality_plot(points, axis, title, f"{anchor}-cost")
         yield f"<figure><figcaption>Quality against cost</figcaption>{drawn}</figure>"
     series = [
-        Series(_label(one), families.get(one.entrant, -1), [_psnr(one, name) for name in suite.names])
+        Series(_label(one), families.get(one.candidate, -1), [_psnr(one, name) for name in suite.names])
         for one in group
         if not real
     ]
@@ -264,9 +266,9 @@ def _plots(
 
 
 def _examples(group: list[Measured]) -> Iterator[tuple[Measured, dict[str, str]]]:
-    """Give for each entrant the pictures to show: name and what is said of it."""
+    """Give for each candidate the pictures to show: name and what is said of it."""
     for one in group:
-        if one.entrant == INPUT:
+        if one.candidate == INPUT:
             continue
         names = one.suite.names
         if one.suite.kind == "real":
@@ -285,7 +287,7 @@ def _shown(one: Measured, said: dict[str, str], threads: int, budget: int) -> st
     """Derain a few pictures and show them beside what they were and what they should be."""
     suite = one.suite
     passes = one.scores[0].recursions
-    ((restore, _),) = restorers(one.entrant, suite.name, (passes,) if passes else (), threads)
+    ((restore, _),) = restorers(one.candidate, suite.name, (passes,) if passes else (), threads)
     trios = []
     for name, place in said.items():
         pair = suite.load(name)
@@ -301,7 +303,7 @@ def _shown(one: Measured, said: dict[str, str], threads: int, budget: int) -> st
             f"<figcaption>{what}</figcaption></figure>"
             for what, picture in cells
         )
-        row = one.rows[name]
+        row = one.per_image[name]
         scores = f", {_psnr(one, name):.2f} dB, SSIM {row['ssim']:.4f}" if place else ""
         caption = f"{f'<b>{place.capitalize()}</b> ' if place else ''}{_text(name)}{scores}"
         trios.append(f'<figure class="trio"><figcaption>{caption}</figcaption><div>{images}</div></figure>')
@@ -356,7 +358,7 @@ def _sources(suites: list[list[Measured]]) -> str:
 
 
 def _psnr(one: Measured, name: str) -> float:
-    value = one.rows[name]["psnr"]
+    value = one.per_image[name]["psnr"]
     if value is None:
         raise ValueError(f"{name} has no PSNR")
     return value
@@ -364,7 +366,7 @@ def _psnr(one: Measured, name: str) -> float:
 
 def _label(one: Measured) -> str:
     passes = one.scores[0].recursions
-    return _plain(one.entrant.name) + (f", {passes} pass{'es' * (passes != 1)}" if passes else "")
+    return _plain(one.candidate.name) + (f", {passes} pass{'es' * (passes != 1)}" if passes else "")
 
 
 def _plain(text: str) -> str:

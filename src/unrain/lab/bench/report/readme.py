@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from unrain import files
 from unrain.errors import UnrainError
 from unrain.zoo import Model
 
@@ -60,10 +61,8 @@ def write_scores(readme: Path, models: Iterable[Model]) -> None:
     """
     try:
         text = with_scores(readme.read_text(encoding="utf-8"), models)
-        part = readme.with_suffix(".part")
-        part.write_text(text, encoding="utf-8")
-        part.replace(readme)
     except ValueError as error:
         raise UnrainError(f"{readme}: {error}") from error
     except OSError as error:
-        raise UnrainError(f"{readme}: cannot be written ({error.strerror})") from error
+        raise UnrainError(f"{readme}: {files.reading_problem(error)}") from error
+    files.write(text.encode(), readme)

@@ -96,7 +96,7 @@ def _measured(clean: Sequence[Frame], shown: Sequence[Frame]) -> Meter:
 
 
 @dataclass(frozen=True)
-class Row:
+class Comparison:
     """What one clip in one rain came to.
 
     Attributes:
@@ -118,7 +118,7 @@ class Row:
         return min(_decibels(after) - _decibels(before) for after, before in pairs)
 
 
-def compare(clip: Clip, rain: str, derainer: Derainer) -> Row:
+def compare(clip: Clip, rain: str, derainer: Derainer) -> Comparison:
     """Derain a clip with and without neighbours.
 
     Args:
@@ -135,7 +135,7 @@ def compare(clip: Clip, rain: str, derainer: Derainer) -> Row:
         for _, frame in steadier.push(None, before, after)
     ]
     steadied += [frame for _, frame in steadier.flush()]
-    return Row(*(_measured(clip.frames, shown) for shown in (clip.frames, rainy, alone, steadied)))
+    return Comparison(*(_measured(clip.frames, shown) for shown in (clip.frames, rainy, alone, steadied)))
 
 
 def compare_starts(clip: Clip, rain: str, derainer: Derainer) -> dict[str, Meter]:
