@@ -53,7 +53,7 @@ def test_a_readme_without_a_place_for_scores_is_refused_and_kept(tmp_path, text)
 
 
 def test_a_missing_readme_is_an_error_that_names_it(tmp_path):
-    with pytest.raises(UnrainError, match=r"none\.md: cannot be written"):
+    with pytest.raises(UnrainError, match=r"none\.md: no such file"):
         write_scores(tmp_path / "none.md", [MODEL])
 
 

@@ -154,21 +154,21 @@ def test_a_checkpoint_is_measured_without_exporting_it(data, tmp_path):
     candidate = find(str(path))
     assert candidate.name == "run"
     rows = scores(candidate, data, "set/test", recursions=(1, 3))
-    for passes, score in zip((1, 3), rows, strict=True):
+    for recursions, score in zip((1, 3), rows, strict=True):
 
-        def restore(pair, passes=passes):
+        def restore(pair, recursions=recursions):
             rainy = torch.from_numpy(pair.rainy.transpose(2, 0, 1)[None] / np.float32(255))
             with torch.inference_mode():
-                dry = net.eval()(rainy, passes)[-1][0].clamp(0, 1).numpy()
+                dry = net.eval()(rainy, recursions)[-1][0].clamp(0, 1).numpy()
             return to_8_bit(dry.transpose(1, 2, 0))
 
-        (expected,) = measure(restore, data, "set/test", passes)
-        assert (score.recursions, score.psnr, score.ssim) == (passes, expected.psnr, expected.ssim)
+        (expected,) = measure(restore, data, "set/test", recursions)
+        assert (score.recursions, score.psnr, score.ssim) == (recursions, expected.psnr, expected.ssim)
     with pytest.raises(UnrainError, match="run: only exported models have a card"):
         scores(candidate, data, "set/test", card=True)
 
 
-def test_a_peer_makes_all_its_passes(data, tmp_path):
+def test_a_peer_makes_all_its_recursions(data, tmp_path):
     path = tmp_path / "theirs.safetensors"
     save_file(build("prenet").state_dict(), path)
     peer = find_peer(f"prenet:{path}")
@@ -201,7 +201,7 @@ def test_the_command_prints_every_score_and_notes_it_in_the_card(
     arguments = ["bench", str(tiny), "--data", str(data), "--suite", "set/test", "--suite", "photos"]
     assert cli.main([*arguments, "--recursions", "1", "--recursions", "2", "--card"]) == 0
     out = capsys.readouterr().out
-    # The head, the input on the pairs, two numbers of passes on two suites.
+    # The head, the input on the pairs, two numbers of recursions on two suites.
     assert len(out.splitlines()) == 1 + 1 + 4
     written = json.loads(card.read_text())
     assert written["scores_commit"] == "abc1234"

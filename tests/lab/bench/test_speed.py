@@ -80,9 +80,9 @@ def test_candidates_are_timed_in_turn_and_compared_with_the_peer(tiny_model, tmp
     assert report["threads"] == 1 and report["rounds"] == 5 and report["ceiling"] > 0 and report["machine"]
     rows = report["speeds"]
     assert [(row["model"], row["recursions"], row["width"], row["height"]) for row in rows] == [
-        (model, passes, width, height)
+        (model, recursions, width, height)
         for width, height in ((16, 8), (24, 24))
-        for model, passes in (("tiny", 1), ("tiny", 3), ("theirs", 6))
+        for model, recursions in (("tiny", 1), ("tiny", 3), ("theirs", 6))
     ]
     for row in rows:
         assert row["fastest"] <= row["seconds"] <= row["slowest"]

@@ -87,18 +87,18 @@ def open_derainer(
 
     Args:
         source: An exported model, or a network.
-        recursions: Passes; the network's own number when None.
+        recursions: How many; the network's own number when None.
         threads: CPU threads, 0 for all.
 
     Returns:
-        The Derainer, and how many passes the network makes for a picture.
+        The Derainer, and how many recursions the network makes for a picture.
     """
     if isinstance(source, zoo.Model):
         derainer = Derainer(source, recursions=recursions, threads=threads)
         return derainer, derainer.recursions
-    engine = TorchEngine(source, passes=recursions, threads=threads)
+    engine = TorchEngine(source, recursions=recursions, threads=threads)
     derainer = Derainer(engine, recursions=recursions if engine.recursive else None)
-    return derainer, derainer.recursions * engine.passes
+    return derainer, derainer.recursions * engine.recursions_per_step
 
 
 def find_results(folder: Path, suite: str) -> Callable[[str], RGB8]:

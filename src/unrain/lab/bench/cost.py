@@ -51,7 +51,7 @@ class Cost:
 
     Attributes:
         parameters: How many weights it has.
-        macs_per_pixel: Multiplications of its convolutions and matrix products, all passes together.
+        macs_per_pixel: Multiplications of its convolutions and matrix products, all recursions together.
         peak_memory_mb: Peak memory of a fresh process that runs it once on one picture, in 10^6 bytes; None
             where the system does not tell.
         memory_size: WIDTHxHEIGHT of that picture.
@@ -71,7 +71,7 @@ def measure_cost(
     Args:
         candidate: What to measure.
         given: What named it.
-        recursions: Passes, as measured; None where nothing was run.
+        recursions: How many, as measured; None where nothing was run.
         size: WIDTHxHEIGHT of the picture that memory is measured on.
         threads: CPU threads, 0 for all.
 
@@ -108,24 +108,24 @@ def count_parameters(source: zoo.Model | RecursiveNet) -> int:
     return sum(math.prod(one.dims) for one in constants if one.data_type in _WEIGHTS)
 
 
-def macs_per_pixel(source: zoo.Model | RecursiveNet, passes: int) -> float:
+def macs_per_pixel(source: zoo.Model | RecursiveNet, recursions: int) -> float:
     """Count the multiplications of convolutions and matrix products that a pixel costs.
 
     Args:
         source: An exported model, or a network.
-        passes: Passes over the picture.
+        recursions: How many.
     """
     if isinstance(source, zoo.Model):
-        return _count_onnx(source) * passes
+        return _count_onnx(source) * recursions
     side = math.lcm(_COUNTED_SIDE, source.multiple)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        source(torch.zeros(1, 3, side, side), passes)
+        source(torch.zeros(1, 3, side, side), recursions)
     # The counter counts additions, too.
     return float(counter.get_total_flops()) / 2 / side**2
 
 
 def _count_onnx(model: zoo.Model) -> float:
-    """Count one pass of an exported model by running it and looking at the sizes of what it computes."""
+    """Count one recursion of an exported model by running it and looking at the sizes of what it computes."""
     network = onnx.load(model.path)
     graph = network.graph
     counted = [node for node in graph.node if node.op_type in ("Conv", "ConvTranspose", "MatMul", "Gemm")]

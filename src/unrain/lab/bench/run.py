@@ -41,7 +41,7 @@ class Summary:
     Attributes:
         suite: Name of the set.
         pictures: How many were measured: all.
-        recursions: Passes T; None where nothing was run, for pictures that somebody else derained.
+        recursions: T; None where nothing was run, for pictures that somebody else derained.
         psnr: Y-channel PSNR in dB.
         ssim: Y-channel SSIM.
         seconds: Time for a picture; None where nothing was run.
@@ -213,7 +213,7 @@ def run(
         candidates: What to measure.
         suites: For each the folder it is in, its name, and whether it is real rain.
         metrics: What to measure beside PSNR and SSIM on Y, see `open_measures`.
-        recursions: Numbers of passes to measure; the model's own when empty.
+        recursions: Numbers of recursions to measure; the model's own when empty.
         threads: CPU threads, 0 for all.
         truncate: Whether to score results truncated to 8 bits also, beside those rounded.
         card: Whether the scores (of rounded results) are also written into the models' cards.
@@ -241,8 +241,8 @@ def run(
         if measured is candidates:
             _check_input(suite, folder)
         for candidate in measured:
-            for restore, passes in restorers(candidate, suite.name, recursions, threads, as_float=cut):
-                label = f"{candidate.name} T={passes or '-'} on {suite.name}"
+            for restore, count in restorers(candidate, suite.name, recursions, threads, as_float=cut):
+                label = f"{candidate.name} T={count or '-'} on {suite.name}"
                 report = (lambda done, total, label=label: progress(label, done, total)) if progress else None
                 about = {
                     "candidate": candidate.name,
@@ -250,7 +250,7 @@ def run(
                     "suite": suite.name,
                     "kind": suite.kind,
                     "files": suite.print,
-                    "recursions": passes,
+                    "recursions": count,
                     "threads": threads,
                     "truncate": cut,
                     "metrics": measures.wanted,
@@ -259,7 +259,7 @@ def run(
                 }
                 results = open_results(folder, about, fresh=fresh)
                 measure(restore, suite, measures, results, truncate=cut, progress=report)
-                scores = summarise(suite, measures, results, passes, truncate=cut)
+                scores = summarise(suite, measures, results, count, truncate=cut)
                 if candidate is INPUT and scores[0].psnr is not None:
                     suite.check_input(scores[0].psnr)
                 if card and isinstance(candidate.source, Model) and suite.kind != "real":
@@ -286,12 +286,12 @@ def restorers(
     *,
     as_float: bool = False,
 ) -> Iterator[tuple[Callable[[Pair], Restored], int | None]]:
-    """Give what derains a pair and its number of passes, for every number of passes asked for.
+    """Give what derains a pair and its number of recursions, for every number of recursions asked for.
 
     Args:
         candidate: A model, a folder of results, or the rainy pictures themselves.
         suite: The suite's name.
-        recursions: Numbers of passes; the model's own when empty.
+        recursions: Numbers of recursions; the model's own when empty.
         threads: CPU threads, 0 for all.
         as_float: Whether results are floats in [0, 1], not rounded to 8 bits.
     """
@@ -303,13 +303,13 @@ def restorers(
         yield lambda pair: look_up(pair.name), None
         return
     for wanted in recursions or (None,):
-        derainer, passes = open_derainer(candidate.source, wanted, threads)
+        derainer, count = open_derainer(candidate.source, wanted, threads)
 
         def restore(pair: Pair, derainer: Derainer = derainer) -> Restored:
             # The very values that the Derainer makes of 8 bits: rounding them here is its own rounding.
             return derainer(pair.rainy.astype(np.float32) / np.float32(255) if as_float else pair.rainy)
 
-        yield restore, passes
+        yield restore, count
 
 
 def _note(model: Model, found: Summary, commit: str) -> None:
@@ -326,11 +326,11 @@ def _note(model: Model, found: Summary, commit: str) -> None:
 
 def _command(name: str, scores: Collection[str]) -> str:
     """Return the command that measures what a card lists."""
-    suites, passes = (
+    suites, recursions = (
         list(dict.fromkeys(part)) for part in zip(*(key.rsplit(" T", 1) for key in scores), strict=True)
     )
     options = [f"--suite {suite}" for suite in suites if set(suites) != set(SUITES)]
-    options += [f"--recursions {one}" for one in sorted(passes) if len(passes) > 1]
+    options += [f"--recursions {one}" for one in sorted(recursions) if len(recursions) > 1]
     return " ".join([f"unrain bench {name} --data DATA", *options, "--card"])
 
 

@@ -33,13 +33,13 @@ class Speed:
 
     Attributes:
         model: Its name.
-        recursions: Passes T.
+        recursions: T, how many.
         width: Of the picture.
         height: Of the picture.
         seconds: Median time for a picture, from array to array.
         fastest: The shortest.
         slowest: The longest.
-        macs_per_pixel: Multiplications of its convolutions and matrix products, all passes together.
+        macs_per_pixel: Multiplications of its convolutions and matrix products, all recursions together.
         share: The part of the machine's ceiling that it reaches with these; what overlapping tiles compute
             twice does not count.
         times_faster: The first peer's median divided by its own; None without a peer.
@@ -72,7 +72,7 @@ class SpeedTable:
         rounds: How many times each was run.
         ceiling: Median of the machine's fp32 matrix product in the same rounds, in GFLOP/s; a
             multiplication and an addition count as two.
-        speeds: One for each candidate, number of passes and size.
+        speeds: One for each candidate, number of recursions and size.
     """
 
     machine: str
@@ -99,7 +99,7 @@ def measure_speed(
         candidates: What to time; the peer among them, if there is one.
         peer: Who the others are compared with.
         sizes: WIDTHxHEIGHT of the pictures.
-        recursions: Numbers of passes to time; the model's own when empty. A peer always makes its own.
+        recursions: Numbers of recursions to time; the model's own when empty. A peer always makes its own.
         threads: CPU threads; 0 for as many as PyTorch would take.
         rounds: How often each is timed, 5 at least; one round before them is not counted.
         given: What named each candidate, for weights and memory also; these are measured before anything is
@@ -121,11 +121,11 @@ def measure_speed(
         if not isinstance(source, zoo.Model | RecursiveNet):
             raise UnrainError(f"{candidate.name}: pictures have no speed; give a model")
         for wanted in (None,) if candidate is peer or not recursions else recursions:
-            derainer, passes = open_derainer(source, wanted, threads)
-            runners.append((candidate, derainer, passes, macs_per_pixel(source, passes)))
+            derainer, count = open_derainer(source, wanted, threads)
+            runners.append((candidate, derainer, count, macs_per_pixel(source, count)))
             for size in sizes if given else ():
-                costs[candidate, passes, parse_size(size)] = measure_cost(
-                    candidate, given[i], passes, size=size, threads=threads
+                costs[candidate, count, parse_size(size)] = measure_cost(
+                    candidate, given[i], count, size=size, threads=threads
                 )
     random = np.random.default_rng(0)
     matrix = torch.rand(_MATRIX, _MATRIX)
@@ -153,14 +153,14 @@ def measure_speed(
         if candidate is peer
     }
     speeds = []
-    for (candidate, _, passes, macs), width, height, taken in rows:
+    for (candidate, _, count, macs), width, height, taken in rows:
         seconds = statistics.median(taken)
         reference = yardstick.get((width, height))
-        cost = costs.get((candidate, passes, (width, height)))
+        cost = costs.get((candidate, count, (width, height)))
         speeds.append(
             Speed(
                 model=candidate.name,
-                recursions=passes,
+                recursions=count,
                 width=width,
                 height=height,
                 seconds=round(seconds, 4),

@@ -435,9 +435,9 @@ def test_the_command_scores_every_candidate_in_every_rain(arguments, tmp_path, c
     assert cli.main([*arguments, "--recursions", "1", "--recursions", "2", "--csv", str(table)]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [(one["rain"], one["model"], one["recursions"], one["by"]) for one in rows] == [
-        (rain, model, passes, by)
+        (rain, model, recursions, by)
         for rain in ("none", "light", "middling", "heavy")
-        for model, passes in (("input", None), ("tiny", 1), ("tiny", 2))
+        for model, recursions in (("input", None), ("tiny", 1), ("tiny", 2))
         for by in ("yolo.onnx", "net.onnx")
     ]
     assert all(one["pictures"] == 2 and one["reused"] == 0 for one in rows)
@@ -528,7 +528,7 @@ def test_wrong_commands_are_refused(arguments, data, tmp_path, tiny_model, capsy
     for part in ("boxes/2.txt", "semantic/2.png"):
         (data / "scenes" / part).write_text("")
     assert cli.main([*scenes, *yolo]) == cli.EXIT_FAILED
-    assert "images/2.png: not a readable picture" in capsys.readouterr().err
+    assert "images/2.png: no picture in JPEG" in capsys.readouterr().err
     (data / "scenes" / "images" / "2.png").unlink()
     Image.fromarray(np.zeros((9, 9), np.uint8)).save(data / "scenes" / "semantic" / "1.png")
     assert cli.main([*scenes, *net]) == cli.EXIT_FAILED

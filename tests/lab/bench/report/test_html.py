@@ -97,7 +97,9 @@ def measure(data, tmp_path, tiny_model, suites=("rain12", NASTY)):
     measured = list(
         run(candidates, [(data, suite, False) for suite in suites], recursions=(1, 3), inputs=True, threads=1)
     )
-    costs = {(candidates[0], passes): Cost(1049, 900.0 * passes, 81.5, "481x321") for passes in (1, 3)}
+    costs = {
+        (candidates[0], recursions): Cost(1049, 900.0 * recursions, 81.5, "481x321") for recursions in (1, 3)
+    }
     return measured, costs
 
 
@@ -105,7 +107,7 @@ def test_the_page_holds_everything_and_asks_for_nothing(data, tmp_path, tiny_mod
     measured, costs = measure(data, tmp_path, tiny_model)
     text = page(measured, costs, published=True)
     read = Reader(text)
-    # Two suites; tiny with two numbers of passes, and the folder, have three trios each.
+    # Two suites; tiny with two numbers of recursions, and the folder, have three trios each.
     images = read.all("img")
     assert len(images) == 2 * 3 * 3 * 3
     for image in images:
@@ -186,7 +188,7 @@ def test_real_rain_has_pictures_and_no_histogram(data, tiny_model, monkeypatch):
     candidate = find(str(tiny_model))
     measured = list(run([candidate], [(data, "real/wet", False)], inputs=True, threads=1))
     read = Reader(page(measured, {}))
-    # Three of the four, with the input and the result; two passes are the model's own.
+    # Three of the four, with the input and the result; two recursions are the model's own.
     assert len(read.all("img")) == 3 * 2
     assert "real rain" in read.text and not read.all("svg")
 

@@ -32,7 +32,9 @@ def report(model_folder, tmp_path_factory):
     measured = list(
         run([candidate], [(folder / "data", "rain12", False)], recursions=(1, 2), inputs=True, threads=1)
     )
-    costs = {(candidate, passes): Cost(1049, 900.0 * passes, 81.5, "481x321") for passes in (1, 2)}
+    costs = {
+        (candidate, recursions): Cost(1049, 900.0 * recursions, 81.5, "481x321") for recursions in (1, 2)
+    }
     write_page(folder / "report.html", measured, costs, published=True)
     return folder / "report.html"
 

@@ -105,7 +105,7 @@ class TaskOptions:
         suite: The photographs, below the data folder.
         rains: Strengths out of RAINS.
         seed: Of the rain.
-        recursions: Numbers of passes; the model's own when empty.
+        recursions: Numbers of recursions; the model's own when empty.
         threads: CPU threads, 0 for all.
         fresh: Whether to measure again what is known from an earlier run.
         csv: A file for all scores.
@@ -305,7 +305,7 @@ class TaskScore:
 
     Attributes:
         model: The candidate; "input" for the pictures as they are.
-        recursions: Its passes T; None for "input".
+        recursions: Its recursions T; None for "input".
         suite: Name of the set.
         rain: Out of RAINS.
         pictures: How many there are.
@@ -365,7 +365,7 @@ def measure_tasks(
         candidates: What derains; the pictures as they are come before them.
         scenes: The photographs.
         tasks: What is done with them.
-        options: Which rain, how many passes, and so on.
+        options: Which rain, how many recursions, and so on.
         folder: Where results are kept for the next run; None keeps nothing.
         progress: Called with (candidate and rain, pictures done, pictures in all).
 
@@ -382,7 +382,7 @@ def measure_tasks(
     present = {one.name: one.version for one in metadata.distributions() if one.name in _LIBRARIES}
     for rain in options.rains:
         for candidate in [INPUT, *candidates]:
-            for restore, passes in restorers(candidate, rain, options.recursions, options.threads):
+            for restore, count in restorers(candidate, rain, options.recursions, options.threads):
                 kept = [
                     open_results(
                         folder,
@@ -391,7 +391,7 @@ def measure_tasks(
                             "identity": identity(candidate),
                             "suite": scenes.name,
                             "files": pictures_print,
-                            "recursions": passes,
+                            "recursions": count,
                             "threads": options.threads,
                             "rain": rain,
                             "seed": options.seed,
@@ -405,7 +405,7 @@ def measure_tasks(
                     )
                     for task in tasks
                 ]
-                label = f"{candidate.name} T={passes or '-'} in rain: {rain}"
+                label = f"{candidate.name} T={count or '-'} in rain: {rain}"
                 for done, name in enumerate(scenes.files, 1):
                     _look(name, rain, options.seed, scenes, restore, tasks, kept)
                     if progress:
@@ -416,7 +416,7 @@ def measure_tasks(
                     psnr = None if dry else round(float(np.mean([row["psnr"] for row in rows.values()])), 2)
                     yield TaskScore(
                         candidate.name,
-                        passes,
+                        count,
                         scenes.name,
                         rain,
                         len(rows),

@@ -41,7 +41,7 @@ def draw_sheet(
         suite: Where the pictures are from, evenly spread over it.
         pictures: How many rows, if there are that many.
         width: Of each picture on the sheet; none is enlarged.
-        recursions: Numbers of passes; each is a column. The model's own when empty.
+        recursions: Numbers of recursions; each is a column. The model's own when empty.
         threads: CPU threads, 0 for all.
         progress: Called with (suite, pictures done, pictures in all).
 
@@ -50,8 +50,8 @@ def draw_sheet(
     """
     heads, runs = ["input"], []
     for candidate in candidates:
-        for restore, passes in restorers(candidate, suite.name, recursions, threads):
-            several = f" T={passes}" if len(recursions) > 1 and passes else ""
+        for restore, count in restorers(candidate, suite.name, recursions, threads):
+            several = f" T={count}" if len(recursions) > 1 and count else ""
             heads.append(candidate.name + several)
             runs.append(restore)
     if suite.kind == "pairs":

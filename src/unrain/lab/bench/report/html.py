@@ -47,7 +47,7 @@ class _Column:
 
 
 _COLUMNS = (
-    _Column("recursions", "passes"),
+    _Column("recursions", "recursions"),
     _Column("pictures", "pictures"),
     _Column("psnr", "PSNR, dB", decimals=2),
     _Column("ssim", "SSIM", decimals=4),
@@ -286,8 +286,8 @@ def _examples(group: list[Measured]) -> Iterator[tuple[Measured, dict[str, str]]
 def _shown(one: Measured, said: dict[str, str], threads: int, budget: int) -> str:
     """Derain a few pictures and show them beside what they were and what they should be."""
     suite = one.suite
-    passes = one.scores[0].recursions
-    ((restore, _),) = restorers(one.candidate, suite.name, (passes,) if passes else (), threads)
+    recursions = one.scores[0].recursions
+    ((restore, _),) = restorers(one.candidate, suite.name, (recursions,) if recursions else (), threads)
     trios = []
     for name, place in said.items():
         pair = suite.load(name)
@@ -338,9 +338,9 @@ def _protocol(measured: Sequence[Measured], costs: tables.Costs) -> str:
     sizes = ", ".join(sorted({cost.memory_size for cost in costs.values() if cost}))
     if sizes:
         lines.append(
-            "Multiplications are those of convolutions and matrix products, all passes together. Memory is "
-            f"the peak of a fresh process that runs this model alone, once, on a picture of {sizes}, Python "
-            "and libraries included."
+            "Multiplications are those of convolutions and matrix products, all recursions together. Memory "
+            f"is the peak of a fresh process that runs this model alone, once, on a picture of {sizes}, "
+            "Python and libraries included."
         )
     return "".join(f"<p>{_text(line)}</p>" for line in lines)
 
@@ -365,8 +365,10 @@ def _psnr(one: Measured, name: str) -> float:
 
 
 def _label(one: Measured) -> str:
-    passes = one.scores[0].recursions
-    return _plain(one.candidate.name) + (f", {passes} pass{'es' * (passes != 1)}" if passes else "")
+    recursions = one.scores[0].recursions
+    return _plain(one.candidate.name) + (
+        f", {recursions} recursion{'s' * (recursions != 1)}" if recursions else ""
+    )
 
 
 def _plain(text: str) -> str:

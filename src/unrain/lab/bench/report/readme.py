@@ -22,17 +22,17 @@ _REMARKS = {
 
 def scores_table(models: Iterable[Model]) -> str:
     """Return the scores in the models' cards as Markdown, and the commands that measured them."""
-    lines = ["| model | passes | set | pictures | PSNR | SSIM | |", "|---|---|---|---|---|---|---|"]
+    lines = ["| model | recursions | set | pictures | PSNR | SSIM | |", "|---|---|---|---|---|---|---|"]
     sources: list[str] = []
     for model in models:
         rows = []
         for key, score in model.card.get("scores", {}).items():
-            suite, _, passes = key.rpartition(" T")
+            suite, _, recursions = key.rpartition(" T")
             order = list(_REMARKS).index(suite) if suite in _REMARKS else len(_REMARKS)
-            rows.append((order, suite, int(passes), score))
-        for _, suite, passes, score in sorted(rows, key=lambda row: row[:3]):
+            rows.append((order, suite, int(recursions), score))
+        for _, suite, recursions, score in sorted(rows, key=lambda row: row[:3]):
             lines.append(
-                f"| `{model.name}` | {passes} | {suite} | {score['pictures']} | {score['psnr']:.2f} "
+                f"| `{model.name}` | {recursions} | {suite} | {score['pictures']} | {score['psnr']:.2f} "
                 f"| {score['ssim']:.4f} | {_REMARKS.get(suite, '')} |"
             )
         if rows:

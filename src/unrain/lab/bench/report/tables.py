@@ -18,7 +18,7 @@ from unrain.lab.bench.run import Measured, Summary
 from unrain.zoo import Model
 
 Cells = dict[str, object]
-# What each candidate costs with each number of passes.
+# What each candidate costs with each number of recursions.
 Costs = Mapping[tuple[Candidate, int | None], Cost | None]
 
 
