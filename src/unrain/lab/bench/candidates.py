@@ -1,4 +1,4 @@
-"""What can be measured: models, checkpoints, peers' weights, and pictures that somebody else derained."""
+"""What can be measured: models, checkpoints, peers' weights, and pictures derained elsewhere."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def find(name: str) -> Candidate:
 
 
 def find_peer(text: str) -> Candidate:
-    """Load somebody else's weights into one of our networks.
+    """Load weights from elsewhere into one of our networks.
 
     Args:
         text: NETWORK:FILE, for example `prenet:prenet_rain100l.safetensors`.

@@ -76,7 +76,7 @@ def measure_cost(
         threads: CPU threads, 0 for all.
 
     Returns:
-        The cost; None of pictures, whose making nobody watched.
+        The cost; None of pictures that were derained elsewhere.
 
     Raises:
         UnrainError: The size is none, or the candidate does not run.

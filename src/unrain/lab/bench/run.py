@@ -41,7 +41,7 @@ class Summary:
     Attributes:
         suite: Name of the set.
         pictures: How many were measured: all.
-        recursions: T; None where nothing was run, for pictures that somebody else derained.
+        recursions: T; None where nothing was run, for pictures derained elsewhere.
         psnr: Y-channel PSNR in dB.
         ssim: Y-channel SSIM.
         seconds: Time for a picture; None where nothing was run.
@@ -237,7 +237,7 @@ def run(
         for line in missing:
             note(f"{suite.name}: {line}")
         cut = truncate and suite.kind != "real"
-        measured = [INPUT, *candidates] if inputs and suite.kind != "dry" else candidates
+        measured = [INPUT, *candidates] if inputs and suite.kind != "clean" else candidates
         if measured is candidates:
             _check_input(suite, folder)
         for candidate in measured:

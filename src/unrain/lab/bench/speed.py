@@ -147,7 +147,7 @@ def measure_speed(
             for runner, taken in zip(runners, times, strict=True)
         ]
     ceiling = 2 * _MATRIX**3 / statistics.median(products)
-    yardstick = {
+    baseline = {
         (width, height): statistics.median(taken)
         for (candidate, *_), width, height, taken in rows
         if candidate is peer
@@ -155,7 +155,7 @@ def measure_speed(
     speeds = []
     for (candidate, _, count, macs), width, height, taken in rows:
         seconds = statistics.median(taken)
-        reference = yardstick.get((width, height))
+        reference = baseline.get((width, height))
         cost = costs.get((candidate, count, (width, height)))
         speeds.append(
             Speed(

@@ -1,6 +1,6 @@
 """Random patches of pairs and photographs, and batches of them for every step of a run.
 
-A patch is a pure function of (seed, step, index): a run that was killed goes on with the very patches it
+A patch is a pure function of (seed, step, index): a run that was killed resumes with the very patches it
 would have seen.
 """
 
@@ -21,14 +21,14 @@ from unrain.lab.training.stage import Stage, stage_at
 
 
 class Source:
-    """Where patches come from: pairs, or photographs that a RainMaker rains on, or that stay dry.
+    """Where patches come from: pairs, or photographs that a RainMaker rains on, or that stay clean.
 
     Args:
         pairs: Ready pairs; or
         photos: Clean photographs, with
         layers: Rain layers for the maker, and
-        maker: The RainMaker; None leaves the photograph dry (rainy = clean), which teaches a network to leave
-            a dry picture alone.
+        maker: The RainMaker; None leaves the photograph as it is (rainy = clean), which teaches a network to
+            leave a clean picture alone.
         turns: Whether patches may also be turned by quarter turns (rain then falls sideways) and upside down;
             without it they are only mirrored left to right.
         flip: Whether patches may be mirrored left to right.
@@ -97,7 +97,7 @@ class Unpaired:
 
     Attributes:
         rainy: Where patches of real rain come from.
-        clean: Where clean patches come from; None for the clean sides of the sources.
+        clean: Where clean patches come from; None for the clean pictures of the sources.
     """
 
     rainy: Source

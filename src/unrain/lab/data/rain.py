@@ -214,8 +214,8 @@ class RainMaker:
         sharpening: Largest strength of the streaks' sharpening; 0 for none; see `sharpen_rain`.
         veil: Largest strength of a veil over the picture; 0 for none.
         jpeg: Share of pictures that are compressed as JPEG of quality 60..95 after the rain.
-        same_camera: Whether the clean side of a pair is veiled and compressed like the rainy one: what a
-            network is to take is the rain alone, and it learns to leave noise and texture.
+        same_camera: Whether the clean picture is veiled and compressed like the rainy one, so that a network learns
+            to remove the rain alone and to keep noise and texture.
     """
 
     from_layers: LayerRain = LayerRain()
@@ -247,15 +247,15 @@ class RainMaker:
         rainy = clean
         if self.veil:
             rainy = veil(rainy, rng.uniform(0, self.veil))
-        dry = rainy
+        target = rainy
         if self.cover and rng.random() < self.cover:
-            rainy = cover(dry, layer, rng.uniform(170, 255))
+            rainy = cover(target, layer, rng.uniform(170, 255))
         else:
-            rainy = add_layer(dry, layer)
+            rainy = add_layer(target, layer)
         if self.sharpening:
-            rainy = sharpen_rain(dry, rainy, rng.uniform(0, self.sharpening))
+            rainy = sharpen_rain(target, rainy, rng.uniform(0, self.sharpening))
         if self.jpeg and rng.random() < self.jpeg:
             quality = int(rng.integers(60, 96))
             rainy = jpeg(rainy, quality)
-            dry = jpeg(dry, quality) if self.same_camera else dry
-        return rainy, dry if self.same_camera else clean
+            target = jpeg(target, quality) if self.same_camera else target
+        return rainy, target if self.same_camera else clean

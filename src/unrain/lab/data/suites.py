@@ -2,7 +2,7 @@
 
 A suite is a folder below the data folder: pairs in two sub-folders (whatever the download calls them), pairs
 in one folder told apart by their names, pairs side by side in one picture, photographs without rain (measured
-against themselves: a network should leave a dry picture alone), or real rain, whose clean side nobody knows.
+against themselves: a network should leave a clean picture alone), or real rain without ground truth.
 Sets that `data.pairs` knows from a manifest come from there.
 
 Partners are matched by name, never by sort order. Pictures are read one at a time.
@@ -35,7 +35,7 @@ from unrain.lab.data.pairs import (
 SUITES = ("rain100l/test", "rain100h/test", "rain800/test", "clean/kodak24")
 REAL_FOLDER = "real"
 
-Kind = Literal["pairs", "dry", "real"]
+Kind = Literal["pairs", "clean", "real"]
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class Suite:
 
     Attributes:
         name: What it is called on the command line and in tables.
-        kind: "pairs"; "dry", photographs paired with themselves; or "real", where the clean side of each pair
+        kind: "pairs"; "clean", photographs paired with themselves; or "real", where the clean side of each pair
             is the rainy picture again and means nothing.
         names: The pictures' names, in order.
         load: Reads the pair of a name.
@@ -224,7 +224,7 @@ def open_suite(root: Path, name: str, *, real: bool = False) -> Suite:
             f"{folder}: {len(found_files)} pictures without partners; {known.title} has a rainy and a clean "
             "side, unpack both below this folder"
         )
-    return _single(name, "dry", found_files, folder)
+    return _single(name, "clean", found_files, folder)
 
 
 def _paired(

@@ -43,7 +43,7 @@ VOC = (
     "train",
     "tvmonitor",
 )
-# Pixels that nobody has named, or that VOC has no one name for, count for nothing.
+# Pixels without a label, or without one label of VOC, count for nothing.
 VOID = 255
 # COCO's numbers, of the panoptic masks, for what VOC has a name for.
 _COCO = {

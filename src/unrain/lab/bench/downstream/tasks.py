@@ -47,7 +47,7 @@ _LIBRARIES = ("opencv-python-headless", "ai-edge-litert")
 
 @dataclass(frozen=True)
 class Scenes:
-    """Photographs whose objects somebody has named.
+    """Photographs with labelled objects.
 
     Attributes:
         name: What the set is called on the command line and in tables.
@@ -412,8 +412,12 @@ def measure_tasks(
                         progress(label, done, len(scenes.files))
                 for task, results in zip(tasks, kept, strict=True):
                     rows = {name: results.rows[name] for name in scenes.files}
-                    dry = candidate is INPUT and RAINS[rain] is None
-                    psnr = None if dry else round(float(np.mean([row["psnr"] for row in rows.values()])), 2)
+                    unchanged = candidate is INPUT and RAINS[rain] is None
+                    psnr = (
+                        None
+                        if unchanged
+                        else round(float(np.mean([row["psnr"] for row in rows.values()])), 2)
+                    )
                     yield TaskScore(
                         candidate.name,
                         count,

@@ -37,7 +37,7 @@ def draw_sheet(
     """Derain pictures of a suite by every candidate and draw them side by side.
 
     Args:
-        candidates: The columns, after that of the input; for pairs the clean side is the last one.
+        candidates: The columns, after that of the input; for pairs the ground truth is the last one.
         suite: Where the pictures are from, evenly spread over it.
         pictures: How many rows, if there are that many.
         width: Of each picture on the sheet; none is enlarged.

@@ -161,8 +161,8 @@ def _section(
     figures = figures_of(suite) if published else []
     kind = {
         "pairs": f"{len(suite)} pairs",
-        "dry": f"{len(suite)} photographs without rain, against themselves",
-        "real": f"{len(suite)} photographs of real rain, whose clean side nobody knows",
+        "clean": f"{len(suite)} photographs without rain, against themselves",
+        "real": f"{len(suite)} photographs of real rain, without ground truth",
     }[suite.kind]
     plots = "".join(_plots(anchor, group, families, costs))
     pictures = "".join(_shown(one, names, threads, budget) for one, names in examples)
@@ -182,7 +182,7 @@ def _table(
 ) -> str:
     rows = tables.as_rows(group, costs, published=published)
     for row in rows:
-        # Reading somebody's picture is not the time that making it took.
+        # Reading a given picture is not the time that making it took.
         row["seconds"] = row["seconds"] if row["recursions"] else None
     columns = [column for column in _COLUMNS if any(row[column.field] is not None for row in rows)]
     heads = "".join(
@@ -272,7 +272,7 @@ def _examples(group: list[Measured]) -> Iterator[tuple[Measured, dict[str, str]]
             continue
         names = one.suite.names
         if one.suite.kind == "real":
-            # Without a clean side there is no best and no worst.
+            # Without ground truth there is no best and no worst.
             yield one, {name: "" for name in spread(names, 3)}
             continue
         order = sorted(names, key=lambda name: _psnr(one, name), reverse=True)
@@ -292,7 +292,7 @@ def _shown(one: Measured, said: dict[str, str], threads: int, budget: int) -> st
     for name, place in said.items():
         pair = suite.load(name)
         cells = [
-            ("photograph" if suite.kind == "dry" else "input", pair.rainy),
+            ("photograph" if suite.kind == "clean" else "input", pair.rainy),
             ("result", to_8_bit(restore(pair))),
         ]
         if suite.kind == "pairs":

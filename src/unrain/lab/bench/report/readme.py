@@ -16,7 +16,7 @@ _REMARKS = {
     "rain100l/test": "light rain",
     "rain100h/test": "heavy rain",
     "rain800/test": "mixed rain",
-    "clean/kodak24": "dry photographs against themselves",
+    "clean/kodak24": "clean photographs against themselves",
 }
 
 

@@ -129,7 +129,7 @@ def as_rows(measured: Sequence[Measured], costs: Costs, *, published: bool = Fal
 
     Args:
         measured: What was measured, suite by suite.
-        costs: What the candidates cost; empty where nobody asked.
+        costs: What the candidates cost; empty where it was not measured.
         published: Whether each suite's published figures follow.
     """
     rows: list[Cells] = []

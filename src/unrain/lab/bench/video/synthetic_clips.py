@@ -46,7 +46,7 @@ RAINS = {
         )
     ),
 }
-"""Kinds of rain, the dry one among them."""
+"""Kinds of rain, and none."""
 
 DEMO_WIDTH, DEMO_HEIGHT, DEMO_RATE, DEMO_FRAMES = 1280, 720, 24, 240
 _DEMO_RAIN = StreakRain(
