@@ -224,12 +224,12 @@ def test_real_rain_and_dry_photographs_are_told_apart(tmp_path):
         open_suite(tmp_path, "photos", real=True)
 
 
-def test_a_suites_print_changes_with_its_files(tmp_path):
+def test_a_suites_fingerprint_changes_with_its_files(tmp_path):
     save(tmp_path / "photos" / "1.png", 7)
-    before = open_suite(tmp_path, "photos").print
-    assert open_suite(tmp_path, "photos").print == before
+    before = open_suite(tmp_path, "photos").fingerprint
+    assert open_suite(tmp_path, "photos").fingerprint == before
     save(tmp_path / "photos" / "1.png", 8)
-    assert open_suite(tmp_path, "photos").print != before
+    assert open_suite(tmp_path, "photos").fingerprint != before
 
 
 def test_a_packed_set_is_not_taken_for_photographs(tmp_path):

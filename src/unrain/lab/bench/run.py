@@ -249,7 +249,7 @@ def run(
                     "identity": identity(candidate),
                     "suite": suite.name,
                     "kind": suite.kind,
-                    "files": suite.print,
+                    "files": suite.fingerprint,
                     "recursions": count,
                     "threads": threads,
                     "truncate": cut,
@@ -271,7 +271,7 @@ def _check_input(suite: Suite, folder: Path | None) -> None:
     """Compare the rainy pictures' own PSNR with what is known of the set, if something is."""
     if suite.published is None or suite.published.input_psnr is None:
         return
-    about = {"candidate": INPUT.name, "suite": suite.name, "files": suite.print, "code": fingerprint()}
+    about = {"candidate": INPUT.name, "suite": suite.name, "files": suite.fingerprint, "code": fingerprint()}
     results = open_results(folder, about)
     measures = Measures(suite.kind, ())
     measure(lambda pair: pair.rainy, suite, measures, results)

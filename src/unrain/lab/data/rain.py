@@ -214,8 +214,8 @@ class RainMaker:
         sharpening: Largest strength of the streaks' sharpening; 0 for none; see `sharpen_rain`.
         veil: Largest strength of a veil over the picture; 0 for none.
         jpeg: Share of pictures that are compressed as JPEG of quality 60..95 after the rain.
-        same_camera: Whether the clean picture is veiled and compressed like the rainy one, so that a network learns
-            to remove the rain alone and to keep noise and texture.
+        same_camera: Whether the clean picture is veiled and compressed like the rainy one, so that a network
+            learns to remove the rain alone and to keep noise and texture.
     """
 
     from_layers: LayerRain = LayerRain()

@@ -121,11 +121,11 @@ class Suite:
 
     Attributes:
         name: What it is called on the command line and in tables.
-        kind: "pairs"; "clean", photographs paired with themselves; or "real", where the clean side of each pair
-            is the rainy picture again and means nothing.
+        kind: "pairs"; "clean", photographs paired with themselves; or "real", where there is no ground truth
+            and the clean picture of each pair is the rainy one again.
         names: The pictures' names, in order.
         load: Reads the pair of a name.
-        print: A hash of the files' names, sizes and times.
+        fingerprint: A hash of the files' names, sizes and times.
         published: What is known of it; None for anybody's own pictures.
     """
 
@@ -133,7 +133,7 @@ class Suite:
     kind: Kind
     names: tuple[str, ...]
     load: Callable[[str], Pair]
-    print: str
+    fingerprint: str
     published: Published | None = None
 
     def __len__(self) -> int:
@@ -200,7 +200,7 @@ def open_suite(root: Path, name: str, *, real: bool = False) -> Suite:
         files = [root / row[side] for row in rows for side in ("rain", "clean") if side in row]
         found = {pair.name: pair for pair in pairs(root, name)}
         _check_count(name, len(found), known)
-        return Suite(name, "pairs", tuple(found), found.__getitem__, _print(files, json.dumps(rows)), known)
+        return Suite(name, "pairs", tuple(found), found.__getitem__, _fingerprint(files, json.dumps(rows)), known)
     folder = root / name
     if not folder.is_dir():
         raise UnrainError(f"{folder}: no such folder; give the folder that holds it with --data")
@@ -237,7 +237,7 @@ def _paired(
         return Pair(one, read(rainy), read(clean))
 
     files = [path for both in partners.values() for path in both]
-    return Suite(name, "pairs", tuple(partners), load, _print(files, str(folder)), known)
+    return Suite(name, "pairs", tuple(partners), load, _fingerprint(files, str(folder)), known)
 
 
 def _side_by_side(name: str, files: list[Path], known: Published) -> Suite:
@@ -257,7 +257,7 @@ def _side_by_side(name: str, files: list[Path], known: Published) -> Suite:
         left, right = (np.ascontiguousarray(side) for side in (both[:, :half], both[:, half:]))
         return Pair(one, left, right) if known.rainy_half == "left" else Pair(one, right, left)
 
-    return Suite(name, "pairs", tuple(sorted(by_name)), load, _print(files, known.title), known)
+    return Suite(name, "pairs", tuple(sorted(by_name)), load, _fingerprint(files, known.title), known)
 
 
 def _single(name: str, kind: Kind, files: list[Path], folder: Path) -> Suite:
@@ -270,7 +270,7 @@ def _single(name: str, kind: Kind, files: list[Path], folder: Path) -> Suite:
         picture = read(by_name[one])
         return Pair(one, picture, picture)
 
-    return Suite(name, kind, tuple(sorted(by_name)), load, _print(files, kind))
+    return Suite(name, kind, tuple(sorted(by_name)), load, _fingerprint(files, kind))
 
 
 def _check_count(name: str, count: int, known: Published | None) -> None:
@@ -283,7 +283,7 @@ def _check_count(name: str, count: int, known: Published | None) -> None:
     )
 
 
-def _print(files: list[Path], extra: str) -> str:
+def _fingerprint(files: list[Path], extra: str) -> str:
     lines = [extra]
     for path in sorted(set(files)):
         about = path.stat()
