@@ -200,7 +200,9 @@ def open_suite(root: Path, name: str, *, real: bool = False) -> Suite:
         files = [root / row[side] for row in rows for side in ("rain", "clean") if side in row]
         found = {pair.name: pair for pair in pairs(root, name)}
         _check_count(name, len(found), known)
-        return Suite(name, "pairs", tuple(found), found.__getitem__, _fingerprint(files, json.dumps(rows)), known)
+        return Suite(
+            name, "pairs", tuple(found), found.__getitem__, _fingerprint(files, json.dumps(rows)), known
+        )
     folder = root / name
     if not folder.is_dir():
         raise UnrainError(f"{folder}: no such folder; give the folder that holds it with --data")
