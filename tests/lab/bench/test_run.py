@@ -12,6 +12,7 @@ pytest.importorskip("torch")
 import torch
 from safetensors.torch import save_file
 
+from toys import ROOT
 from unrain import cli
 from unrain.derainer import Derainer
 from unrain.errors import UnrainError
@@ -385,3 +386,10 @@ def test_a_network_that_counts_its_batches_has_an_identity():
     counted = next(name for name in net.state_dict() if name.endswith("num_batches_tracked"))
     net.state_dict()[counted].add_(1)
     assert cache.identity(Candidate("rdmc", net)) != before
+
+
+def test_the_cards_that_ship_name_a_clean_commit():
+    cards = sorted((ROOT / "src" / "unrain" / "weights").glob("*.json"))
+    assert cards
+    unclean = [card.name for card in cards if "+" in json.loads(card.read_text())["scores_commit"]]
+    assert not unclean
