@@ -29,8 +29,8 @@ from torch import nn
 
 from unrain.errors import UnrainError
 from unrain.files import write
-from unrain.lab.bench.candidates import Entrant
-from unrain.lab.bench.run import bench
+from unrain.lab.bench.candidates import Candidate
+from unrain.lab.bench.run import run as measure
 from unrain.lab.checkpoint import load_checkpoint
 from unrain.lab.nets.layers import RecursiveNet
 from unrain.lab.training.recipe import Recipe, from_table, read_recipe, read_table, recipe_from, write_recipe
@@ -252,10 +252,12 @@ def run_once(recipe: Recipe, suite: str, data: Path, out: Path) -> Result:
     checkpoint = load_checkpoint(weights)
     own = own_statistics(checkpoint.net)
     recursions = (recipe.stages[-1].recursions,)
-    candidates = [Entrant("run", net) for net in (checkpoint.net, own) if net is not None]
-    found = bench(candidates, data, suites=(suite,), recursions=recursions)
-    scores = [score for _, score in found]
-    score = scores[0]
+    nets = [net for net in (checkpoint.net, own) if net is not None]
+    candidates = [Candidate("run", net) for net in nets]
+    scores = [one.scores[0] for one in measure(candidates, [(data, suite, False)], recursions=recursions)]
+    score, own_psnr = scores[0], scores[-1].psnr
+    if score.psnr is None or score.ssim is None or score.seconds is None or own_psnr is None:
+        raise UnrainError(f"{suite}: real rain has no PSNR to compare runs by, name a set of pairs")
     result = Result(
         seed=recipe.seed,
         psnr=score.psnr,
@@ -264,7 +266,7 @@ def run_once(recipe: Recipe, suite: str, data: Path, out: Path) -> Result:
         steps=recipe.steps,
         train_seconds=float(checkpoint.card["wall_time"]),
         seconds=score.seconds,
-        own=scores[-1].psnr,
+        own=own_psnr,
     )
     write(json.dumps(dataclasses.asdict(result)).encode(), done)
     return result

@@ -27,7 +27,7 @@ from unrain.lab.bench.candidates import open_derainer
 from unrain.lab.checkpoint import Checkpoint, interpolate_weights, load_checkpoint, save_checkpoint
 from unrain.lab.data.batches import Source, Unpaired
 from unrain.lab.data.pairs import MAX_PIXELS, Pair, paired_folder, pictures, read
-from unrain.lab.data.rain import Picture, RainMaker
+from unrain.lab.data.rain import RGB8, RainMaker
 from unrain.lab.export import export_checkpoint
 from unrain.lab.metrics import psnr_ssim
 from unrain.lab.metrics.streaks import Lines, Rainy, removed
@@ -235,7 +235,7 @@ def _precision() -> str:
 
 
 def _sources(
-    net: RecursiveNet, recursions: int | None, rainy: list[Picture], clean: Path | None, pairs: Path | None
+    net: RecursiveNet, recursions: int | None, rainy: list[RGB8], clean: Path | None, pairs: Path | None
 ) -> tuple[list[Source], tuple[SourceSpec, ...], list[Pair], Source | None]:
     """Return the sources, their lines for the card, the held-out pairs, and unpaired clean pictures."""
     sources: list[Source] = []
@@ -273,19 +273,19 @@ def _divided(items: list[T], where: str) -> tuple[list[T], list[T]]:
     return [one for i, one in enumerate(items) if i not in held], [items[i] for i in sorted(held)]
 
 
-def _rained_on(clean: Picture, number: int) -> Pair:
+def _rained_on(clean: RGB8, number: int) -> Pair:
     return Pair(str(number), _RAIN(clean, [], np.random.default_rng(number)), clean)
 
 
-def _pictures(folder: Path, option: str) -> list[Picture]:
+def _pictures(folder: Path, option: str) -> list[RGB8]:
     if not folder.is_dir():
         raise UnrainError(f"{folder}: no such folder, give one with pictures after {option}")
     return [read(path) for path in pictures(folder)]
 
 
-def _pieces(folder: Path, option: str) -> list[Picture]:
+def _pieces(folder: Path, option: str) -> list[RGB8]:
     """Read a folder's pictures, a large one as four pieces: scaled down, its streaks would be thinner."""
-    found: list[Picture] = []
+    found: list[RGB8] = []
     for picture in _pictures(folder, option):
         height, width = picture.shape[:2]
         if height * width <= MAX_PIXELS:
@@ -296,7 +296,7 @@ def _pieces(folder: Path, option: str) -> list[Picture]:
     return found
 
 
-def _middle(picture: Picture, side: int = _PROBE) -> Picture:
+def _middle(picture: RGB8, side: int = _PROBE) -> RGB8:
     """Crop the middle to at most `side` pixels each way."""
     top, left = (max(0, (length - side) // 2) for length in picture.shape[:2])
     return picture[top : top + side, left : left + side]
@@ -308,7 +308,7 @@ def score(net: RecursiveNet, tests: list[Pair], recursions: int | None) -> float
     return float(np.mean([psnr_ssim.psnr(derainer(one.rainy), one.clean) for one in tests]))
 
 
-def streaks_removed(net: RecursiveNet, rainy: list[Picture], recursions: int | None) -> float | None:
+def streaks_removed(net: RecursiveNet, rainy: list[RGB8], recursions: int | None) -> float | None:
     """Measure the share of streak energy removed from a dozen of the rainy pictures."""
     chosen = [rainy[i * len(rainy) // _PROBES] for i in range(min(_PROBES, len(rainy)))]
     derainer, _ = open_derainer(net, recursions)

@@ -1,6 +1,7 @@
 import csv
 import json
 import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -11,12 +12,13 @@ pytest.importorskip("torch")
 import torch
 from safetensors.torch import save_file
 
+from toys import ROOT
 from unrain import cli
 from unrain.derainer import Derainer
 from unrain.errors import UnrainError
 from unrain.lab.bench import cache, run
 from unrain.lab.bench.cache import open_results
-from unrain.lab.bench.candidates import Entrant, find, find_peer, to_8_bit
+from unrain.lab.bench.candidates import Candidate, find, find_peer, find_results, to_8_bit
 from unrain.lab.bench.report.contact_sheet import spread
 from unrain.lab.data.pairs import pairs
 from unrain.lab.data.suites import open_suite
@@ -57,6 +59,10 @@ def measure(restore, data, suite, recursions, *, truncate=False, metrics=()):
     return run.summarise(opened, measures, kept, recursions, truncate=truncate)
 
 
+def scores(candidate, data, suite, **options):
+    return [score for one in run.run([candidate], [(data, suite, False)], **options) for score in one.scores]
+
+
 def test_a_score_is_the_mean_over_every_picture(data):
     found = pairs(data, "set/test")
     (score,) = measure(halve, data, "set/test", 2, metrics=("rgb",))
@@ -87,10 +93,9 @@ def test_results_can_be_truncated_beside_rounded(data):
 
 
 def test_rounding_in_bench_is_the_derainers_own(data, tiny_model):
-    arguments = {"suites": ("set/test",), "recursions": (1, 2)}
-    entrant = find(str(tiny_model))
-    as_8_bit = [score for _, score in run.bench([entrant], data, **arguments)]
-    as_float = [score for _, score in run.bench([entrant], data, **arguments, truncate=True)]
+    candidate = find(str(tiny_model))
+    as_8_bit = scores(candidate, data, "set/test", recursions=(1, 2))
+    as_float = scores(candidate, data, "set/test", recursions=(1, 2), truncate=True)
     rounded = [score for score in as_float if not score.truncated]
     assert [(score.psnr, score.ssim) for score in rounded] == [(one.psnr, one.ssim) for one in as_8_bit]
     derainer = Derainer(tiny_model)
@@ -114,19 +119,30 @@ def test_pictures_of_somebody_else_are_matched_by_name(data, tmp_path):
     for pair, name in zip(found, ("0", "rain-1", "2_derained"), strict=True):
         Image.fromarray(pair.rainy // 2).save(theirs / f"{name}.png")
     (expected,) = measure(halve, data, "set/test", None)
-    entrant = find(str(tmp_path / "theirs"))
-    assert entrant.name == "theirs"
-    ((_, score),) = run.bench([entrant], data, suites=("set/test",))
+    candidate = find(str(tmp_path / "theirs"))
+    assert candidate.name == "theirs"
+    (score,) = scores(candidate, data, "set/test")
     assert (score.psnr, score.ssim, score.recursions) == (expected.psnr, expected.ssim, None)
     (theirs / "rain-1.png").rename(theirs / "4.png")
     with pytest.raises(UnrainError, match="no pictures for 1 of set/test"):
-        list(run.bench([entrant], data, suites=("set/test",)))
+        scores(candidate, data, "set/test")
     Image.fromarray(found[1].rainy[:12]).save(theirs / "1.png")
     with pytest.raises(UnrainError, match="1 of set/test: the result is 20x12, the picture 20x24"):
-        list(run.bench([entrant], data, suites=("set/test",)))
+        scores(candidate, data, "set/test")
     Image.fromarray(found[1].rainy).save(theirs / "norain-1.png")
     with pytest.raises(UnrainError, match=r"2 pictures for 1 of set/test: 1\.png, norain-1\.png"):
-        list(run.bench([entrant], data, suites=("set/test",)))
+        scores(candidate, data, "set/test")
+
+
+def test_results_in_sub_folders_are_told_apart(tmp_path):
+    for name, light in (("a/1", 10), ("b/1_derained", 20), ("b/2", 30)):
+        path = tmp_path / f"{name}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (4, 4), (light,) * 3).save(path)
+    look_up = find_results(tmp_path, "set/test")
+    assert [look_up(name)[0, 0, 0] for name in ("a/1", "b/1", "2")] == [10, 20, 30]
+    with pytest.raises(UnrainError, match="2 pictures for 1 of set/test"):
+        look_up("1")
 
 
 def test_a_checkpoint_is_measured_without_exporting_it(data, tmp_path):
@@ -136,31 +152,29 @@ def test_a_checkpoint_is_measured_without_exporting_it(data, tmp_path):
     path = tmp_path / "run" / "weights.safetensors"
     path.parent.mkdir()
     save_file(net.state_dict(), path, {"network": "rdmc_lite", "arguments": json.dumps(arguments)})
-    entrant = find(str(path))
-    assert entrant.name == "run"
-    rows = list(run.bench([entrant], data, suites=("set/test",), recursions=(1, 3)))
-    for passes, (_, score) in zip((1, 3), rows, strict=True):
+    candidate = find(str(path))
+    assert candidate.name == "run"
+    rows = scores(candidate, data, "set/test", recursions=(1, 3))
+    for recursions, score in zip((1, 3), rows, strict=True):
 
-        def restore(pair, passes=passes):
+        def restore(pair, recursions=recursions):
             rainy = torch.from_numpy(pair.rainy.transpose(2, 0, 1)[None] / np.float32(255))
             with torch.inference_mode():
-                dry = net.eval()(rainy, passes)[-1][0].clamp(0, 1).numpy()
+                dry = net.eval()(rainy, recursions)[-1][0].clamp(0, 1).numpy()
             return to_8_bit(dry.transpose(1, 2, 0))
 
-        (expected,) = measure(restore, data, "set/test", passes)
-        assert (score.recursions, score.psnr, score.ssim) == (passes, expected.psnr, expected.ssim)
+        (expected,) = measure(restore, data, "set/test", recursions)
+        assert (score.recursions, score.psnr, score.ssim) == (recursions, expected.psnr, expected.ssim)
     with pytest.raises(UnrainError, match="run: only exported models have a card"):
-        list(run.bench([entrant], data, suites=("set/test",), card=True))
+        scores(candidate, data, "set/test", card=True)
 
 
-def test_a_peer_makes_all_its_passes(data, tmp_path):
+def test_a_peer_makes_all_its_recursions(data, tmp_path):
     path = tmp_path / "theirs.safetensors"
     save_file(build("prenet").state_dict(), path)
     peer = find_peer(f"prenet:{path}")
-    scores = [score for _, score in run.bench([peer], data, suites=("set/test",))]
-    assert [score.recursions for score in scores] == [6]
-    scores = [score for _, score in run.bench([peer], data, suites=("set/test",), recursions=(2,))]
-    assert [score.recursions for score in scores] == [2]
+    assert [score.recursions for score in scores(peer, data, "set/test")] == [6]
+    assert [score.recursions for score in scores(peer, data, "set/test", recursions=(2,))] == [2]
 
 
 def test_what_is_no_peer_is_refused(tmp_path):
@@ -178,19 +192,23 @@ def test_what_is_no_peer_is_refused(tmp_path):
         assert "\n" not in str(caught.value)
 
 
-def test_the_command_prints_every_score_and_notes_it_in_the_card(data, tmp_path, model_folder, capsys):
+def test_the_command_prints_every_score_and_notes_it_in_the_card(
+    data, tmp_path, model_folder, capsys, monkeypatch
+):
+    monkeypatch.setattr(run, "_commit", lambda: "abc1234")
     shutil.copytree(model_folder, tmp_path / "models")
     tiny = tmp_path / "models" / "tiny.onnx"
     card = tiny.with_suffix(".json")
     arguments = ["bench", str(tiny), "--data", str(data), "--suite", "set/test", "--suite", "photos"]
     assert cli.main([*arguments, "--recursions", "1", "--recursions", "2", "--card"]) == 0
     out = capsys.readouterr().out
-    # The head, the input on the pairs, two numbers of passes on two suites.
+    # The head, the input on the pairs, two numbers of recursions on two suites.
     assert len(out.splitlines()) == 1 + 1 + 4
-    scores = json.loads(card.read_text())["scores"]
-    assert set(scores) == {"set/test T1", "set/test T2", "photos T1", "photos T2"}
-    assert scores["set/test T1"]["pictures"] == 3
-    assert set(scores["photos T1"]) == {"pictures", "psnr", "ssim", "seconds"}
+    written = json.loads(card.read_text())
+    assert written["scores_commit"] == "abc1234"
+    assert set(written["scores"]) == {"set/test T1", "set/test T2", "photos T1", "photos T2"}
+    assert written["scores"]["set/test T1"]["pictures"] == 3
+    assert set(written["scores"]["photos T1"]) == {"pictures", "psnr", "ssim", "seconds"}
     peer = tmp_path / "peer.safetensors"
     save_file(build("prenet").state_dict(), peer)
     table = tmp_path / "out" / "table.csv"
@@ -222,8 +240,6 @@ def test_real_rain_is_measured_without_a_clean_side(data, tiny_model, capsys, mo
     assert cli.main(["bench", str(tiny_model), "--data", str(data), "--suite", "real/wet"]) == 0
     head, first, second = capsys.readouterr().out.splitlines()
     assert "streaks" in head and first.startswith("input") and second.startswith("tiny")
-    with pytest.raises(UnrainError, match="real rain has no PSNR"):
-        list(run.bench([find(str(tiny_model))], data, suites=("real/wet",)))
 
 
 def test_a_killed_run_goes_on_and_a_second_one_reuses(
@@ -259,7 +275,7 @@ def test_a_killed_run_goes_on_and_a_second_one_reuses(
     assert [row["reused"] for row in json.loads(capsys.readouterr().out)] == [0, 0]
 
 
-def test_what_an_entrant_is_decides_what_is_reused(data, tiny_model, tmp_path):
+def test_what_an_candidate_is_decides_what_is_reused(data, tiny_model, tmp_path):
     other = build("prenet")
     save_file(other.state_dict(), tmp_path / "one.safetensors")
     one = find_peer(f"prenet:{tmp_path / 'one.safetensors'}")
@@ -293,7 +309,7 @@ def test_wrong_metrics_are_refused(data, tiny_model, capsys, monkeypatch):
     assert "--data, or --real, or --speed" in capsys.readouterr().err
 
 
-def test_a_sheet_has_a_row_for_each_picture_and_a_column_for_each_entrant(data, tiny_model, tmp_path, capsys):
+def test_a_sheet_has_a_row_for_each_picture_and_a_column_for_each_result(data, tiny_model, tmp_path, capsys):
     out = tmp_path / "sheets" / "sheet.png"
     arguments = ["bench", str(tiny_model), "--data", str(data), "--sheet", str(out), "--sheet-pictures", "2"]
     assert cli.main([*arguments, "--suite", "real/wet"]) == 0
@@ -314,8 +330,8 @@ def test_a_sheet_has_a_row_for_each_picture_and_a_column_for_each_entrant(data, 
         assert sheet.width == 6 + 3 * column
     with Image.open(out.with_name("sheet-photos.png")) as sheet:
         assert sheet.width == 6 + 2 * column
-    assert cli.main([*arguments[:4], "--suite", "photos", "--sheet", "sheet.xyz"]) == cli.EXIT_FAILED
-    assert "sheet.xyz: cannot be written" in capsys.readouterr().err
+    assert cli.main([*arguments[:4], "--suite", "photos", "--sheet", "sheet.xyz"]) == cli.EXIT_USAGE
+    assert "sheet.xyz: no format of pictures" in capsys.readouterr().err
 
 
 def test_pictures_are_spread_over_the_set():
@@ -333,10 +349,47 @@ def test_a_card_names_the_command_that_measures_it_again():
     assert run._command("a", ["x/y T1"]) == "unrain bench a --data DATA --suite x/y --card"
 
 
+def test_a_card_names_a_clean_commit(tmp_path, monkeypatch, data, model_folder):
+    package = tmp_path / "code" / "unrain"
+    here = package / "lab" / "bench" / "run.py"
+    here.parent.mkdir(parents=True)
+    here.write_text("1")
+    shutil.copytree(model_folder, package / "weights")
+    monkeypatch.setattr(run, "__file__", str(here))
+    git = ["git", "-C", str(package), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "one"]):
+        subprocess.run([*git, *command], check=True)
+    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout
+    candidate = find(str(package / "weights" / "tiny.onnx"))
+    card = package / "weights" / "tiny.json"
+    # A second run finds the card that the first one has changed.
+    for _ in range(2):
+        scores(candidate, data, "set/test", card=True)
+        commit = json.loads(card.read_text())["scores_commit"]
+        assert len(commit) >= 7 and head.startswith(commit)
+    before = card.read_bytes()
+    for name in (here, package / "new.py"):
+        name.write_text("2")
+        with pytest.raises(UnrainError, match=rf"unrain: differs from commit {commit}, .*: commit first"):
+            scores(candidate, data, "set/test", card=True)
+        here.write_text("1")
+    assert card.read_bytes() == before
+    monkeypatch.setattr(run, "__file__", str(tmp_path / "a" / "b" / "run.py"))
+    (tmp_path / "a").mkdir()
+    assert run._commit() == ""
+
+
 def test_a_network_that_counts_its_batches_has_an_identity():
     # BatchNorm keeps a number without dimensions, whose bytes PyTorch does not show.
     net = build("rdmc", width=2, recursions=1)
-    before = cache.identity(Entrant("rdmc", net))
+    before = cache.identity(Candidate("rdmc", net))
     counted = next(name for name in net.state_dict() if name.endswith("num_batches_tracked"))
     net.state_dict()[counted].add_(1)
-    assert cache.identity(Entrant("rdmc", net)) != before
+    assert cache.identity(Candidate("rdmc", net)) != before
+
+
+def test_the_cards_that_ship_name_a_clean_commit():
+    cards = sorted((ROOT / "src" / "unrain" / "weights").glob("*.json"))
+    assert cards
+    unclean = [card.name for card in cards if "+" in json.loads(card.read_text())["scores_commit"]]
+    assert not unclean

@@ -1,6 +1,8 @@
-"""What is counted and printed; how long anything takes is nobody's business here."""
+"""What is counted and printed; never how long anything takes."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -14,12 +16,17 @@ from safetensors.torch import save_file
 
 from unrain import cli, zoo
 from unrain.errors import UnrainError
-from unrain.lab.bench.candidates import Entrant, find, find_peer
+from unrain.lab.bench.candidates import Candidate, find, find_peer
 from unrain.lab.bench.cost import Given, count_parameters, macs_per_pixel, measure_cost
 from unrain.lab.bench.memory import peak_memory
 from unrain.lab.bench.speed import measure_speed
 from unrain.lab.export import export_checkpoint
 from unrain.lab.nets import build
+
+
+def test_timing_needs_no_trainer():
+    code = "import sys, unrain.lab.bench.speed; sys.exit('pytorch_lightning' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_prenet_costs_what_is_published():
@@ -63,7 +70,7 @@ def test_every_kind_of_product_is_counted(tmp_path):
     assert macs_per_pixel(zoo.Model("all", tmp_path / "all.onnx", {}), 1) == expected
 
 
-def test_entrants_are_timed_in_turn_and_compared_with_the_peer(tiny_model, tmp_path, capsys):
+def test_candidates_are_timed_in_turn_and_compared_with_the_peer(tiny_model, tmp_path, capsys):
     save_file(build("prenet").state_dict(), tmp_path / "theirs.safetensors")
     peer = f"prenet:{tmp_path / 'theirs.safetensors'}"
     options = ["--speed", "--size", "16x8", "--size", "24x24", "--threads", "1"]
@@ -73,9 +80,9 @@ def test_entrants_are_timed_in_turn_and_compared_with_the_peer(tiny_model, tmp_p
     assert report["threads"] == 1 and report["rounds"] == 5 and report["ceiling"] > 0 and report["machine"]
     rows = report["speeds"]
     assert [(row["model"], row["recursions"], row["width"], row["height"]) for row in rows] == [
-        (model, passes, width, height)
+        (model, recursions, width, height)
         for width, height in ((16, 8), (24, 24))
-        for model, passes in (("tiny", 1), ("tiny", 3), ("theirs", 6))
+        for model, recursions in (("tiny", 1), ("tiny", 3), ("theirs", 6))
     ]
     for row in rows:
         assert row["fastest"] <= row["seconds"] <= row["slowest"]
@@ -119,7 +126,7 @@ def test_memory_is_that_of_a_fresh_process(tiny_model, tmp_path, monkeypatch):
     cost = measure_cost(find_peer(text), Given(text, peer=True), 2, size="24x16", threads=1)
     assert cost.peak_memory_mb > small
     assert (cost.parameters, cost.memory_size) == (168_963, "24x16")
-    assert measure_cost(Entrant("theirs", tmp_path), Given(str(tmp_path)), None) is None
+    assert measure_cost(Candidate("theirs", tmp_path), Given(str(tmp_path)), None) is None
     with pytest.raises(UnrainError, match="its memory cannot be measured") as caught:
         peak_memory(str(tmp_path / "none.onnx"), "model", **arguments)
     assert "\n" not in str(caught.value)
@@ -128,7 +135,7 @@ def test_memory_is_that_of_a_fresh_process(tiny_model, tmp_path, monkeypatch):
 def test_what_cannot_be_timed_is_refused(tiny_model, tmp_path, capsys):
     tiny = find(str(tiny_model))
     with pytest.raises(UnrainError, match="pictures have no speed"):
-        measure_speed([Entrant("theirs", tmp_path)])
+        measure_speed([Candidate("theirs", tmp_path)])
     with pytest.raises(UnrainError, match="a median needs 5"):
         measure_speed([tiny], rounds=4)
     for size in ("12", "0x3", "axb", "1x2x3"):

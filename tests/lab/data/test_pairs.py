@@ -9,7 +9,7 @@ from toys import SHARED
 torch = pytest.importorskip("torch")
 from unrain.errors import UnrainError  # noqa: E402
 from unrain.lab.data.batches import Batches, Source, Unpaired  # noqa: E402
-from unrain.lab.data.pairs import Pair, pairs, photographs  # noqa: E402
+from unrain.lab.data.pairs import Pair, pairs, photographs, rain_layers, read, size_of  # noqa: E402
 from unrain.lab.data.rain import RainMaker  # noqa: E402
 from unrain.lab.training.stage import Stage, stage_at  # noqa: E402
 
@@ -50,14 +50,78 @@ def test_missing_folders_and_broken_files_are_named(tmp_path):
     with pytest.raises(UnrainError, match="nowhere: no such folder"):
         pairs(tmp_path, "nowhere")
     save(tmp_path / "set" / "rain" / "a.png")
-    with pytest.raises(UnrainError, match="needs a sub-folder called one of clean"):
+    with pytest.raises(UnrainError, match=r"needs a sub-folder called one of rain, .* one of clean"):
         pairs(tmp_path, "set")
     (tmp_path / "photos").mkdir()
     with pytest.raises(UnrainError, match="photos: no pictures"):
         photographs(tmp_path, ("photos",))
     (tmp_path / "photos" / "x.jpg").write_text("no picture")
-    with pytest.raises(UnrainError, match=r"x\.jpg: not a readable picture"):
+    with pytest.raises(UnrainError, match=r"x\.jpg: no picture in JPEG, PNG"):
         photographs(tmp_path, ("photos",))
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pictures_are_upright(tmp_path, suffix, orientation):
+    """A camera that is held sideways stores its picture sideways, and says so in EXIF."""
+    path = tmp_path / f"1.{suffix}"
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = Image.new("RGB", (60, 40))
+    stored.paste((200, 200, 200), (0, 0, 20, 20))
+    stored.save(path, exif=exif)
+    picture = read(path)
+    assert picture.shape == ((60, 40, 3) if orientation >= 5 else (40, 60, 3))
+    assert size_of(path) == picture.shape[1::-1]
+    # The light corner stood at the upper left of what was stored.
+    bottom = orientation in (3, 4, 7, 8)
+    right = orientation in (2, 3, 6, 7)
+    assert picture[-5 if bottom else 5, -5 if right else 5].min() > 190
+    (upright,) = photographs(tmp_path, (".",))
+    np.testing.assert_array_equal(upright, picture)
+
+
+def test_sixteen_bits_are_rounded_and_grey_is_repeated(tmp_path):
+    values = np.array([[0, 128, 129, 257], [32896, 40000, 65406, 65535]], np.uint16)
+    Image.fromarray(values).save(tmp_path / "1.png")
+    picture = read(tmp_path / "1.png")
+    assert (picture.dtype, picture.shape) == (np.uint8, (2, 4, 3))
+    for channel in range(3):
+        np.testing.assert_array_equal(picture[..., channel], np.rint(values / 257))
+    (layer,) = rain_layers(tmp_path, (".",))
+    np.testing.assert_array_equal(layer, np.rint(values / 257))
+
+
+def test_pairs_of_one_name_in_two_sub_folders_are_two_pairs(tmp_path):
+    for i, name in enumerate(("a/1", "b/1")):
+        save(tmp_path / "set" / "rain" / f"{name}.png", i)
+        save(tmp_path / "set" / "clean" / f"{name}.png", i)
+    found = pairs(tmp_path, "set")
+    assert [pair.name for pair in found] == ["a/1", "b/1"]
+    assert all((pair.rainy == pair.clean).all() for pair in found)
+    assert not (found[0].clean == found[1].clean).all()
+    (tmp_path / "set" / "clean" / "b" / "1.png").unlink()
+    with pytest.raises(UnrainError, match=r"b.1\.png: no clean partner of that name \(1 without one"):
+        pairs(tmp_path, "set")
+    # One clean picture for several kinds of rain.
+    (tmp_path / "set" / "clean" / "a" / "1.png").rename(tmp_path / "set" / "clean" / "1.png")
+    assert [pair.name for pair in pairs(tmp_path, "set")] == ["a/1", "b/1"]
+
+
+@pytest.mark.parametrize(
+    ("rain", "clean"),
+    [
+        ("rain/X2/norain-{}x2.png", "norain/norain-{}.png"),  # the authors' Rain100
+        ("rainy/rain-{}.png", "norain-{}.png"),  # PReNet's
+        ("{}_in.png", "{}_GT.png"),
+        ("rainy_image/901_{}.jpg", "ground_truth/901.jpg"),
+    ],
+)
+def test_downloads_are_trained_on_as_they_are(tmp_path, rain, clean):
+    for i in (1, 2):
+        save(tmp_path / "set" / rain.format(i), i)
+        save(tmp_path / "set" / clean.format(i), i)
+    assert [pair.name.removeprefix("901_") for pair in pairs(tmp_path, "set")] == ["1", "2"]
 
 
 def test_packed_pairs_follow_the_manifest(tmp_path):

@@ -169,6 +169,24 @@ def test_partners_that_do_not_match_are_named(tmp_path, files, words):
         open_suite(tmp_path, "mine")
 
 
+def test_sides_are_turned_before_their_sizes_are_compared(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for side in ("rain", "clean"):
+        (tmp_path / "mine" / side).mkdir(parents=True)
+    Image.new("RGB", (60, 40)).save(tmp_path / "mine" / "rain" / "1.jpg", exif=exif)
+    Image.new("RGB", (40, 60)).save(tmp_path / "mine" / "clean" / "1.png")
+    (pair,) = open_suite(tmp_path, "mine")
+    assert pair.rainy.shape == pair.clean.shape == (60, 40, 3)
+
+
+def test_one_name_in_two_sub_folders_makes_two_pairs(tmp_path):
+    for name in ("a/1", "b/1"):
+        for side in ("rain", "clean"):
+            save(tmp_path / "mine" / side / f"{name}.png")
+    assert open_suite(tmp_path, "mine").names == ("a/1", "b/1")
+
+
 def test_unequal_sizes_and_broken_pictures_are_named(tmp_path):
     save(tmp_path / "mine" / "rain" / "1.png", size=(20, 16))
     save(tmp_path / "mine" / "clean" / "1.png", size=(16, 20))
@@ -177,7 +195,7 @@ def test_unequal_sizes_and_broken_pictures_are_named(tmp_path):
     ):
         open_suite(tmp_path, "mine")
     (tmp_path / "mine" / "clean" / "1.png").write_text("text")
-    with pytest.raises(UnrainError, match=r"clean.1\.png: not a readable picture"):
+    with pytest.raises(UnrainError, match=r"clean.1\.png: no picture in JPEG, PNG"):
         open_suite(tmp_path, "mine")
 
 
@@ -206,12 +224,12 @@ def test_real_rain_and_dry_photographs_are_told_apart(tmp_path):
         open_suite(tmp_path, "photos", real=True)
 
 
-def test_a_suites_print_changes_with_its_files(tmp_path):
+def test_a_suites_fingerprint_changes_with_its_files(tmp_path):
     save(tmp_path / "photos" / "1.png", 7)
-    before = open_suite(tmp_path, "photos").print
-    assert open_suite(tmp_path, "photos").print == before
+    before = open_suite(tmp_path, "photos").fingerprint
+    assert open_suite(tmp_path, "photos").fingerprint == before
     save(tmp_path / "photos" / "1.png", 8)
-    assert open_suite(tmp_path, "photos").print != before
+    assert open_suite(tmp_path, "photos").fingerprint != before
 
 
 def test_a_packed_set_is_not_taken_for_photographs(tmp_path):

@@ -1,4 +1,4 @@
-"""PReNet: its size, its passes, and its authors' weights on two pictures."""
+"""PReNet: its size, its recursions, and its authors' weights on two pictures."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ def test_it_has_the_published_size(net):
     assert sum(parameter.numel() for parameter in net.parameters()) == 168_963
 
 
-def test_every_estimate_is_given_and_later_passes_do_not_change_earlier_ones(net):
+def test_every_estimate_is_given_and_later_recursions_do_not_change_earlier_ones(net):
     rainy = torch.rand(2, 3, 13, 17)
     estimates = net(rainy)
     assert len(estimates) == 6
@@ -39,7 +39,7 @@ def test_every_estimate_is_given_and_later_passes_do_not_change_earlier_ones(net
 
 
 def test_the_hidden_state_is_carried():
-    """Were it not, a second pass over the same estimate would give the same again."""
+    """Were it not, a second recursion over the same estimate would give the same again."""
     net = build("prenet").eval().requires_grad_(False)
     for gate in (net.conv_i, net.conv_f, net.conv_o, net.conv_g):
         gate[0].weight[:, 32:] = 0  # blind to the hidden features: only the cell is left
@@ -50,7 +50,12 @@ def test_the_hidden_state_is_carried():
 
 def test_it_runs_whole_behind_the_engines_interface(net):
     engine = TorchEngine(net, threads=1)
-    assert (engine.recursive, engine.recursions, engine.passes, engine.multiple) == (False, 1, 6, 1)
+    assert (engine.recursive, engine.recursions, engine.recursions_per_step, engine.multiple) == (
+        False,
+        1,
+        6,
+        1,
+    )
     image = np.random.default_rng(0).random((21, 34, 3), np.float32)
     expected = net(torch.from_numpy(image.transpose(2, 0, 1)[None]))[-1][0].clamp(0, 1)
     np.testing.assert_allclose(Derainer(engine)(image), expected.numpy().transpose(1, 2, 0), atol=1e-6)
@@ -66,8 +71,8 @@ def test_it_runs_whole_behind_the_engines_interface(net):
 def test_the_authors_weights_do_on_two_crops_what_they_did(which, expected):
     """Two crops only, against stored figures; the whole sets are in docs/benchmark.md."""
     peer = find_peer(f"prenet:{SHARED}/peers/prenet_rain100{which}.safetensors")
-    derainer, passes = open_derainer(peer.source, None, threads=1)
-    assert passes == 6
+    derainer, recursions = open_derainer(peer.source, None, threads=1)
+    assert recursions == 6
     for pair, (psnr, ssim) in zip(pairs(SHARED / "data", f"rain100{which}/test")[:2], expected, strict=True):
         rainy, clean = pair.rainy[100:196, 100:196], pair.clean[100:196, 100:196]
         restored = derainer(rainy)

@@ -30,7 +30,7 @@ def test_every_parameter_learns():
     assert [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
-def test_the_passes_are_the_recursion_of_one_step():
+def test_every_recursion_is_one_step():
     net, rainy = stirred(), torch.rand(1, 3, 16, 24)
     with torch.inference_mode():
         first, second = net(rainy, 2)

@@ -114,11 +114,11 @@ def test_every_parameter_learns():
     assert [n for n, p in network.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
-def test_one_pass_only():
+def test_one_recursion_only():
     rainy = torch.rand(1, 3, 8, 8)
     assert not SemiDRDNet.recursive
     assert len(stirred()(rainy, 1)) == 2
-    with pytest.raises(ValueError, match="one pass"):
+    with pytest.raises(ValueError, match="one recursion"):
         stirred()(rainy, 2)
 
 
@@ -198,7 +198,7 @@ def test_every_dilated_gradient_in_bf16_channels_last_is_near_the_exact_one(widt
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """The network, and the file that it was exported to in one pass."""
+    """The network, and the file that it was exported to in one recursion."""
     folder = tmp_path_factory.mktemp("export")
     network = stirred(fold=2).requires_grad_(False)
     header = {"network": "semi_drdnet", "arguments": json.dumps({**SMALL, "fold": 2})}

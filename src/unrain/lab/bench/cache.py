@@ -1,8 +1,9 @@
-"""What was measured before: one file of lines for each entrant, suite, number of passes and set of measures.
+"""Stored scores: one file for each candidate, suite, number of recursions and set of measures.
 
-Each picture's line is written as soon as it is known, so that a run that was killed goes on where it was, and
-a second run only reads. The file's name is a hash of everything that a value depends on: the model's file,
-the suite's files, the passes, the measures with their files, the code that computes, and the libraries.
+The file gets a line for each picture as soon as it is measured, so that a killed run resumes and a second one
+only reads. Its name is a hash of all that a score depends on: the model's file, the suite's files, the
+recursions, the measures with their files, the code (`fingerprint`) and the libraries. A score is stale when
+that name is another.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from typing import Any
 
 import torch
 
-from unrain import zoo
-from unrain.lab.bench.candidates import Entrant
+from unrain import files, zoo
+from unrain.lab.bench.candidates import Candidate
 from unrain.lab.nets.layers import RecursiveNet
 
 FOLDER = Path("runs/bench")
@@ -69,24 +70,30 @@ def open_results(folder: Path | None, about: dict[str, Any], *, fresh: bool = Fa
     text = json.dumps(about, sort_keys=True)
     path = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.jsonl"
     results = Results(path, about)
-    if fresh:
+    lines = [] if fresh or not path.exists() else _whole_lines(path)
+    if lines[:1] != [json.dumps(about)]:
+        # Nothing is kept, or the run was killed before the first line was whole.
         path.unlink(missing_ok=True)
-    if path.exists():
-        kept = path.read_text(encoding="utf-8")
-        whole, _, broken = kept.rpartition("\n")
-        if broken:
-            # The run was killed while it wrote its last line.
-            path.write_text(whole + "\n" if whole else "", encoding="utf-8")
-        for line in whole.split("\n")[1:]:
-            row = json.loads(line)
-            results.rows[row.pop("name")] = row
-        results.reused = len(results.rows)
+        return results
+    for line in lines[1:]:
+        row = json.loads(line)
+        results.rows[row.pop("name")] = row
+    results.reused = len(results.rows)
     return results
 
 
-def identity(entrant: Entrant) -> str:
-    """Return a hash of what an entrant is: a model's file, a network's weights, or a folder's files."""
-    source = entrant.source
+def _whole_lines(path: Path) -> list[str]:
+    """Return the lines of a file, and cut off the one that a killed run left unfinished."""
+    text = path.read_text(encoding="utf-8")
+    whole, end, broken = text.rpartition("\n")
+    if broken:
+        files.write((whole + end).encode(), path)
+    return whole.split("\n")
+
+
+def identity(candidate: Candidate) -> str:
+    """Return a hash of what a candidate is: a model's file, a network's weights, or a folder's files."""
+    source = candidate.source
     total = hashlib.sha256()
     if source is None:
         return "input"

@@ -1,4 +1,4 @@
-"""What can be measured: models, checkpoints, peers' weights, and pictures that somebody else derained."""
+"""What can be measured: models, checkpoints, peers' weights, and pictures derained elsewhere."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ from unrain import zoo
 from unrain.derainer import Derainer
 from unrain.errors import UnrainError
 from unrain.lab.checkpoint import load_checkpoint
-from unrain.lab.data.pairs import pictures, read
-from unrain.lab.data.rain import Picture
-from unrain.lab.data.suites import key
+from unrain.lab.data.pairs import key, pictures, read
+from unrain.lab.data.rain import RGB8
 from unrain.lab.nets import build
 from unrain.lab.nets.layers import RecursiveNet
 from unrain.lab.torch_engine import TorchEngine
@@ -26,7 +25,7 @@ CHECKPOINTS = {".ckpt", ".safetensors"}
 
 
 @dataclass(frozen=True)
-class Entrant:
+class Candidate:
     """Something to measure.
 
     Attributes:
@@ -38,7 +37,7 @@ class Entrant:
     source: zoo.Model | RecursiveNet | Path | None
 
 
-def find(name: str) -> Entrant:
+def find(name: str) -> Candidate:
     """Find out what a name of the command line means.
 
     Args:
@@ -50,15 +49,15 @@ def find(name: str) -> Entrant:
     path = Path(name)
     if path.suffix in CHECKPOINTS:
         label = path.parent.name if path.stem in ("weights", "last") else path.stem
-        return Entrant(label, load_checkpoint(path).net)
+        return Candidate(label, load_checkpoint(path).net)
     if path.is_dir() and name not in {model.name for model in zoo.models()}:
-        return Entrant(path.resolve().name, path)
+        return Candidate(path.resolve().name, path)
     model = zoo.find(name)
-    return Entrant(model.name, model)
+    return Candidate(model.name, model)
 
 
-def find_peer(text: str) -> Entrant:
-    """Load somebody else's weights into one of our networks.
+def find_peer(text: str) -> Candidate:
+    """Load weights from elsewhere into one of our networks.
 
     Args:
         text: NETWORK:FILE, for example `prenet:prenet_rain100l.safetensors`.
@@ -78,7 +77,7 @@ def find_peer(text: str) -> Entrant:
     except (SafetensorError, OSError, RuntimeError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise UnrainError(f"{path}: not the weights of a {network} ({reason})") from error
-    return Entrant(path.stem, net)
+    return Candidate(path.stem, net)
 
 
 def open_derainer(
@@ -88,21 +87,21 @@ def open_derainer(
 
     Args:
         source: An exported model, or a network.
-        recursions: Passes; the network's own number when None.
+        recursions: How many; the network's own number when None.
         threads: CPU threads, 0 for all.
 
     Returns:
-        The Derainer, and how many passes the network makes for a picture.
+        The Derainer, and how many recursions the network makes for a picture.
     """
     if isinstance(source, zoo.Model):
         derainer = Derainer(source, recursions=recursions, threads=threads)
         return derainer, derainer.recursions
-    engine = TorchEngine(source, passes=recursions, threads=threads)
+    engine = TorchEngine(source, recursions=recursions, threads=threads)
     derainer = Derainer(engine, recursions=recursions if engine.recursive else None)
-    return derainer, derainer.recursions * engine.passes
+    return derainer, derainer.recursions * engine.recursions_per_step
 
 
-def find_results(folder: Path, suite: str) -> Callable[[str], Picture]:
+def find_results(folder: Path, suite: str) -> Callable[[str], RGB8]:
     """Look up derained pictures by the names of their pairs.
 
     Args:
@@ -111,16 +110,19 @@ def find_results(folder: Path, suite: str) -> Callable[[str], Picture]:
 
     Returns:
         What gives the picture of a name. Extensions, the suffix "_derained" and what tells the two sides of
-        a suite apart (the prefixes "rain-" and "norain-", ...) make no difference. It raises UnrainError
-        where there is none, or more than one.
+        a suite apart (the prefixes "rain-" and "norain-", ...) make no difference; sub-folders do where names
+        alone are not enough. It raises UnrainError where there is none, or more than one.
     """
     here = folder / suite if (folder / suite).is_dir() else folder
     by_name: dict[str, list[Path]] = {}
     for path in pictures(here):
-        by_name.setdefault(_plain(path.stem), []).append(path)
+        inside = path.relative_to(here).parent
+        for name in {_plain(path.stem), (inside / _plain(path.stem)).as_posix()}:
+            by_name.setdefault(name, []).append(path)
 
-    def look_up(name: str) -> Picture:
-        found = by_name.get(_plain(Path(name).name), [])
+    def look_up(name: str) -> RGB8:
+        bare = _plain(Path(name).name)
+        found = by_name.get(Path(name).with_name(bare).as_posix()) or by_name.get(bare, [])
         if len(found) != 1:
             several = f": {', '.join(path.name for path in found)}" if found else ""
             raise UnrainError(f"{here}: {len(found) or 'no'} pictures for {name} of {suite}{several}")
@@ -133,7 +135,7 @@ def _plain(stem: str) -> str:
     return key(stem.removesuffix("_derained"))
 
 
-def to_8_bit(picture: NDArray[np.uint8] | NDArray[np.float32], *, truncate: bool = False) -> Picture:
+def to_8_bit(picture: NDArray[np.uint8] | NDArray[np.float32], *, truncate: bool = False) -> RGB8:
     """Turn floats in [0, 1] into 8 bits as the Derainer does, or by cutting the fraction off."""
     if picture.dtype == np.uint8:
         return np.asarray(picture, np.uint8)

@@ -10,7 +10,7 @@ from pathlib import Path
 from unrain import zoo
 from unrain.errors import UnrainError
 from unrain.lab.bench.cache import FOLDER
-from unrain.lab.bench.candidates import Entrant
+from unrain.lab.bench.candidates import Candidate
 from unrain.lab.bench.cost import SIZE, Cost, Given, measure_cost, parse_size
 from unrain.lab.bench.report import tables
 from unrain.lab.bench.report.contact_sheet import draw_sheet, write_sheet
@@ -67,7 +67,7 @@ class Options:
 
 
 def bench(
-    entrants: list[Entrant],
+    candidates: list[Candidate],
     data: Path | None,
     options: Options,
     *,
@@ -78,10 +78,10 @@ def bench(
     """Measure, or draw a contact sheet.
 
     Args:
-        entrants: What to measure.
+        candidates: What to measure.
         data: The folder that the suites are in; None when there are only folders of real rain.
         options: The rest.
-        given: What named each entrant; needed for costs alone.
+        given: What named each candidate; needed for costs alone.
         say: Called with each line of the result.
         note: Called with each line about it.
 
@@ -93,7 +93,7 @@ def bench(
         for path, (root, name, real) in zip(_sheets(options.sheet, suites), suites, strict=True):
             suite = open_suite(root, name, real=real)
             sheet = draw_sheet(
-                entrants,
+                candidates,
                 suite,
                 pictures=options.pictures,
                 width=options.width,
@@ -104,13 +104,13 @@ def bench(
             say(f"{path}: {min(options.pictures, len(suite))} of {len(suite)} pictures of {name}")
         return
     with_cost = options.cost or options.page is not None
-    named = dict(zip(entrants, given, strict=True)) if with_cost else {}
+    named = dict(zip(candidates, given, strict=True)) if with_cost else {}
     parse_size(options.size)
     measured: list[Measured] = []
-    costs: dict[tuple[Entrant, int | None], Cost | None] = {}
-    table = _Table(options, entrants, say)
+    costs: dict[tuple[Candidate, int | None], Cost | None] = {}
+    table = _Table(options, candidates, say)
     for one in run(
-        entrants,
+        candidates,
         suites,
         metrics=options.metrics,
         recursions=options.recursions,
@@ -122,10 +122,10 @@ def bench(
         fresh=options.fresh,
         note=note,
     ):
-        key = one.entrant, one.scores[0].recursions
-        if one.entrant in named and key not in costs:
+        key = one.candidate, one.scores[0].recursions
+        if one.candidate in named and key not in costs:
             costs[key] = measure_cost(
-                one.entrant, named[one.entrant], key[1], size=options.size, threads=options.threads
+                one.candidate, named[one.candidate], key[1], size=options.size, threads=options.threads
             )
         measured.append(one)
         if options.csv:
@@ -155,12 +155,12 @@ class _Table:
     def __init__(
         self,
         options: Options,
-        entrants: list[Entrant],
+        candidates: list[Candidate],
         say: Callable[[str], None],
     ) -> None:
         self._options = options
         self._say = say
-        self._names = max(20, *(len(entrant.name) for entrant in entrants))
+        self._names = max(20, *(len(candidate.name) for candidate in candidates))
         self._columns: list[tables.Column] = []
         self._suite: Suite | None = None
         self._sources: dict[str, None] = {}
@@ -177,7 +177,9 @@ class _Table:
             self._say(tables.head(columns, self._names, cost=self._options.cost))
         for score in one.scores:
             self._say(
-                tables.line(one.entrant.name, score, columns, self._names, cost, with_cost=self._options.cost)
+                tables.line(
+                    one.candidate.name, score, columns, self._names, cost, with_cost=self._options.cost
+                )
             )
 
     def end(self) -> None:

@@ -1,4 +1,4 @@
-"""What an entrant costs: weights, multiplications and memory."""
+"""What a candidate costs: weights, multiplications and memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from unrain import zoo
 from unrain.errors import UnrainError
 from unrain.lab.bench import memory
-from unrain.lab.bench.candidates import Entrant
+from unrain.lab.bench.candidates import Candidate
 from unrain.lab.nets.layers import RecursiveNet
 
 SIZE = "481x321"
@@ -34,7 +34,7 @@ _WEIGHTS = {
 
 @dataclass(frozen=True)
 class Given:
-    """What named an entrant on the command line, for another process to find it again.
+    """What named a candidate on the command line, for another process to find it again.
 
     Attributes:
         text: A model, a file or a folder; for a peer NETWORK:FILE.
@@ -47,11 +47,11 @@ class Given:
 
 @dataclass(frozen=True)
 class Cost:
-    """What an entrant costs.
+    """What a candidate costs.
 
     Attributes:
         parameters: How many weights it has.
-        macs_per_pixel: Multiplications of its convolutions and matrix products, all passes together.
+        macs_per_pixel: Multiplications of its convolutions and matrix products, all recursions together.
         peak_memory_mb: Peak memory of a fresh process that runs it once on one picture, in 10^6 bytes; None
             where the system does not tell.
         memory_size: WIDTHxHEIGHT of that picture.
@@ -64,24 +64,24 @@ class Cost:
 
 
 def measure_cost(
-    entrant: Entrant, given: Given, recursions: int | None, *, size: str = SIZE, threads: int = 0
+    candidate: Candidate, given: Given, recursions: int | None, *, size: str = SIZE, threads: int = 0
 ) -> Cost | None:
-    """Count and measure what an entrant costs.
+    """Count and measure what a candidate costs.
 
     Args:
-        entrant: What to measure.
+        candidate: What to measure.
         given: What named it.
-        recursions: Passes, as measured; None where nothing was run.
+        recursions: How many, as measured; None where nothing was run.
         size: WIDTHxHEIGHT of the picture that memory is measured on.
         threads: CPU threads, 0 for all.
 
     Returns:
-        The cost; None of pictures, whose making nobody watched.
+        The cost; None of pictures that were derained elsewhere.
 
     Raises:
-        UnrainError: The size is none, or the entrant does not run.
+        UnrainError: The size is none, or the candidate does not run.
     """
-    source = entrant.source
+    source = candidate.source
     if not isinstance(source, zoo.Model | RecursiveNet) or recursions is None:
         return None
     width, height = parse_size(size)
@@ -93,7 +93,7 @@ def measure_cost(
 
 
 def count_parameters(source: zoo.Model | RecursiveNet) -> int:
-    """Count an entrant's weights.
+    """Count a candidate's weights.
 
     Args:
         source: A network; or an exported model, whose card says how many the network had. Without a card the
@@ -108,24 +108,24 @@ def count_parameters(source: zoo.Model | RecursiveNet) -> int:
     return sum(math.prod(one.dims) for one in constants if one.data_type in _WEIGHTS)
 
 
-def macs_per_pixel(source: zoo.Model | RecursiveNet, passes: int) -> float:
+def macs_per_pixel(source: zoo.Model | RecursiveNet, recursions: int) -> float:
     """Count the multiplications of convolutions and matrix products that a pixel costs.
 
     Args:
         source: An exported model, or a network.
-        passes: Passes over the picture.
+        recursions: How many.
     """
     if isinstance(source, zoo.Model):
-        return _count_onnx(source) * passes
+        return _count_onnx(source) * recursions
     side = math.lcm(_COUNTED_SIDE, source.multiple)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        source(torch.zeros(1, 3, side, side), passes)
+        source(torch.zeros(1, 3, side, side), recursions)
     # The counter counts additions, too.
     return float(counter.get_total_flops()) / 2 / side**2
 
 
 def _count_onnx(model: zoo.Model) -> float:
-    """Count one pass of an exported model by running it and looking at the sizes of what it computes."""
+    """Count one recursion of an exported model by running it and looking at the sizes of what it computes."""
     network = onnx.load(model.path)
     graph = network.graph
     counted = [node for node in graph.node if node.op_type in ("Conv", "ConvTranspose", "MatMul", "Gemm")]

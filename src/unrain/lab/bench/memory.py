@@ -31,7 +31,7 @@ def peak_memory(
         kind: An exported model, a checkpoint, or a peer's weights.
         width: Of the picture.
         height: Of the picture.
-        recursions: Passes.
+        recursions: How many.
         threads: CPU threads, 0 for all.
 
     Returns:

@@ -1,7 +1,7 @@
 """`unrain bench`: whole test sets through the same `Derainer` as every other picture.
 
-What is measured is any entrant (see `unrain.lab.bench.candidates`) on any suite (`unrain.lab.data.suites`) by
-PSNR and SSIM on Y and by whatever is asked for besides (see `unrain.lab.metrics.measures`).
+Any candidate (`unrain.lab.bench.candidates`) is measured on any suite (`unrain.lab.data.suites`) by PSNR and
+SSIM on Y and by further measures on request (`unrain.lab.metrics.measures`).
 """
 
 from __future__ import annotations
@@ -17,43 +17,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from unrain import files
 from unrain.derainer import Derainer
 from unrain.errors import UnrainError
 from unrain.lab.bench.cache import Results, fingerprint, identity, open_results
-from unrain.lab.bench.candidates import Entrant, find_results, open_derainer, to_8_bit
+from unrain.lab.bench.candidates import Candidate, find_results, open_derainer, to_8_bit
 from unrain.lab.data.pairs import Pair
 from unrain.lab.data.suites import SUITES, Suite, open_suite
-from unrain.lab.metrics.measures import Measures, Row, fidelity, open_measures
+from unrain.lab.metrics.measures import Measures, Values, fidelity, open_measures
 from unrain.zoo import Model
 
-INPUT = Entrant("input", None)
+INPUT = Candidate("input", None)
 _IN_CARD = ("pictures", "psnr", "ssim", "seconds", "psnr_rgb", "ssim_rgb", "lpips")
 _DIGITS = {"psnr": 3, "psnr_rgb": 3, "ssim": 4, "ssim_rgb": 4, "seconds": 3}
 
 Restored = NDArray[np.uint8] | NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Score:
-    """What a model scores on a suite of pairs.
-
-    Attributes:
-        suite: Name of the set.
-        pictures: How many were measured: all.
-        recursions: Passes T; None where nothing was run, for pictures that somebody else derained.
-        psnr: Mean Y-channel PSNR in dB.
-        ssim: Mean Y-channel SSIM.
-        seconds: Mean time for a picture.
-        truncated: Whether results were truncated to 8 bits instead of rounded.
-    """
-
-    suite: str
-    pictures: int
-    recursions: int | None
-    psnr: float
-    ssim: float
-    seconds: float
-    truncated: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,7 +41,7 @@ class Summary:
     Attributes:
         suite: Name of the set.
         pictures: How many were measured: all.
-        recursions: Passes T; None where nothing was run, for pictures that somebody else derained.
+        recursions: T; None where nothing was run, for pictures derained elsewhere.
         psnr: Y-channel PSNR in dB.
         ssim: Y-channel SSIM.
         seconds: Time for a picture; None where nothing was run.
@@ -198,76 +176,24 @@ class Measured:
     """One finished measurement: the scores with the pictures' own lines.
 
     Attributes:
-        entrant: What was measured.
+        candidate: What was measured.
         suite: On what.
         scores: Of rounded and, if wanted, of truncated results.
-        rows: What was measured of each picture, by name.
+        per_image: What was measured of each picture, by name.
         metrics: What was measured beside PSNR and SSIM on Y.
         versions: Which packages' files that was done with.
     """
 
-    entrant: Entrant
+    candidate: Candidate
     suite: Suite
     scores: list[Summary]
-    rows: dict[str, Row]
+    per_image: dict[str, Values]
     metrics: tuple[str, ...]
     versions: dict[str, str]
 
 
-def bench(
-    entrants: list[Entrant],
-    data: Path,
-    *,
-    suites: tuple[str, ...] = SUITES,
-    recursions: tuple[int, ...] = (),
-    threads: int = 0,
-    truncate: bool = False,
-    card: bool = False,
-    progress: Callable[[str, int, int], None] | None = None,
-) -> Iterator[tuple[Entrant, Score]]:
-    """Measure entrants on suites by PSNR and SSIM on Y, giving each score as soon as it is known.
-
-    Args:
-        entrants: What to measure.
-        data: The folder that the suites are in.
-        suites: Sets of pairs, or folders of clean photographs.
-        recursions: Numbers of passes to measure; the model's own when empty.
-        threads: CPU threads, 0 for all.
-        truncate: Whether to score results truncated to 8 bits also, beside those rounded.
-        card: Whether the scores (of rounded results) are also written into the models' cards.
-        progress: Called with (entrant and suite, pictures done, pictures in all).
-
-    Raises:
-        UnrainError: An entrant or suite is missing or broken, has no card to write into, or is real rain.
-    """
-    for one in run(
-        entrants,
-        [(data, suite, False) for suite in suites],
-        recursions=recursions,
-        threads=threads,
-        truncate=truncate,
-        card=card,
-        progress=progress,
-    ):
-        for found in one.scores:
-            if found.psnr is None or found.ssim is None or found.seconds is None:
-                raise UnrainError(f"{found.suite}: real rain has no PSNR")
-            yield (
-                one.entrant,
-                Score(
-                    found.suite,
-                    found.pictures,
-                    found.recursions,
-                    found.psnr,
-                    found.ssim,
-                    found.seconds,
-                    found.truncated,
-                ),
-            )
-
-
 def run(
-    entrants: list[Entrant],
+    candidates: list[Candidate],
     suites: list[tuple[Path, str, bool]],
     *,
     metrics: tuple[str, ...] = (),
@@ -281,49 +207,50 @@ def run(
     note: Callable[[str], None] = lambda _: None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Iterator[Measured]:
-    """Measure entrants on suites by whatever is asked for, giving each as soon as it is known.
+    """Measure candidates on suites by whatever is asked for, giving each as soon as it is known.
 
     Args:
-        entrants: What to measure.
+        candidates: What to measure.
         suites: For each the folder it is in, its name, and whether it is real rain.
         metrics: What to measure beside PSNR and SSIM on Y, see `open_measures`.
-        recursions: Numbers of passes to measure; the model's own when empty.
+        recursions: Numbers of recursions to measure; the model's own when empty.
         threads: CPU threads, 0 for all.
         truncate: Whether to score results truncated to 8 bits also, beside those rounded.
         card: Whether the scores (of rounded results) are also written into the models' cards.
-        inputs: Whether the rainy pictures themselves are measured, too, before the entrants.
+        inputs: Whether the rainy pictures themselves are measured, too, before the candidates.
         folder: Where results are kept for the next run; None keeps nothing.
         fresh: Whether to measure again what is kept there.
         note: Called with a line about what is left out.
-        progress: Called with (entrant and suite, pictures done, pictures in all).
+        progress: Called with (candidate and suite, pictures done, pictures in all).
 
     Raises:
-        UnrainError: An entrant or suite is missing or broken, a suite is another version than its name says,
-            or an entrant has no card to write into.
+        UnrainError: A candidate or suite is missing or broken, a suite is another version than its name says,
+            or a candidate has no card to write into.
     """
-    for entrant in entrants if card else ():
-        if not isinstance(entrant.source, Model):
-            raise UnrainError(f"{entrant.name}: only exported models have a card; leave --card out")
+    for candidate in candidates if card else ():
+        if not isinstance(candidate.source, Model):
+            raise UnrainError(f"{candidate.name}: only exported models have a card; leave --card out")
+    commit = _commit() if card else ""
     for root, name, real in suites:
         suite = open_suite(root, name, real=real)
         measures, missing = open_measures(metrics, suite.kind)
         for line in missing:
             note(f"{suite.name}: {line}")
         cut = truncate and suite.kind != "real"
-        measured = [INPUT, *entrants] if inputs and suite.kind != "dry" else entrants
-        if measured is entrants:
+        measured = [INPUT, *candidates] if inputs and suite.kind != "clean" else candidates
+        if measured is candidates:
             _check_input(suite, folder)
-        for entrant in measured:
-            for restore, passes in restorers(entrant, suite.name, recursions, threads, as_float=cut):
-                label = f"{entrant.name} T={passes or '-'} on {suite.name}"
+        for candidate in measured:
+            for restore, count in restorers(candidate, suite.name, recursions, threads, as_float=cut):
+                label = f"{candidate.name} T={count or '-'} on {suite.name}"
                 report = (lambda done, total, label=label: progress(label, done, total)) if progress else None
                 about = {
-                    "entrant": entrant.name,
-                    "identity": identity(entrant),
+                    "candidate": candidate.name,
+                    "identity": identity(candidate),
                     "suite": suite.name,
                     "kind": suite.kind,
-                    "files": suite.print,
-                    "recursions": passes,
+                    "files": suite.fingerprint,
+                    "recursions": count,
                     "threads": threads,
                     "truncate": cut,
                     "metrics": measures.wanted,
@@ -332,19 +259,19 @@ def run(
                 }
                 results = open_results(folder, about, fresh=fresh)
                 measure(restore, suite, measures, results, truncate=cut, progress=report)
-                scores = summarise(suite, measures, results, passes, truncate=cut)
-                if entrant is INPUT and scores[0].psnr is not None:
+                scores = summarise(suite, measures, results, count, truncate=cut)
+                if candidate is INPUT and scores[0].psnr is not None:
                     suite.check_input(scores[0].psnr)
-                if card and isinstance(entrant.source, Model) and suite.kind != "real":
-                    _note(entrant.source, scores[0])
-                yield Measured(entrant, suite, scores, results.rows, measures.wanted, measures.versions)
+                if card and isinstance(candidate.source, Model) and suite.kind != "real":
+                    _note(candidate.source, scores[0], commit)
+                yield Measured(candidate, suite, scores, results.rows, measures.wanted, measures.versions)
 
 
 def _check_input(suite: Suite, folder: Path | None) -> None:
     """Compare the rainy pictures' own PSNR with what is known of the set, if something is."""
     if suite.published is None or suite.published.input_psnr is None:
         return
-    about = {"entrant": INPUT.name, "suite": suite.name, "files": suite.print, "code": fingerprint()}
+    about = {"candidate": INPUT.name, "suite": suite.name, "files": suite.fingerprint, "code": fingerprint()}
     results = open_results(folder, about)
     measures = Measures(suite.kind, ())
     measure(lambda pair: pair.rainy, suite, measures, results)
@@ -352,40 +279,40 @@ def _check_input(suite: Suite, folder: Path | None) -> None:
 
 
 def restorers(
-    entrant: Entrant,
+    candidate: Candidate,
     suite: str,
     recursions: tuple[int, ...] = (),
     threads: int = 0,
     *,
     as_float: bool = False,
 ) -> Iterator[tuple[Callable[[Pair], Restored], int | None]]:
-    """Give what derains a pair and its number of passes, for every number of passes asked for.
+    """Give what derains a pair and its number of recursions, for every number of recursions asked for.
 
     Args:
-        entrant: A model, a folder of results, or the rainy pictures themselves.
+        candidate: A model, a folder of results, or the rainy pictures themselves.
         suite: The suite's name.
-        recursions: Numbers of passes; the model's own when empty.
+        recursions: Numbers of recursions; the model's own when empty.
         threads: CPU threads, 0 for all.
         as_float: Whether results are floats in [0, 1], not rounded to 8 bits.
     """
-    if entrant.source is None:
+    if candidate.source is None:
         yield lambda pair: pair.rainy, None
         return
-    if isinstance(entrant.source, Path):
-        look_up = find_results(entrant.source, suite)
+    if isinstance(candidate.source, Path):
+        look_up = find_results(candidate.source, suite)
         yield lambda pair: look_up(pair.name), None
         return
     for wanted in recursions or (None,):
-        derainer, passes = open_derainer(entrant.source, wanted, threads)
+        derainer, count = open_derainer(candidate.source, wanted, threads)
 
         def restore(pair: Pair, derainer: Derainer = derainer) -> Restored:
             # The very values that the Derainer makes of 8 bits: rounding them here is its own rounding.
             return derainer(pair.rainy.astype(np.float32) / np.float32(255) if as_float else pair.rainy)
 
-        yield restore, passes
+        yield restore, count
 
 
-def _note(model: Model, found: Summary) -> None:
+def _note(model: Model, found: Summary, commit: str) -> None:
     """Write a score into the model's card, with the commit that it was measured at."""
     path = model.path.with_suffix(".json")
     card: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -393,33 +320,40 @@ def _note(model: Model, found: Summary) -> None:
     scores = card.setdefault("scores", {})
     scores[f"{found.suite} T{found.recursions}"] = entry
     card["scores_by"] = _command(model.name, scores)
-    card["scores_commit"] = _commit()
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    part.replace(path)
+    card["scores_commit"] = commit
+    files.write((json.dumps(card, indent=2, ensure_ascii=False) + "\n").encode(), path)
 
 
 def _command(name: str, scores: Collection[str]) -> str:
     """Return the command that measures what a card lists."""
-    suites, passes = (
+    suites, recursions = (
         list(dict.fromkeys(part)) for part in zip(*(key.rsplit(" T", 1) for key in scores), strict=True)
     )
     options = [f"--suite {suite}" for suite in suites if set(suites) != set(SUITES)]
-    options += [f"--recursions {one}" for one in sorted(passes) if len(passes) > 1]
+    options += [f"--recursions {one}" for one in sorted(recursions) if len(recursions) > 1]
     return " ".join([f"unrain bench {name} --data DATA", *options, "--card"])
 
 
 def _commit() -> str:
-    """Return the checkout's commit, with a plus when files differ from it; empty outside a checkout."""
-    here = Path(__file__).parent
+    """Return the commit that code and weights are at; empty outside a checkout.
+
+    The cards do not count: they are what is being written.
+
+    Raises:
+        UnrainError: Other files of the package differ from it, so that it is not what is measured.
+    """
+    package = Path(__file__).parents[2]
+    commands = (
+        ["git", "describe", "--always", "--exclude=*"],
+        ["git", "status", "--porcelain", "--", ".", ":(exclude)weights/*.json"],
+    )
     try:
-        found = subprocess.run(
-            ["git", "describe", "--always", "--dirty=+", "--exclude=*"],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            check=True,
+        commit, changed = (
+            subprocess.run(one, cwd=package, capture_output=True, text=True, check=True).stdout.strip()
+            for one in commands
         )
     except (OSError, subprocess.CalledProcessError):
         return ""
-    return found.stdout.strip()
+    if changed:
+        raise UnrainError(f"{package}: differs from commit {commit}, so no card can name it: commit first")
+    return commit

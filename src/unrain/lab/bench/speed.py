@@ -1,6 +1,6 @@
 """`unrain bench --speed`: how long a picture takes, beside a peer and beside what the machine could do.
 
-Every round runs every entrant once, one after the other, and a matrix product: whatever else the machine is
+Every round runs every candidate once, one after the other, and a matrix product: whatever else the machine is
 doing meets them all alike. Medians over the rounds are given.
 """
 
@@ -16,7 +16,7 @@ import torch
 
 from unrain import zoo
 from unrain.errors import UnrainError
-from unrain.lab.bench.candidates import Entrant, open_derainer
+from unrain.lab.bench.candidates import Candidate, open_derainer
 from unrain.lab.bench.cost import Given, macs_per_pixel, measure_cost, parse_size
 from unrain.lab.hardware import hardware
 from unrain.lab.nets.layers import RecursiveNet
@@ -29,17 +29,17 @@ _MATRIX = 1024
 
 @dataclass(frozen=True)
 class Speed:
-    """How fast an entrant is.
+    """How fast a candidate is.
 
     Attributes:
         model: Its name.
-        recursions: Passes T.
+        recursions: T, how many.
         width: Of the picture.
         height: Of the picture.
         seconds: Median time for a picture, from array to array.
         fastest: The shortest.
         slowest: The longest.
-        macs_per_pixel: Multiplications of its convolutions and matrix products, all passes together.
+        macs_per_pixel: Multiplications of its convolutions and matrix products, all recursions together.
         share: The part of the machine's ceiling that it reaches with these; what overlapping tiles compute
             twice does not count.
         times_faster: The first peer's median divided by its own; None without a peer.
@@ -63,7 +63,7 @@ class Speed:
 
 
 @dataclass(frozen=True)
-class Report:
+class SpeedTable:
     """Speeds, and what they were measured on.
 
     Attributes:
@@ -72,7 +72,7 @@ class Report:
         rounds: How many times each was run.
         ceiling: Median of the machine's fp32 matrix product in the same rounds, in GFLOP/s; a
             multiplication and an addition count as two.
-        speeds: One for each entrant, number of passes and size.
+        speeds: One for each candidate, number of recursions and size.
     """
 
     machine: str
@@ -83,31 +83,31 @@ class Report:
 
 
 def measure_speed(
-    entrants: list[Entrant],
+    candidates: list[Candidate],
     *,
-    peer: Entrant | None = None,
+    peer: Candidate | None = None,
     sizes: tuple[str, ...] = SIZES,
     recursions: tuple[int, ...] = (),
     threads: int = 0,
     rounds: int = ROUNDS,
     given: Sequence[Given] = (),
     progress: Callable[[str, int, int], None] | None = None,
-) -> Report:
-    """Run entrants in turn and time them.
+) -> SpeedTable:
+    """Run candidates in turn and time them.
 
     Args:
-        entrants: What to time; the peer among them, if there is one.
+        candidates: What to time; the peer among them, if there is one.
         peer: Who the others are compared with.
         sizes: WIDTHxHEIGHT of the pictures.
-        recursions: Numbers of passes to time; the model's own when empty. A peer always makes its own.
+        recursions: Numbers of recursions to time; the model's own when empty. A peer always makes its own.
         threads: CPU threads; 0 for as many as PyTorch would take.
         rounds: How often each is timed, 5 at least; one round before them is not counted.
-        given: What named each entrant, for weights and memory also; these are measured before anything is
+        given: What named each candidate, for weights and memory also; these are measured before anything is
             timed.
         progress: Called with (size, rounds done, rounds in all).
 
     Raises:
-        UnrainError: A number or an entrant is not right.
+        UnrainError: A number or a candidate is not right.
     """
     if rounds < ROUNDS:
         raise UnrainError(f"rounds is {rounds}: a median needs {ROUNDS} or more")
@@ -116,16 +116,16 @@ def measure_speed(
     pictures = [parse_size(size) for size in sizes]
     runners = []
     costs = {}
-    for i, entrant in enumerate(entrants):
-        source = entrant.source
+    for i, candidate in enumerate(candidates):
+        source = candidate.source
         if not isinstance(source, zoo.Model | RecursiveNet):
-            raise UnrainError(f"{entrant.name}: pictures have no speed; give a model")
-        for wanted in (None,) if entrant is peer or not recursions else recursions:
-            derainer, passes = open_derainer(source, wanted, threads)
-            runners.append((entrant, derainer, passes, macs_per_pixel(source, passes)))
+            raise UnrainError(f"{candidate.name}: pictures have no speed; give a model")
+        for wanted in (None,) if candidate is peer or not recursions else recursions:
+            derainer, count = open_derainer(source, wanted, threads)
+            runners.append((candidate, derainer, count, macs_per_pixel(source, count)))
             for size in sizes if given else ():
-                costs[entrant, passes, parse_size(size)] = measure_cost(
-                    entrant, given[i], passes, size=size, threads=threads
+                costs[candidate, count, parse_size(size)] = measure_cost(
+                    candidate, given[i], count, size=size, threads=threads
                 )
     random = np.random.default_rng(0)
     matrix = torch.rand(_MATRIX, _MATRIX)
@@ -147,20 +147,20 @@ def measure_speed(
             for runner, taken in zip(runners, times, strict=True)
         ]
     ceiling = 2 * _MATRIX**3 / statistics.median(products)
-    yardstick = {
+    baseline = {
         (width, height): statistics.median(taken)
-        for (entrant, *_), width, height, taken in rows
-        if entrant is peer
+        for (candidate, *_), width, height, taken in rows
+        if candidate is peer
     }
     speeds = []
-    for (entrant, _, passes, macs), width, height, taken in rows:
+    for (candidate, _, count, macs), width, height, taken in rows:
         seconds = statistics.median(taken)
-        reference = yardstick.get((width, height))
-        cost = costs.get((entrant, passes, (width, height)))
+        reference = baseline.get((width, height))
+        cost = costs.get((candidate, count, (width, height)))
         speeds.append(
             Speed(
-                model=entrant.name,
-                recursions=passes,
+                model=candidate.name,
+                recursions=count,
                 width=width,
                 height=height,
                 seconds=round(seconds, 4),
@@ -173,7 +173,7 @@ def measure_speed(
                 peak_memory_mb=cost.peak_memory_mb if cost else None,
             )
         )
-    return Report(hardware(torch.device("cpu")), threads, rounds, round(ceiling / 1e9, 1), speeds)
+    return SpeedTable(hardware(torch.device("cpu")), threads, rounds, round(ceiling / 1e9, 1), speeds)
 
 
 def _timed(run: Callable[..., object], *arguments: object) -> float:

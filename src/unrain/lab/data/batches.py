@@ -1,6 +1,6 @@
 """Random patches of pairs and photographs, and batches of them for every step of a run.
 
-A patch is a pure function of (seed, step, index): a run that was killed goes on with the very patches it
+A patch is a pure function of (seed, step, index): a run that was killed resumes with the very patches it
 would have seen.
 """
 
@@ -16,19 +16,19 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from unrain.lab.data.pairs import Pair
-from unrain.lab.data.rain import Picture, RainMaker
+from unrain.lab.data.rain import RGB8, RainMaker
 from unrain.lab.training.stage import Stage, stage_at
 
 
 class Source:
-    """Where patches come from: pairs, or photographs that a RainMaker rains on, or that stay dry.
+    """Where patches come from: pairs, or photographs that a RainMaker rains on, or that stay clean.
 
     Args:
         pairs: Ready pairs; or
         photos: Clean photographs, with
         layers: Rain layers for the maker, and
-        maker: The RainMaker; None leaves the photograph dry (rainy = clean), which teaches a network to leave
-            a dry picture alone.
+        maker: The RainMaker; None leaves the photograph as it is (rainy = clean), which teaches a network to
+            leave a clean picture alone.
         turns: Whether patches may also be turned by quarter turns (rain then falls sideways) and upside down;
             without it they are only mirrored left to right.
         flip: Whether patches may be mirrored left to right.
@@ -41,8 +41,8 @@ class Source:
         self,
         *,
         pairs: list[Pair] | None = None,
-        photos: list[Picture] | None = None,
-        layers: list[Picture] | None = None,
+        photos: list[RGB8] | None = None,
+        layers: list[RGB8] | None = None,
         maker: RainMaker | None = None,
         turns: bool = False,
         flip: bool = True,
@@ -59,7 +59,7 @@ class Source:
         """Return how many pictures it draws from."""
         return len(self.pairs if self.pairs is not None else self.photos or [])
 
-    def patch(self, size: int, rng: np.random.Generator) -> tuple[Picture, Picture]:
+    def patch(self, size: int, rng: np.random.Generator) -> tuple[RGB8, RGB8]:
         """Draw one random patch, rainy and clean, size x size x 3 uint8."""
         index = int(rng.integers(len(self)))
         if self.pairs is not None:
@@ -80,9 +80,7 @@ class Source:
         return rainy, clean
 
 
-def _crop(
-    sides: tuple[Picture, ...], size: int, stride: int, rng: np.random.Generator
-) -> tuple[Picture, ...]:
+def _crop(sides: tuple[RGB8, ...], size: int, stride: int, rng: np.random.Generator) -> tuple[RGB8, ...]:
     """Cut the same random square out of each side; a side that is too small is mirrored outwards first."""
     height, width = sides[0].shape[:2]
     if height < size or width < size:
@@ -99,7 +97,7 @@ class Unpaired:
 
     Attributes:
         rainy: Where patches of real rain come from.
-        clean: Where clean patches come from; None for the clean sides of the sources.
+        clean: Where clean patches come from; None for the clean pictures of the sources.
     """
 
     rainy: Source
@@ -149,16 +147,16 @@ class Batches(IterableDataset[tuple[Tensor, ...]]):
     def batch(self, step: int) -> tuple[Tensor, ...]:
         """Return this device's share of the batch of one step."""
         stage, _ = stage_at(self.stages, step)
-        sides: list[tuple[Picture, ...]] = []
+        sides: list[tuple[RGB8, ...]] = []
         for draw, count in ((self._patch, stage.batch), (self._unpaired, stage.real)):
             drawn = [draw(step, i, stage.patch) for i in range(self.rank, count, self.world)]
             sides += zip(*drawn, strict=True)
         return tuple(torch.from_numpy(np.stack(side).transpose(0, 3, 1, 2)) for side in sides)
 
-    def _patch(self, step: int, index: int, size: int) -> tuple[Picture, Picture]:
+    def _patch(self, step: int, index: int, size: int) -> tuple[RGB8, RGB8]:
         return self.patch(size, np.random.default_rng((self.seed, step, index)))
 
-    def _unpaired(self, step: int, index: int, size: int) -> tuple[Picture, Picture]:
+    def _unpaired(self, step: int, index: int, size: int) -> tuple[RGB8, RGB8]:
         assert self.unpaired is not None
         # Another stream than the paired patch of this number.
         rng = np.random.default_rng((self.seed, step, index, 1))
@@ -166,6 +164,6 @@ class Batches(IterableDataset[tuple[Tensor, ...]]):
         _, clean = (self.unpaired.clean or self).patch(size, rng)
         return rainy, clean
 
-    def patch(self, size: int, rng: np.random.Generator) -> tuple[Picture, Picture]:
+    def patch(self, size: int, rng: np.random.Generator) -> tuple[RGB8, RGB8]:
         """Draw one random patch, rainy and clean, size x size x 3 uint8, from any of the sources."""
         return self.sources[int(rng.choice(len(self.sources), p=self.share))].patch(size, rng)

@@ -1,7 +1,11 @@
-"""Pictures for training and measuring: pairs, photographs and rain layers.
+"""Pictures for training and measuring: reading them, and pairs of rainy and clean ones.
 
-Everything is held in memory as uint8, so that a patch costs microseconds; a picture above `MAX_PIXELS` is
-reduced.
+A set of pairs is two sub-folders, rainy and clean, under any of the names that downloads use; or one folder
+whose file names say which side they are; or rows of a manifest, `pairs.jsonl`. Partners are matched by name,
+never by sort order, and by the same `match` for training and for the benchmark.
+
+Training holds everything in memory as uint8, so that a patch costs microseconds; photographs above
+`MAX_PIXELS` are reduced.
 """
 
 from __future__ import annotations
@@ -15,60 +19,77 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from unrain import image
 from unrain.errors import UnrainError
-from unrain.lab.data.rain import Picture, add_layer
+from unrain.lab.data.rain import RGB8, add_layer
 
 MAX_PIXELS = 1_500_000
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+SUFFIXES = frozenset(image.FORMATS)
 RAIN_FOLDERS = ("rain", "rainy", "input", "rainy_image", "X2")
-CLEAN_FOLDERS = ("clean", "norain", "target", "ground_truth", "gt", "GT")
+CLEAN_FOLDERS = ("clean", "norain", "target", "ground_truth", "gt", "GT", "groundtruth")
+TWO_SIDES = (
+    f"a sub-folder called one of {', '.join(RAIN_FOLDERS)} and one called one of {', '.join(CLEAN_FOLDERS)}"
+)
+
+_FORMATS = tuple(dict.fromkeys(image.FORMATS.values()))
+_ORIENTATION = 0x0112
+_PREFIX = re.compile(r"^(?:no)?rain-")
+# Rain100L's "x2", SPA-Data's "gt", and the endings of sets that keep both sides in one folder.
+_SUFFIX = re.compile(r"(?:x2|gt|_(?:in|gt|rain|rainy|clean|norain|input|target))$", re.IGNORECASE)
+_IS_CLEAN = re.compile(r"^norain-|(?:gt|_(?:clean|norain|target))$", re.IGNORECASE)
+_VARIANT = re.compile(r"_\d+$")
 _TURNS = {"id": 0, "rot90": 1, "rot180": 2, "rot270": 3}
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One rainy picture and its clean twin, H x W x 3 uint8 each."""
+    """A rainy picture and its clean partner, H x W x 3 uint8 each."""
 
     name: str
-    rainy: Picture
-    clean: Picture
+    rainy: RGB8
+    clean: RGB8
 
 
-def read(path: Path) -> Picture:
-    """Read a picture as H x W x 3 uint8 RGB.
+def read(path: Path) -> RGB8:
+    """Read a picture upright, as 8-bit RGB; transparency is dropped.
+
+    Returns:
+        H x W x 3 uint8: grey repeated, 16 bits rounded.
 
     Raises:
         UnrainError: The file is no readable picture.
     """
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except OSError as error:
-        raise UnrainError(f"{path}: not a readable picture ({error}); remove or replace it") from error
+    pixels: RGB8 = image.eight_bit(image.read(path)).pixels
+    return pixels if pixels.ndim == 3 else pixels[..., None].repeat(3, axis=2)
 
 
 def size_of(path: Path) -> tuple[int, int]:
-    """Return a picture's width and height without decoding it.
+    """Return the width and height of an upright picture from its header.
 
     Raises:
         UnrainError: The file is no readable picture.
     """
     try:
-        with Image.open(path) as image:
-            return image.size
-    except OSError as error:
-        raise UnrainError(f"{path}: not a readable picture ({error}); remove or replace it") from error
+        with Image.open(path, formats=_FORMATS) as header:
+            width, height = header.size
+            # Pillow has already turned the size of a TIFF.
+            turned = header.format != "TIFF" and header.getexif().get(_ORIENTATION, 1) >= 5
+    except (OSError, SyntaxError, ValueError):
+        # The reader says what is wrong with it.
+        height, width = read(path).shape[:2]
+        turned = False
+    return (height, width) if turned else (width, height)
 
 
 def pictures(folder: Path) -> list[Path]:
     """List the picture files of a folder and its sub-folders, sorted.
 
     Raises:
-        UnrainError: There is no such folder or it has no pictures.
+        UnrainError: There is no such folder, or no picture in it.
     """
     if not folder.is_dir():
         raise UnrainError(f"{folder}: no such folder; give the folder that holds it with --data")
-    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
     if not found:
         raise UnrainError(f"{folder}: no pictures in it")
     return found
@@ -77,9 +98,7 @@ def pictures(folder: Path) -> list[Path]:
 def pairs(root: Path, name: str, *, without_twins_in: str | None = None) -> list[Pair]:
     """Read a set of pairs: a packed set listed in `root/pairs.jsonl`, or the folder `root/name`.
 
-    In a folder, the two sides are sub-folders (rain and clean, input and target, ...) and partners are
-    matched by name, not by sort order; the prefixes "rain-" and "norain-" of the official Rain100L files
-    are understood.
+    See `match` for what a folder may look like.
 
     Args:
         root: The data folder.
@@ -128,55 +147,119 @@ def _unpack(root: Path, row: dict[str, Any]) -> Pair:
 
 
 def paired_folder(folder: Path) -> list[Pair]:
-    """Read pairs from a folder with a rainy and a clean sub-folder, matched by name.
+    """Read all pairs of a folder; see `match`.
 
     Raises:
-        UnrainError: See `pairs`.
+        UnrainError: There is no such folder, it has no two sides, a file has no partner or another size.
     """
     if not folder.is_dir():
         raise UnrainError(f"{folder}: no such folder; give the folder that holds it with --data")
-    here = {p.name: p for p in folder.iterdir() if p.is_dir()}
-    sides = []
-    for names in (RAIN_FOLDERS, CLEAN_FOLDERS):
-        side = next((here[n] for n in names if n in here), None)
-        if side is None:
-            raise UnrainError(f"{folder}: needs a sub-folder called one of {', '.join(names)}")
-        sides.append({_key(p): p for p in pictures(side)})
-    rain, clean = sides
-    for mine, other, what in ((rain, clean, "clean"), (clean, rain, "rainy")):
-        lonely = sorted(mine.keys() - other.keys())
-        if lonely:
+    partners = match(folder)
+    if partners is None:
+        raise UnrainError(f"{folder}: needs {TWO_SIDES}")
+    return [Pair(name, read(rainy), read(clean)) for name, (rainy, clean) in partners.items()]
+
+
+def match(folder: Path) -> dict[str, tuple[Path, Path]] | None:
+    """Find the pairs of a folder.
+
+    Sub-folders count: `rain/a/1.png` belongs to `clean/a/1.png`. One clean picture may stand for several
+    rainy ones that are called NAME_1, NAME_2..., or lie in sub-folders of their own.
+
+    Returns:
+        The rainy and the clean file of each pair by name, sorted; None where the folder has no two sides.
+
+    Raises:
+        UnrainError: A file has no partner, or partners differ in size.
+    """
+    sides = _sides(folder)
+    if sides is None:
+        return None
+    rainy, clean = sides
+    found: dict[str, tuple[Path, Path]] = {}
+    lonely = []
+    for own, path in rainy.items():
+        bare = own.rpartition("/")[2]
+        names = (own, _VARIANT.sub("", own), bare, _VARIANT.sub("", bare))
+        partner = next((clean[name] for name in names if name in clean), None)
+        if partner is None:
+            lonely.append(path)
+        else:
+            found[own] = (path, partner)
+    unused = sorted(set(clean.values()) - {partner for _, partner in found.values()})
+    for missing, side in ((lonely, "clean"), (unused, "rainy")):
+        if missing:
             raise UnrainError(
-                f"{mine[lonely[0]]}: no {what} partner of that name ({len(lonely)} without one)"
+                f"{missing[0]}: no {side} partner of that name ({len(missing)} without one); add or remove it"
             )
-    found = []
-    for key in sorted(rain):
-        pair = Pair(key, read(rain[key]), read(clean[key]))
-        if pair.rainy.shape != pair.clean.shape:
+    for one, other in found.values():
+        sizes = [size_of(one), size_of(other)]
+        if sizes[0] != sizes[1]:
             raise UnrainError(
-                f"{rain[key]}: {pair.rainy.shape[1]}x{pair.rainy.shape[0]}, its clean partner "
-                f"{pair.clean.shape[1]}x{pair.clean.shape[0]}; partners must have one size"
+                f"{one}: {sizes[0][0]}x{sizes[0][1]}, its clean partner {sizes[1][0]}x{sizes[1][1]}; "
+                "partners must have one size"
             )
-        found.append(pair)
-    return found
+    return dict(sorted(found.items()))
 
 
-def _key(path: Path) -> str:
-    """Name a picture as its partner is named: without extension and Rain100L's prefixes."""
-    return re.sub(r"^(no)?rain-", "", path.stem)
+def _sides(folder: Path) -> tuple[dict[str, Path], dict[str, Path]] | None:
+    """Name the files of both sides.
+
+    Raises:
+        UnrainError: Two files of one side have the same name.
+    """
+    sides = _folders(folder)
+    if sides is None:
+        return None
+    named: list[dict[str, Path]] = []
+    for side, (root, files) in zip(("rainy", "clean"), sides, strict=True):
+        by_name: dict[str, Path] = {}
+        for path in files:
+            name = path.relative_to(root).with_name(key(path.stem)).as_posix()
+            if by_name.setdefault(name, path) != path:
+                raise UnrainError(f"{path}: two {side} pictures are called {name}, remove one")
+        named.append(by_name)
+    return named[0], named[1]
 
 
-def photographs(root: Path, names: tuple[str, ...]) -> list[Picture]:
+def _folders(folder: Path) -> tuple[tuple[Path, list[Path]], tuple[Path, list[Path]]] | None:
+    """Return the rainy and the clean side: the folder of each, and its files."""
+    here = {path.name: path for path in folder.iterdir() if path.is_dir()}
+    rain = next((here[name] for name in RAIN_FOLDERS if name in here), None)
+    clean = next((here[name] for name in CLEAN_FOLDERS if name in here), None)
+    if rain is not None and (rain / "X2").is_dir():
+        # The authors' downloads of Rain100 and Rain200 keep the rainy files one level down.
+        rain = rain / "X2"
+    if rain is not None and clean is not None:
+        return (rain, pictures(rain)), (clean, pictures(clean))
+    loose = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+    if rain is not None:
+        # PReNet's download keeps the clean files beside the folder of the rainy ones.
+        beside = [path for path in loose if path.stem.startswith("norain-")]
+        return ((rain, pictures(rain)), (folder, beside)) if beside else None
+    marked = [path for path in loose if _SUFFIX.search(path.stem)]
+    if not marked or len(marked) != len(loose):
+        return None
+    ground_truth = [path for path in marked if _IS_CLEAN.search(path.stem)]
+    return (folder, [path for path in marked if path not in ground_truth]), (folder, ground_truth)
+
+
+def key(stem: str) -> str:
+    """Return a file's name without what tells the two sides apart."""
+    return _SUFFIX.sub("", _PREFIX.sub("", stem))
+
+
+def photographs(root: Path, names: tuple[str, ...]) -> list[RGB8]:
     """Read clean photographs from folders below the root; those above MAX_PIXELS are reduced."""
     return [_reduced(path) for name in names for path in pictures(root / name)]
 
 
-def _reduced(path: Path) -> Picture:
+def _reduced(path: Path) -> RGB8:
     picture = read(path)
     factor = int(np.ceil(np.sqrt(picture.shape[0] * picture.shape[1] / MAX_PIXELS)))
     return np.asarray(Image.fromarray(picture).reduce(factor)) if factor > 1 else picture
 
 
-def rain_layers(root: Path, names: tuple[str, ...]) -> list[Picture]:
+def rain_layers(root: Path, names: tuple[str, ...]) -> list[RGB8]:
     """Read grey rain layers (H x W uint8) from folders below the root."""
-    return [np.asarray(read(path)[..., 0]) for name in names for path in pictures(root / name)]
+    return [read(path)[..., 0] for name in names for path in pictures(root / name)]

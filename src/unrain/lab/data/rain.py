@@ -19,16 +19,16 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 from scipy.signal import fftconvolve
 
-Picture = NDArray[np.uint8]
+RGB8 = NDArray[np.uint8]
 
 
-def add_layer(clean: Picture, layer: NDArray[np.uint8]) -> Picture:
+def add_layer(clean: RGB8, layer: NDArray[np.uint8]) -> RGB8:
     """Add a grey rain layer: min(clean + layer, 255), the exact Rain100 model.
 
     Shape:
         clean: H x W x 3 uint8. layer: H x W uint8.
     """
-    rainy: Picture = np.minimum(clean.astype(np.uint16) + layer[..., None], 255).astype(np.uint8)
+    rainy: RGB8 = np.minimum(clean.astype(np.uint16) + layer[..., None], 255).astype(np.uint8)
     return rainy
 
 
@@ -50,7 +50,7 @@ class LayerRain:
     intensity: tuple[float, float] = (0.8, 1.2)
     flip: bool = True
 
-    def layer(self, layers: list[Picture], size: tuple[int, int], rng: np.random.Generator) -> Picture:
+    def layer(self, layers: list[RGB8], size: tuple[int, int], rng: np.random.Generator) -> RGB8:
         """Compose one rain layer.
 
         Args:
@@ -66,7 +66,7 @@ class LayerRain:
             total += self._crop(layers[rng.integers(len(layers))], size, rng)
         return np.asarray(np.minimum(total + 0.5, 255), np.uint8)
 
-    def _crop(self, layer: Picture, size: tuple[int, int], rng: np.random.Generator) -> NDArray[np.float32]:
+    def _crop(self, layer: RGB8, size: tuple[int, int], rng: np.random.Generator) -> NDArray[np.float32]:
         """Cut one turned and scaled crop; only the pixels asked for are computed."""
         height, width = size
         turn = np.deg2rad(rng.uniform(-self.angle, self.angle))
@@ -87,7 +87,7 @@ class LayerRain:
         return np.asarray(crop, np.float32) * np.float32(rng.uniform(*self.intensity))
 
 
-def _mirror_to(layer: Picture, height: int, width: int) -> Picture:
+def _mirror_to(layer: RGB8, height: int, width: int) -> RGB8:
     """Continue a layer by mirroring until it is at least height x width."""
     grow_y, grow_x = max(0, height - layer.shape[0]), max(0, width - layer.shape[1])
     return np.pad(layer, ((0, grow_y), (0, grow_x)), "symmetric") if grow_y or grow_x else layer
@@ -116,7 +116,7 @@ class StreakRain:
     density: tuple[float, float] = (0.0005, 0.012)
     intensity: tuple[float, float] = (25.0, 170.0)
 
-    def layer(self, size: tuple[int, int], rng: np.random.Generator) -> Picture:
+    def layer(self, size: tuple[int, int], rng: np.random.Generator) -> RGB8:
         """Draw one rain layer.
 
         Args:
@@ -162,7 +162,7 @@ def streak(length: float, width: float, direction: float) -> NDArray[np.float32]
     return np.asarray(taper * np.exp(-np.square(across) / (2 * width**2)), np.float32)
 
 
-def cover(clean: Picture, layer: NDArray[np.uint8], light: float) -> Picture:
+def cover(clean: RGB8, layer: NDArray[np.uint8], light: float) -> RGB8:
     """Lay a rain layer over a picture as drops do that hide what is behind.
 
     (1 - a) clean + a light, a = layer / 255. Other than added light, it shows less on bright ground and never
@@ -177,7 +177,7 @@ def cover(clean: Picture, layer: NDArray[np.uint8], light: float) -> Picture:
     return np.asarray(clean * (1 - share) + share * np.float32(light) + np.float32(0.5), np.uint8)
 
 
-def sharpen_rain(clean: Picture, rainy: Picture, strength: float) -> Picture:
+def sharpen_rain(clean: RGB8, rainy: RGB8, strength: float) -> RGB8:
     """Sharpen the streaks of a rainy picture and nothing else: a camera's sharpening gives them dark edges.
 
     Args:
@@ -190,12 +190,12 @@ def sharpen_rain(clean: Picture, rainy: Picture, strength: float) -> Picture:
     return np.asarray(np.clip(clean + rain + np.float32(0.5), 0, 255), np.uint8)
 
 
-def veil(picture: Picture, strength: float, airlight: float = 200.0) -> Picture:
+def veil(picture: RGB8, strength: float, airlight: float = 200.0) -> RGB8:
     """Lay the grey veil of far rain over a picture: (1 - strength) picture + strength airlight."""
     return (picture * np.float32(1 - strength) + np.float32(strength * airlight + 0.5)).astype(np.uint8)
 
 
-def jpeg(picture: Picture, quality: int) -> Picture:
+def jpeg(picture: RGB8, quality: int) -> RGB8:
     """Compress and decompress as JPEG of the given quality, 1..95."""
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "JPEG", quality=quality)
@@ -214,8 +214,8 @@ class RainMaker:
         sharpening: Largest strength of the streaks' sharpening; 0 for none; see `sharpen_rain`.
         veil: Largest strength of a veil over the picture; 0 for none.
         jpeg: Share of pictures that are compressed as JPEG of quality 60..95 after the rain.
-        same_camera: Whether the clean side of a pair is veiled and compressed like the rainy one: what a
-            network is to take is the rain alone, and it learns to leave noise and texture.
+        same_camera: Whether the clean picture is veiled and compressed like the rainy one, so that a network
+            learns to remove the rain alone and to keep noise and texture.
     """
 
     from_layers: LayerRain = LayerRain()
@@ -227,13 +227,11 @@ class RainMaker:
     jpeg: float = 0.0
     same_camera: bool = False
 
-    def __call__(self, clean: Picture, layers: list[Picture], rng: np.random.Generator) -> Picture:
+    def __call__(self, clean: RGB8, layers: list[RGB8], rng: np.random.Generator) -> RGB8:
         """Return the rainy version of a clean picture; see `pair`."""
         return self.pair(clean, layers, rng)[0]
 
-    def pair(
-        self, clean: Picture, layers: list[Picture], rng: np.random.Generator
-    ) -> tuple[Picture, Picture]:
+    def pair(self, clean: RGB8, layers: list[RGB8], rng: np.random.Generator) -> tuple[RGB8, RGB8]:
         """Return the rainy version of a clean picture, and what a network is to make of it.
 
         Args:
@@ -249,15 +247,15 @@ class RainMaker:
         rainy = clean
         if self.veil:
             rainy = veil(rainy, rng.uniform(0, self.veil))
-        dry = rainy
+        target = rainy
         if self.cover and rng.random() < self.cover:
-            rainy = cover(dry, layer, rng.uniform(170, 255))
+            rainy = cover(target, layer, rng.uniform(170, 255))
         else:
-            rainy = add_layer(dry, layer)
+            rainy = add_layer(target, layer)
         if self.sharpening:
-            rainy = sharpen_rain(dry, rainy, rng.uniform(0, self.sharpening))
+            rainy = sharpen_rain(target, rainy, rng.uniform(0, self.sharpening))
         if self.jpeg and rng.random() < self.jpeg:
             quality = int(rng.integers(60, 96))
             rainy = jpeg(rainy, quality)
-            dry = jpeg(dry, quality) if self.same_camera else dry
-        return rainy, dry if self.same_camera else clean
+            target = jpeg(target, quality) if self.same_camera else target
+        return rainy, target if self.same_camera else clean

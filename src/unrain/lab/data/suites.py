@@ -2,7 +2,7 @@
 
 A suite is a folder below the data folder: pairs in two sub-folders (whatever the download calls them), pairs
 in one folder told apart by their names, pairs side by side in one picture, photographs without rain (measured
-against themselves: a network should leave a dry picture alone), or real rain, whose clean side nobody knows.
+against themselves: a network should leave a clean picture alone), or real rain without ground truth.
 Sets that `data.pairs` knows from a manifest come from there.
 
 Partners are matched by name, never by sort order. Pictures are read one at a time.
@@ -22,10 +22,9 @@ import numpy as np
 
 from unrain.errors import UnrainError
 from unrain.lab.data.pairs import (
-    CLEAN_FOLDERS,
-    RAIN_FOLDERS,
-    SUFFIXES,
+    TWO_SIDES,
     Pair,
+    match,
     packed,
     pairs,
     pictures,
@@ -36,7 +35,7 @@ from unrain.lab.data.pairs import (
 SUITES = ("rain100l/test", "rain100h/test", "rain800/test", "clean/kodak24")
 REAL_FOLDER = "real"
 
-Kind = Literal["pairs", "dry", "real"]
+Kind = Literal["pairs", "clean", "real"]
 
 
 @dataclass(frozen=True)
@@ -114,11 +113,6 @@ _INNER = (
     "rain_data_test_Heavy",
 )
 _TRAINING = {"train", "training"}
-_PREFIX = re.compile(r"^(?:no)?rain-")
-# Rain100L's "x2", SPA-Data's "gt", and what sets with both sides in one folder call them.
-_SUFFIX = re.compile(r"(?:x2|gt|_(?:in|gt|rain|rainy|clean|norain|input|target))$", re.IGNORECASE)
-_IS_CLEAN = re.compile(r"^norain-|(?:gt|_(?:clean|norain|target))$", re.IGNORECASE)
-_VARIANT = re.compile(r"_\d+$")
 
 
 @dataclass(frozen=True)
@@ -127,11 +121,11 @@ class Suite:
 
     Attributes:
         name: What it is called on the command line and in tables.
-        kind: "pairs"; "dry", photographs paired with themselves; or "real", where the clean side of each pair
-            is the rainy picture again and means nothing.
+        kind: "pairs"; "clean", photographs paired with themselves; or "real", where there is no ground truth
+            and the clean picture of each pair is the rainy one again.
         names: The pictures' names, in order.
         load: Reads the pair of a name.
-        print: A hash of the files' names, sizes and times.
+        fingerprint: A hash of the files' names, sizes and times.
         published: What is known of it; None for anybody's own pictures.
     """
 
@@ -139,7 +133,7 @@ class Suite:
     kind: Kind
     names: tuple[str, ...]
     load: Callable[[str], Pair]
-    print: str
+    fingerprint: str
     published: Published | None = None
 
     def __len__(self) -> int:
@@ -206,23 +200,25 @@ def open_suite(root: Path, name: str, *, real: bool = False) -> Suite:
         files = [root / row[side] for row in rows for side in ("rain", "clean") if side in row]
         found = {pair.name: pair for pair in pairs(root, name)}
         _check_count(name, len(found), known)
-        return Suite(name, "pairs", tuple(found), found.__getitem__, _print(files, json.dumps(rows)), known)
+        return Suite(
+            name, "pairs", tuple(found), found.__getitem__, _fingerprint(files, json.dumps(rows)), known
+        )
     folder = root / name
     if not folder.is_dir():
         raise UnrainError(f"{folder}: no such folder; give the folder that holds it with --data")
     if real or REAL_FOLDER in Path(name).parts:
         return _single(name, "real", pictures(folder), folder)
-    if known:
-        folder = _inner(folder)
-    sides = _sides(folder)
-    if sides is not None:
-        return _paired(name, folder, *sides, known)
+    partners = match(folder)
+    while known and partners is None:
+        below = next((folder / inner for inner in _INNER if (folder / inner).is_dir()), None)
+        if below is None:
+            break
+        folder, partners = below, match(below)
+    if partners is not None:
+        return _paired(name, folder, partners, known)
     found_files = pictures(folder)
     if any(path.parent != folder for path in found_files):
-        raise UnrainError(
-            f"{folder}: needs a sub-folder called one of {', '.join(RAIN_FOLDERS)} and one called one of "
-            f"{', '.join(CLEAN_FOLDERS)}, or pictures and no sub-folders"
-        )
+        raise UnrainError(f"{folder}: needs {TWO_SIDES}, or pictures and no sub-folders")
     if known and known.rainy_half:
         return _side_by_side(name, found_files, known)
     if known:
@@ -230,79 +226,20 @@ def open_suite(root: Path, name: str, *, real: bool = False) -> Suite:
             f"{folder}: {len(found_files)} pictures without partners; {known.title} has a rainy and a clean "
             "side, unpack both below this folder"
         )
-    return _single(name, "dry", found_files, folder)
+    return _single(name, "clean", found_files, folder)
 
 
-def _inner(folder: Path) -> Path:
-    """Go down into the folders that a download puts around its test part."""
-    while _sides(folder) is None:
-        below = next((folder / inner for inner in _INNER if (folder / inner).is_dir()), None)
-        if below is None:
-            break
-        folder = below
-    return folder
-
-
-def _sides(folder: Path) -> tuple[list[Path], list[Path]] | None:
-    """List the rainy and the clean files; None where there are no two sides."""
-    here = {path.name: path for path in folder.iterdir() if path.is_dir()}
-    rain = next((here[name] for name in RAIN_FOLDERS if name in here), None)
-    clean = next((here[name] for name in (*CLEAN_FOLDERS, "groundtruth") if name in here), None)
-    if rain is not None and (rain / "X2").is_dir():
-        # The factor by which nothing was enlarged, in the authors' download of Rain100 and Rain200.
-        rain = rain / "X2"
-    if rain is not None and clean is not None:
-        return pictures(rain), pictures(clean)
-    loose = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
-    if rain is not None:
-        # PReNet's download keeps the clean side beside the folder of the rainy one.
-        beside = [path for path in loose if path.stem.startswith("norain-")]
-        return (pictures(rain), beside) if beside else None
-    marked = [path for path in loose if _SUFFIX.search(path.stem)]
-    if not marked or len(marked) != len(loose):
-        return None
-    dry = [path for path in marked if _IS_CLEAN.search(path.stem)]
-    return [path for path in marked if path not in dry], dry
-
-
-def key(stem: str) -> str:
-    """Name a picture as its partner is named: without what tells the two sides apart."""
-    return _SUFFIX.sub("", _PREFIX.sub("", stem))
-
-
-def _paired(name: str, folder: Path, rain: list[Path], clean: list[Path], known: Published | None) -> Suite:
-    """Match the two sides by name; one clean picture may stand for several rainy ones, called NAME_1..."""
-    by_key: dict[str, Path] = {}
-    for path in clean:
-        if by_key.setdefault(key(path.stem), path) != path:
-            raise UnrainError(f"{path}: two clean pictures are called {key(path.stem)}, remove one")
-    partners: dict[str, tuple[Path, Path]] = {}
-    for path in rain:
-        own = key(path.stem)
-        partner = by_key.get(own) or by_key.get(_VARIANT.sub("", own))
-        if partner is None:
-            lonely = [p for p in rain if not {key(p.stem), _VARIANT.sub("", key(p.stem))} & by_key.keys()]
-            raise UnrainError(f"{path}: no clean partner of that name ({len(lonely)} without one)")
-        if own in partners:
-            raise UnrainError(f"{path}: two rainy pictures are called {own}, remove one")
-        partners[own] = (path, partner)
-    unused = sorted(set(clean) - {partner for _, partner in partners.values()})
-    if unused:
-        raise UnrainError(f"{unused[0]}: no rainy partner of that name ({len(unused)} without one)")
+def _paired(
+    name: str, folder: Path, partners: dict[str, tuple[Path, Path]], known: Published | None
+) -> Suite:
     _check_count(name, len(partners), known)
-    for rainy, dry in partners.values():
-        sizes = [size_of(rainy), size_of(dry)]
-        if sizes[0] != sizes[1]:
-            raise UnrainError(
-                f"{rainy}: {sizes[0][0]}x{sizes[0][1]}, its clean partner {sizes[1][0]}x{sizes[1][1]}; "
-                "partners must have one size"
-            )
 
     def load(one: str) -> Pair:
-        rainy, dry = partners[one]
-        return Pair(one, read(rainy), read(dry))
+        rainy, clean = partners[one]
+        return Pair(one, read(rainy), read(clean))
 
-    return Suite(name, "pairs", tuple(sorted(partners)), load, _print([*rain, *clean], str(folder)), known)
+    files = [path for both in partners.values() for path in both]
+    return Suite(name, "pairs", tuple(partners), load, _fingerprint(files, str(folder)), known)
 
 
 def _side_by_side(name: str, files: list[Path], known: Published) -> Suite:
@@ -322,7 +259,7 @@ def _side_by_side(name: str, files: list[Path], known: Published) -> Suite:
         left, right = (np.ascontiguousarray(side) for side in (both[:, :half], both[:, half:]))
         return Pair(one, left, right) if known.rainy_half == "left" else Pair(one, right, left)
 
-    return Suite(name, "pairs", tuple(sorted(by_name)), load, _print(files, known.title), known)
+    return Suite(name, "pairs", tuple(sorted(by_name)), load, _fingerprint(files, known.title), known)
 
 
 def _single(name: str, kind: Kind, files: list[Path], folder: Path) -> Suite:
@@ -335,7 +272,7 @@ def _single(name: str, kind: Kind, files: list[Path], folder: Path) -> Suite:
         picture = read(by_name[one])
         return Pair(one, picture, picture)
 
-    return Suite(name, kind, tuple(sorted(by_name)), load, _print(files, kind))
+    return Suite(name, kind, tuple(sorted(by_name)), load, _fingerprint(files, kind))
 
 
 def _check_count(name: str, count: int, known: Published | None) -> None:
@@ -348,7 +285,7 @@ def _check_count(name: str, count: int, known: Published | None) -> None:
     )
 
 
-def _print(files: list[Path], extra: str) -> str:
+def _fingerprint(files: list[Path], extra: str) -> str:
     lines = [extra]
     for path in sorted(set(files)):
         about = path.stat()

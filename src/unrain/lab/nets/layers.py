@@ -57,14 +57,14 @@ class RecursiveNet(nn.Module, ABC):
 
     Attributes:
         multiple: What height and width must be divisible by inside `step`.
-        recursions: How many passes `forward` makes when it is not told otherwise (T).
-        recursive: Whether `step` looks at the estimate; if not, one pass is all there is.
+        recursions: How many recursions `forward` makes when it is not told otherwise (T).
+        recursive: Whether `step` looks at the estimate; if not, one recursion is all there is.
     """
 
     recursive: bool = True
 
     def __init__(self, multiple: int, recursions: int) -> None:
-        """Remember the size rule and the default number of passes.
+        """Remember the size rule and the default number of recursions.
 
         Raises:
             ValueError: When either is below one.
@@ -77,11 +77,11 @@ class RecursiveNet(nn.Module, ABC):
 
     @abstractmethod
     def step(self, rainy: Tensor, estimate: Tensor) -> Tensor:
-        """Make one pass.
+        """Make one recursion.
 
         Args:
             rainy: O, N x 3 x H x W in [0, 1], H and W multiples of `multiple`.
-            estimate: x_{t-1}, the same shape; O itself in the first pass.
+            estimate: x_{t-1}, the same shape; O itself in the first recursion.
 
         Returns:
             x_t, the same shape, not clipped.
@@ -100,14 +100,14 @@ class RecursiveNet(nn.Module, ABC):
         Raises:
             ValueError: When `recursions` is below one.
         """
-        passes = self.recursions if recursions is None else recursions
-        if passes < 1:
-            raise ValueError(f"recursions must be at least 1, not {passes}")
+        recursions = self.recursions if recursions is None else recursions
+        if recursions < 1:
+            raise ValueError(f"recursions must be at least 1, not {recursions}")
         height, width = rainy.shape[-2:]
         padded = pad_to_multiple(rainy, self.multiple)
         estimate = padded
         estimates = []
-        for _ in range(passes):
+        for _ in range(recursions):
             estimate = self.step(padded, estimate)
             estimates.append(estimate[..., :height, :width])
         return estimates

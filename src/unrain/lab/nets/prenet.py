@@ -1,8 +1,8 @@
-"""PReNet, the field's yardstick, to measure against (https://arxiv.org/abs/1901.09221, CVPR 2019).
+"""PReNet, the field's baseline, to measure against (https://arxiv.org/abs/1901.09221, CVPR 2019).
 
-Six passes with shared weights over concat[O, x]. Unlike the other networks it carries more than the estimate
-from pass to pass, namely the state of a convolutional LSTM. So it only runs as a whole: seen from outside it
-is not recursive, and one `step` makes all its passes.
+Six recursions with shared weights over concat[O, x]. Unlike the other networks, it hands on more than the
+estimate, namely the state of a convolutional LSTM. So it only runs as a whole: seen from outside it is not
+recursive, and one `step` makes all its recursions.
 """
 
 import torch
@@ -29,7 +29,7 @@ class PReNet(RecursiveNet):
         N x 3 x H x W in [0, 1] -> T estimates of the same shape, any H and W.
 
     Args:
-        recursions: Passes T by default.
+        recursions: T by default.
     """
 
     recursive = False
@@ -53,13 +53,13 @@ class PReNet(RecursiveNet):
         Raises:
             ValueError: When `recursions` is below one.
         """
-        passes = self.recursions if recursions is None else recursions
-        if passes < 1:
-            raise ValueError(f"recursions must be at least 1, not {passes}")
+        recursions = self.recursions if recursions is None else recursions
+        if recursions < 1:
+            raise ValueError(f"recursions must be at least 1, not {recursions}")
         estimate = rainy
         hidden = cell = rainy.new_zeros(rainy.shape[0], _WIDTH, *rainy.shape[-2:])
         estimates = []
-        for _ in range(passes):
+        for _ in range(recursions):
             seen = torch.cat([self.conv0(torch.cat([rainy, estimate], 1)), hidden], 1)
             cell = self.conv_f(seen) * cell + self.conv_i(seen) * self.conv_g(seen)
             hidden = features = self.conv_o(seen) * torch.tanh(cell)
@@ -70,7 +70,7 @@ class PReNet(RecursiveNet):
         return estimates
 
     def step(self, rainy: Tensor, estimate: Tensor) -> Tensor:
-        """Make all passes; the estimate is not looked at.
+        """Make all recursions; the estimate is not looked at.
 
         Shape:
             rainy, estimate: N x 3 x H x W in [0, 1]; the result likewise.

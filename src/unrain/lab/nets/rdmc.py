@@ -135,7 +135,7 @@ class RDMC(RecursiveNet):
 
         Args:
             width: Channels of each encoder at full resolution, a positive even number.
-            recursions: Default number of passes T.
+            recursions: Default number of recursions T.
             dilations: One encoder for each; the paper's are 1, 2, 3.
             gates: Names of the skips to build, from `GATES`; a skip left out has no weights and no gate.
 

@@ -131,7 +131,7 @@ class RDMCLite(RecursiveNet):
         width: Channels of the first level; level k has 2^k times as many.
         encoder: Gated blocks at each level, finest first, after its multi-scale extraction.
         decoder: Gated blocks at each decoder level, finest first; one level less.
-        recursions: Passes T by default.
+        recursions: T by default.
         dilations: Of the multi-scale extraction.
         fold: Pixels folded into channels at the entrance, fold x fold.
     """
@@ -175,7 +175,7 @@ class RDMCLite(RecursiveNet):
             nn.init.zeros_(self.exit.bias)
 
     def step(self, rainy: Tensor, estimate: Tensor) -> Tensor:
-        """Make one pass: x_t = O + g(concat[O, x_{t-1}]).
+        """Make one recursion: x_t = O + g(concat[O, x_{t-1}]).
 
         Shape:
             rainy, estimate: N x 3 x H x W in [0, 1], H and W multiples of `multiple`; the result likewise.

@@ -192,7 +192,7 @@ class Branch(nn.Module):
 
 
 class SemiDRDNet(RecursiveNet):
-    """The paper's two networks; one pass, whose two estimates are C and B.
+    """The paper's two networks; one recursion, whose two estimates are C and B.
 
     Weights of 0.1 and 1 on the two, with L1, are the paper's supervised loss.
 
@@ -283,21 +283,21 @@ class SemiDRDNet(RecursiveNet):
 
         Args:
             rainy: O, N x 3 x H x W in [0, 1].
-            recursions: 1 or None, since there is one pass only.
+            recursions: 1 or None, since there is one recursion only.
 
         Returns:
             [C, B], or [C] when the detail branch is left off; the result is the last.
 
         Raises:
-            ValueError: When more passes are asked for.
+            ValueError: When more recursions are asked for.
         """
         if recursions not in (None, 1):
-            raise ValueError(f"recursions is {recursions}, but Semi-DRDNet makes one pass only")
+            raise ValueError(f"recursions is {recursions}, but Semi-DRDNet makes one recursion only")
         parts = self.separate(rainy)
         return [parts.coarse] if parts.detail is None else [parts.coarse, parts.final]
 
     def step(self, rainy: Tensor, estimate: Tensor) -> Tensor:
-        """Make the one pass.
+        """Make the one recursion.
 
         Args:
             rainy: O, N x 3 x H x W in [0, 1], H and W multiples of 4.

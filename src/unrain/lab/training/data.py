@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from unrain.lab.data.batches import Batches
 from unrain.lab.data.pairs import pairs
-from unrain.lab.data.rain import Picture
+from unrain.lab.data.rain import RGB8
 from unrain.lab.training.recipe import Recipe
 
 
@@ -58,7 +58,7 @@ class RecipeData(pl.LightningDataModule):
         start, rank, world = self.trainer.global_step, self.trainer.global_rank, self.trainer.world_size
         return DataLoader(self.batches(start, rank, world), batch_size=None, num_workers=self.recipe.workers)
 
-    def val_dataloader(self) -> DataLoader[tuple[str, Picture, Picture]]:
+    def val_dataloader(self) -> DataLoader[tuple[str, RGB8, RGB8]]:
         """Return this device's share of the validation pictures."""
         assert self.trainer is not None
         mine = self.tests[self.trainer.global_rank :: self.trainer.world_size]

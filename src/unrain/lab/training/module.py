@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from unrain.errors import UnrainError
 from unrain.lab.checkpoint import Checkpoint, load_checkpoint, sha256
 from unrain.lab.data.batches import Batches
-from unrain.lab.data.rain import Picture
+from unrain.lab.data.rain import RGB8
 from unrain.lab.hardware import hardware
 from unrain.lab.metrics import psnr_ssim
 from unrain.lab.nets import build
@@ -156,7 +156,7 @@ class Deraining(pl.LightningModule):
         """Start a new validation."""
         self._errors = {}
 
-    def validation_step(self, batch: tuple[str, Picture, Picture], batch_idx: int) -> None:
+    def validation_step(self, batch: tuple[str, RGB8, RGB8], batch_idx: int) -> None:
         """Measure Y-PSNR of every estimate of one whole picture (set, rainy, clean)."""
         name, rainy_picture, clean = batch
         rainy = torch.from_numpy(rainy_picture.copy()).permute(2, 0, 1)[None].to(self.device)

@@ -393,13 +393,13 @@ def test_a_broken_tflite_file_is_refused(tmp_path):
 def test_rain_depends_on_name_strength_and_seed_alone():
     clean = natural(96, 120)
     for rain in tasks.RAINS:
-        np.testing.assert_array_equal(tasks.rained(clean, "a", rain), tasks.rained(clean, "a", rain))
-    np.testing.assert_array_equal(tasks.rained(clean, "a", "none", 5), clean)
+        np.testing.assert_array_equal(tasks.add_rain(clean, "a", rain), tasks.add_rain(clean, "a", rain))
+    np.testing.assert_array_equal(tasks.add_rain(clean, "a", "none", 5), clean)
     others = [("b", "light", 0), ("a", "middling", 0), ("a", "light", 1)]
     for other in others:
-        assert (tasks.rained(clean, "a", "light") != tasks.rained(clean, *other)).any()
+        assert (tasks.add_rain(clean, "a", "light") != tasks.add_rain(clean, *other)).any()
     strength = [
-        np.mean([psnr_ssim.psnr(tasks.rained(clean, str(i), rain), clean) for i in range(8)])
+        np.mean([psnr_ssim.psnr(tasks.add_rain(clean, str(i), rain), clean) for i in range(8)])
         for rain in ("light", "middling", "heavy")
     ]
     assert strength[0] > strength[1] + 3 > strength[2] + 6
@@ -430,14 +430,14 @@ def arguments(data, tmp_path, tiny_model):
     return [*arguments, "--detect", str(yolo), "--segment", str(net)]
 
 
-def test_the_command_scores_every_entrant_in_every_rain(arguments, tmp_path, capsys):
+def test_the_command_scores_every_candidate_in_every_rain(arguments, tmp_path, capsys):
     table = tmp_path / "out" / "table.csv"
     assert cli.main([*arguments, "--recursions", "1", "--recursions", "2", "--csv", str(table)]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [(one["rain"], one["model"], one["recursions"], one["by"]) for one in rows] == [
-        (rain, model, passes, by)
+        (rain, model, recursions, by)
         for rain in ("none", "light", "middling", "heavy")
-        for model, passes in (("input", None), ("tiny", 1), ("tiny", 2))
+        for model, recursions in (("input", None), ("tiny", 1), ("tiny", 2))
         for by in ("yolo.onnx", "net.onnx")
     ]
     assert all(one["pictures"] == 2 and one["reused"] == 0 for one in rows)
@@ -467,7 +467,7 @@ def test_the_networks_see_the_derained_pictures(arguments, data, tmp_path, tiny_
         counted, psnr = np.zeros((21, 21), np.int64), []
         for i in range(2):
             clean = np.asarray(Image.open(data / "scenes" / "images" / f"{i}.png"))
-            shown = see(tasks.rained(clean, str(i), "middling"))
+            shown = see(tasks.add_rain(clean, str(i), "middling"))
             counted += confusion(truth, segment(shown))
             psnr.append(psnr_ssim.psnr(shown, clean))
         assert one["miou"] == round(mean_iou(counted)[0], 2)
@@ -528,7 +528,7 @@ def test_wrong_commands_are_refused(arguments, data, tmp_path, tiny_model, capsy
     for part in ("boxes/2.txt", "semantic/2.png"):
         (data / "scenes" / part).write_text("")
     assert cli.main([*scenes, *yolo]) == cli.EXIT_FAILED
-    assert "images/2.png: not a readable picture" in capsys.readouterr().err
+    assert "images/2.png: no picture in JPEG" in capsys.readouterr().err
     (data / "scenes" / "images" / "2.png").unlink()
     Image.fromarray(np.zeros((9, 9), np.uint8)).save(data / "scenes" / "semantic" / "1.png")
     assert cli.main([*scenes, *net]) == cli.EXIT_FAILED

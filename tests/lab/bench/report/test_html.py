@@ -19,7 +19,7 @@ pytest.importorskip("pytorch_lightning")
 from unrain import cli
 from unrain.derainer import Derainer
 from unrain.errors import UnrainError
-from unrain.lab.bench.candidates import Entrant, find
+from unrain.lab.bench.candidates import Candidate, find
 from unrain.lab.bench.cost import Cost
 from unrain.lab.bench.report import html as report_page
 from unrain.lab.bench.report.html import page, write_page
@@ -93,11 +93,13 @@ def results_of(data, tmp_path):
 
 
 def measure(data, tmp_path, tiny_model, suites=("rain12", NASTY)):
-    entrants = [find(str(tiny_model)), find(str(results_of(data, tmp_path)))]
+    candidates = [find(str(tiny_model)), find(str(results_of(data, tmp_path)))]
     measured = list(
-        run(entrants, [(data, suite, False) for suite in suites], recursions=(1, 3), inputs=True, threads=1)
+        run(candidates, [(data, suite, False) for suite in suites], recursions=(1, 3), inputs=True, threads=1)
     )
-    costs = {(entrants[0], passes): Cost(1049, 900.0 * passes, 81.5, "481x321") for passes in (1, 3)}
+    costs = {
+        (candidates[0], recursions): Cost(1049, 900.0 * recursions, 81.5, "481x321") for recursions in (1, 3)
+    }
     return measured, costs
 
 
@@ -105,7 +107,7 @@ def test_the_page_holds_everything_and_asks_for_nothing(data, tmp_path, tiny_mod
     measured, costs = measure(data, tmp_path, tiny_model)
     text = page(measured, costs, published=True)
     read = Reader(text)
-    # Two suites; tiny with two numbers of passes, and the folder, have three trios each.
+    # Two suites; tiny with two numbers of recursions, and the folder, have three trios each.
     images = read.all("img")
     assert len(images) == 2 * 3 * 3 * 3
     for image in images:
@@ -166,10 +168,10 @@ def test_best_median_and_worst_are_shown(data, tmp_path, tiny_model):
     measured, _ = measure(data, tmp_path, tiny_model, suites=(NASTY,))
     text = page(measured, {})
     for one in measured[1:]:
-        ranked = sorted(one.rows, key=lambda name: one.rows[name]["psnr"], reverse=True)
+        ranked = sorted(one.per_image, key=lambda name: one.per_image[name]["psnr"], reverse=True)
         for place, name in zip(("Best", "Median", "Worst"), ranked, strict=True):
             escaped = name.replace("<", "&lt;").replace(">", "&gt;")
-            assert f"<b>{place}</b> {escaped}, {one.rows[name]['psnr']:.2f} dB" in text
+            assert f"<b>{place}</b> {escaped}, {one.per_image[name]['psnr']:.2f} dB" in text
     # The result in the page is that of the Derainer: of the folder's worst picture, the darker one.
     worst = text[text.rindex("<b>Worst</b> 1&lt;b&gt;") :]
     result = re.findall(r"base64,([^\"]+)", worst)[1]
@@ -183,10 +185,10 @@ def test_real_rain_has_pictures_and_no_histogram(data, tiny_model, monkeypatch):
     # With their parameters at hand NIQE and BRISQUE are measured, too; the pictures are too small for that.
     for variable in ("UNRAIN_NIQE", "UNRAIN_BRISQUE"):
         monkeypatch.delenv(variable, raising=False)
-    entrant = find(str(tiny_model))
-    measured = list(run([entrant], [(data, "real/wet", False)], inputs=True, threads=1))
+    candidate = find(str(tiny_model))
+    measured = list(run([candidate], [(data, "real/wet", False)], inputs=True, threads=1))
     read = Reader(page(measured, {}))
-    # Three of the four, with the input and the result; two passes are the model's own.
+    # Three of the four, with the input and the result; two recursions are the model's own.
     assert len(read.all("img")) == 3 * 2
     assert "real rain" in read.text and not read.all("svg")
 
@@ -257,8 +259,8 @@ def test_plots_take_any_label(label):
     )
 
 
-def test_a_model_without_figures_is_an_entrant_too(data, tmp_path):
-    theirs = Entrant("theirs", results_of(data, tmp_path))
+def test_a_model_without_figures_is_an_candidate_too(data, tmp_path):
+    theirs = Candidate("theirs", results_of(data, tmp_path))
     measured = list(run([theirs], [(data, "rain12", False)], threads=1))
     read = Reader(page(measured, {}))
     assert len(read.all("svg")) == 1 and "theirs" in read.text

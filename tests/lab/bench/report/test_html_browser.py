@@ -28,11 +28,13 @@ def report(model_folder, tmp_path_factory):
         for i in range(12):
             picture = natural(60, 90, seed=i) // 2 + lighter
             Image.fromarray(picture).save(folder / "data" / "rain12" / side / f"{i}.png")
-    entrant = find(str(model_folder / "tiny.onnx"))
+    candidate = find(str(model_folder / "tiny.onnx"))
     measured = list(
-        run([entrant], [(folder / "data", "rain12", False)], recursions=(1, 2), inputs=True, threads=1)
+        run([candidate], [(folder / "data", "rain12", False)], recursions=(1, 2), inputs=True, threads=1)
     )
-    costs = {(entrant, passes): Cost(1049, 900.0 * passes, 81.5, "481x321") for passes in (1, 2)}
+    costs = {
+        (candidate, recursions): Cost(1049, 900.0 * recursions, 81.5, "481x321") for recursions in (1, 2)
+    }
     write_page(folder / "report.html", measured, costs, published=True)
     return folder / "report.html"
 

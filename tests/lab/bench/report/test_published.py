@@ -82,7 +82,7 @@ def test_published_rows_are_marked_in_table_json_and_csv(data, tiny_model, tmp_p
         assert row["source"] is None and row["year"] is None
         assert (row["parameters"] is None) == (row["model"] == "input")
     tiny = by_origin["measured"][1]
-    # Two passes.
+    # Two recursions.
     assert tiny["macs_per_pixel"] == pytest.approx(2 * (3 * 6 * 49 + 3 * 6 * 9 / 64), abs=0.1)
     assert tiny["memory_size"] == "24x16"
     with table.open(newline="") as file:

@@ -107,20 +107,20 @@ def test_neighbours_are_compared_with_each_frame_by_itself(still):
     assert -0.5 < row.worst <= row.steadied.psnr - row.alone.psnr
 
 
-def test_passes_start_from_what_they_are_said_to(still):
+def test_recursions_start_from_what_they_are_said_to(still):
     found = compare_starts(still, "light", Derainer(Halves(), recursions=1))
     once = compare(still, "light", Derainer(Halves(), recursions=1)).alone
     twice = compare(still, "light", Derainer(Halves(), recursions=2)).alone
     assert found["the frame itself"].errors == pytest.approx(once.errors, rel=1e-4)
-    # Between the two passes stands a picture of 8 bits.
-    assert found["the frame itself, two passes"].errors == pytest.approx(twice.errors, rel=0.01)
+    # Between the two recursions stands a picture of 8 bits.
+    assert found["the frame itself, two recursions"].errors == pytest.approx(twice.errors, rel=0.01)
     # Nearer to the grey with each frame.
     before = found["the result of the frame before"].errors
     assert before[0] == found["the frame itself"].errors[0]
     assert before == sorted(before)
     assert before[1] < before[2]
     assert found["the minimum of three frames"].errors != once.errors
-    with pytest.raises(UnrainError, match="one pass only"):
+    with pytest.raises(UnrainError, match="one recursion only"):
         compare_starts(still, "light", Derainer(Same()))
 
 
@@ -160,7 +160,7 @@ def test_the_commands(data, tmp_path, tiny_model, monkeypatch, capsys):
     monkeypatch.setattr(flicker, "made_clips", lambda root: made_clips(root, 2)[:2])
     assert flicker.main(["table", str(tiny_model), "--data", str(data)]) == 0
     head, _, *rows = capsys.readouterr().out.splitlines()
-    assert head.endswith("tiny.onnx, 2 passes, 12 frames of 352x240")
+    assert head.endswith("tiny.onnx, 2 recursions, 12 frames of 352x240")
     assert [row.split(" | ")[1] for row in rows[2:]] == list(RAINS) * 2
     assert flicker.main(["starts", str(tiny_model), "--data", str(data)]) == 0
     assert "| the result of the frame before | " in capsys.readouterr().out
@@ -172,4 +172,4 @@ def test_the_commands(data, tmp_path, tiny_model, monkeypatch, capsys):
     assert flicker.main(["demo", str(tmp_path / "a.webm"), "--data", str(data)]) == 1
     assert "a.webm: give a name that ends in .mp4" in capsys.readouterr().err
     assert flicker.main(["table", "--data", str(tmp_path)]) == 1
-    assert "not a readable picture" in capsys.readouterr().err
+    assert "no such file, check the name" in capsys.readouterr().err

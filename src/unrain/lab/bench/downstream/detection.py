@@ -28,7 +28,7 @@ from pycocotools.cocoeval import COCOeval
 from unrain.engine import first_line
 from unrain.errors import UnrainError
 from unrain.lab.bench.downstream.onnx_network import Network, shown
-from unrain.lab.data.rain import Picture
+from unrain.lab.data.rain import RGB8
 
 CLASSES = 80
 LOWEST_SCORE = 0.001
@@ -43,7 +43,7 @@ _HEAD = re.compile(r"^[ \t]*\[yolo\][^\n]*$", re.MULTILINE)
 
 # N x 6: left, top, width and height in pixels, score, class.
 Boxes = NDArray[np.float64]
-Detector = Callable[[Picture], Boxes]
+Detector = Callable[[RGB8], Boxes]
 
 
 def open_detector(text: str, threads: int = 0) -> Detector:
@@ -92,7 +92,7 @@ class _Yolo:
         height, width = (side if isinstance(side, int) else _USUAL_SIDE for side in shape[2:])
         self._size = (width, height)
 
-    def __call__(self, picture: Picture) -> Boxes:
+    def __call__(self, picture: RGB8) -> Boxes:
         canvas, scale, (left, top) = letterbox(picture, self._size)
         planes = np.ascontiguousarray(canvas.transpose(2, 0, 1)[None], np.float32) / np.float32(255)
         rows = self._rows(self._network(planes))
@@ -149,7 +149,7 @@ class _Darknet:
         if threads:
             cv2.setNumThreads(threads)
 
-    def __call__(self, picture: Picture) -> Boxes:
+    def __call__(self, picture: RGB8) -> Boxes:
         import cv2
 
         size = (picture.shape[1], picture.shape[0])
@@ -166,7 +166,7 @@ class _Darknet:
         return strongest(rows[:, :4] * [*size, *size], rows[:, 5:], size)
 
 
-def letterbox(picture: Picture, size: tuple[int, int]) -> tuple[Picture, float, tuple[int, int]]:
+def letterbox(picture: RGB8, size: tuple[int, int]) -> tuple[RGB8, float, tuple[int, int]]:
     """Fit a picture into a network's input, with grey where it does not reach.
 
     Args:

@@ -1,4 +1,4 @@
-"""Somebody else's networks, ONNX files of the user's: opened and run with errors that a user can act on."""
+"""ONNX files that the user brings, opened and run with errors that a user can act on."""
 
 from __future__ import annotations
 

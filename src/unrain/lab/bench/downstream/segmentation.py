@@ -18,7 +18,7 @@ from PIL import Image
 from unrain.engine import first_line
 from unrain.errors import UnrainError
 from unrain.lab.bench.downstream.onnx_network import Network, shown
-from unrain.lab.data.rain import Picture
+from unrain.lab.data.rain import RGB8
 
 VOC = (
     "background",
@@ -43,7 +43,7 @@ VOC = (
     "train",
     "tvmonitor",
 )
-# Pixels that nobody has named, or that VOC has no one name for, count for nothing.
+# Pixels without a label, or without one label of VOC, count for nothing.
 VOID = 255
 # COCO's numbers, of the panoptic masks, for what VOC has a name for.
 _COCO = {
@@ -80,7 +80,7 @@ _SPREAD = np.array([0.229, 0.224, 0.225], np.float32)
 
 # H x W uint8: 0..20, or VOID.
 Labels = NDArray[np.uint8]
-Segmenter = Callable[[Picture], Labels]
+Segmenter = Callable[[RGB8], Labels]
 
 
 def _table(names: dict[str, int], void: tuple[int, ...], last: int) -> NDArray[np.int16]:
@@ -197,7 +197,7 @@ class _Segmenter:
         self._size = (int(sides[1]), int(sides[0])) if fixed else None
         self._path, self._dtype, self._run = path, dtype, run
 
-    def __call__(self, picture: Picture) -> Labels:
+    def __call__(self, picture: RGB8) -> Labels:
         size = (picture.shape[1], picture.shape[0])
         image = Image.fromarray(picture)
         if self._size and self._size != size:

@@ -2,7 +2,7 @@
 
 A detector and a segmentation network, files of the user's, look at photographs whose objects are known: as
 they are, with rain of three strengths, and each of these derained. The rain is drawn by RainMaker from the
-picture's name and a seed, so that every entrant sees the same drops, in this run and in the next.
+picture's name and a seed, so that every candidate sees the same drops, in this run and in the next.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 
 from unrain.errors import UnrainError
 from unrain.lab.bench.cache import FOLDER, Results, fingerprint, identity, open_results
-from unrain.lab.bench.candidates import Entrant, to_8_bit
+from unrain.lab.bench.candidates import Candidate, to_8_bit
 from unrain.lab.bench.downstream import detection, onnx_network, segmentation
 from unrain.lab.bench.report import tables
 from unrain.lab.bench.run import INPUT, restorers
 from unrain.lab.data.pairs import Pair, pictures, read, size_of
-from unrain.lab.data.rain import Picture, RainMaker, StreakRain
+from unrain.lab.data.rain import RGB8, RainMaker, StreakRain
 from unrain.lab.metrics import psnr_ssim
 from unrain.lab.metrics.measures import finite
 
@@ -47,7 +47,7 @@ _LIBRARIES = ("opencv-python-headless", "ai-edge-litert")
 
 @dataclass(frozen=True)
 class Scenes:
-    """Photographs whose objects somebody has named.
+    """Photographs with labelled objects.
 
     Attributes:
         name: What the set is called on the command line and in tables.
@@ -96,7 +96,7 @@ def open_scenes(data: Path, name: str) -> Scenes:
 
 
 @dataclass(frozen=True)
-class Options:
+class TaskOptions:
     """What to measure, and where to write it.
 
     Attributes:
@@ -105,7 +105,7 @@ class Options:
         suite: The photographs, below the data folder.
         rains: Strengths out of RAINS.
         seed: Of the rain.
-        recursions: Numbers of passes; the model's own when empty.
+        recursions: Numbers of recursions; the model's own when empty.
         threads: CPU threads, 0 for all.
         fresh: Whether to measure again what is known from an earlier run.
         csv: A file for all scores.
@@ -125,9 +125,9 @@ class Options:
 
 
 def bench_tasks(
-    entrants: Sequence[Entrant],
+    candidates: Sequence[Candidate],
     data: Path,
-    options: Options,
+    options: TaskOptions,
     *,
     say: Callable[[str], None],
     note: Callable[[str], None],
@@ -135,7 +135,7 @@ def bench_tasks(
     """Measure, and print the table.
 
     Args:
-        entrants: What derains.
+        candidates: What derains.
         data: The folder that the set is in.
         options: The rest.
         say: Called with each line of the result.
@@ -153,12 +153,12 @@ def bench_tasks(
         *(Detection(text, scenes, options.threads) for text in options.detect),
         *(Segmentation(path, scenes, options.threads) for path in options.segment),
     ]
-    names = max(14, *(len(entrant.name) for entrant in entrants))
+    names = max(14, *(len(candidate.name) for candidate in candidates))
     networks = max(len(task.by) for task in tasks)
     if not options.json:
         say(head(names, networks))
     scores = []
-    for score in measure_tasks(entrants, scenes, tasks, options, folder=FOLDER):
+    for score in measure_tasks(candidates, scenes, tasks, options, folder=FOLDER):
         scores.append(score)
         if options.csv:
             tables.write_csv(options.csv, map(asdict, scores), [field.name for field in fields(TaskScore)])
@@ -188,7 +188,7 @@ class Task(Protocol):
     by: str
     about: dict[str, Any]
 
-    def look(self, name: str, picture: Picture) -> dict[str, Any]:
+    def predict(self, name: str, picture: RGB8) -> dict[str, Any]:
         """Let the network look at a picture, and return what can be kept as JSON."""
 
     def score(self, rows: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
@@ -229,7 +229,7 @@ class Detection:
             "truth": onnx_network.identity([*scenes.boxes.values()]),
         }
 
-    def look(self, name: str, picture: Picture) -> dict[str, Any]:
+    def predict(self, name: str, picture: RGB8) -> dict[str, Any]:
         """Return the boxes found, rounded to hundredths of a pixel, scores to five digits."""
         return {
             "boxes": [
@@ -275,7 +275,7 @@ class Segmentation:
             "truth": onnx_network.identity([*scenes.masks.values()]),
         }
 
-    def look(self, name: str, picture: Picture) -> dict[str, Any]:
+    def predict(self, name: str, picture: RGB8) -> dict[str, Any]:
         """Return how many pixels of which class were taken for which: rows of true class, other, count."""
         truth = segmentation.read_mask(self._masks[name], self._kind)
         if truth.shape != picture.shape[:2]:
@@ -301,11 +301,11 @@ class Segmentation:
 
 @dataclass(frozen=True)
 class TaskScore:
-    """What a network makes of the pictures of an entrant.
+    """What a network makes of the pictures of a candidate.
 
     Attributes:
-        model: The entrant; "input" for the pictures as they are.
-        recursions: Its passes T; None for "input".
+        model: The candidate; "input" for the pictures as they are.
+        recursions: Its recursions T; None for "input".
         suite: Name of the set.
         rain: Out of RAINS.
         pictures: How many there are.
@@ -334,7 +334,7 @@ class TaskScore:
     reused: int = 0
 
 
-def rained(clean: Picture, name: str, rain: str, seed: int = 0) -> Picture:
+def add_rain(clean: RGB8, name: str, rain: str, seed: int = 0) -> RGB8:
     """Return a picture in the rain.
 
     Args:
@@ -351,10 +351,10 @@ def rained(clean: Picture, name: str, rain: str, seed: int = 0) -> Picture:
 
 
 def measure_tasks(
-    entrants: Sequence[Entrant],
+    candidates: Sequence[Candidate],
     scenes: Scenes,
     tasks: Sequence[Task],
-    options: Options,
+    options: TaskOptions,
     *,
     folder: Path | None = None,
     progress: Callable[[str, int, int], None] | None = None,
@@ -362,36 +362,36 @@ def measure_tasks(
     """Let networks look at pictures before and after deraining, giving each score as soon as it is known.
 
     Args:
-        entrants: What derains; the pictures as they are come before them.
+        candidates: What derains; the pictures as they are come before them.
         scenes: The photographs.
         tasks: What is done with them.
-        options: Which rain, how many passes, and so on.
+        options: Which rain, how many recursions, and so on.
         folder: Where results are kept for the next run; None keeps nothing.
-        progress: Called with (entrant and rain, pictures done, pictures in all).
+        progress: Called with (candidate and rain, pictures done, pictures in all).
 
     Raises:
-        UnrainError: There is no such rain, an entrant is a folder of pictures, or something is broken.
+        UnrainError: There is no such rain, a candidate is a folder of pictures, or something is broken.
     """
     for rain in options.rains:
         if rain not in RAINS:
             raise UnrainError(f"{rain}: no such rain, choose among {', '.join(RAINS)}")
-    for entrant in entrants:
-        if isinstance(entrant.source, Path):
-            raise UnrainError(f"{entrant.name}: these pictures were derained from other rain; give a model")
+    for candidate in candidates:
+        if isinstance(candidate.source, Path):
+            raise UnrainError(f"{candidate.name}: these pictures were derained from other rain; give a model")
     pictures_print = onnx_network.identity([*scenes.files.values()])
     present = {one.name: one.version for one in metadata.distributions() if one.name in _LIBRARIES}
     for rain in options.rains:
-        for entrant in [INPUT, *entrants]:
-            for restore, passes in restorers(entrant, rain, options.recursions, options.threads):
+        for candidate in [INPUT, *candidates]:
+            for restore, count in restorers(candidate, rain, options.recursions, options.threads):
                 kept = [
                     open_results(
                         folder,
                         {
-                            "entrant": entrant.name,
-                            "identity": identity(entrant),
+                            "candidate": candidate.name,
+                            "identity": identity(candidate),
                             "suite": scenes.name,
                             "files": pictures_print,
-                            "recursions": passes,
+                            "recursions": count,
                             "threads": options.threads,
                             "rain": rain,
                             "seed": options.seed,
@@ -405,18 +405,22 @@ def measure_tasks(
                     )
                     for task in tasks
                 ]
-                label = f"{entrant.name} T={passes or '-'} in rain: {rain}"
+                label = f"{candidate.name} T={count or '-'} in rain: {rain}"
                 for done, name in enumerate(scenes.files, 1):
                     _look(name, rain, options.seed, scenes, restore, tasks, kept)
                     if progress:
                         progress(label, done, len(scenes.files))
                 for task, results in zip(tasks, kept, strict=True):
                     rows = {name: results.rows[name] for name in scenes.files}
-                    dry = entrant is INPUT and RAINS[rain] is None
-                    psnr = None if dry else round(float(np.mean([row["psnr"] for row in rows.values()])), 2)
+                    unchanged = candidate is INPUT and RAINS[rain] is None
+                    psnr = (
+                        None
+                        if unchanged
+                        else round(float(np.mean([row["psnr"] for row in rows.values()])), 2)
+                    )
                     yield TaskScore(
-                        entrant.name,
-                        passes,
+                        candidate.name,
+                        count,
                         scenes.name,
                         rain,
                         len(rows),
@@ -442,10 +446,10 @@ def _look(
     if not missing:
         return
     clean = read(scenes.files[name])
-    derained = to_8_bit(restore(Pair(name, rained(clean, name, rain, seed), clean)))
+    derained = to_8_bit(restore(Pair(name, add_rain(clean, name, rain, seed), clean)))
     psnr = finite(psnr_ssim.psnr(derained, clean))
     for task, results in missing:
-        results.add(name, {"psnr": psnr, **task.look(name, derained)})
+        results.add(name, {"psnr": psnr, **task.predict(name, derained)})
 
 
 def head(names: int, networks: int) -> str:

@@ -1,17 +1,19 @@
-"""Contact sheets: one row a picture, one column an entrant, to be looked at."""
+"""Contact sheets: one row a picture, one column a candidate, to be looked at."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from unrain.errors import UnrainError
-from unrain.lab.bench.candidates import Entrant, to_8_bit
+from unrain import files
+from unrain.errors import UnrainError, UsageError
+from unrain.lab.bench.candidates import Candidate, to_8_bit
 from unrain.lab.bench.run import restorers
-from unrain.lab.data.rain import Picture
+from unrain.lab.data.rain import RGB8
 from unrain.lab.data.suites import Suite
 
 PICTURES = 20
@@ -23,7 +25,7 @@ _PAPER, _INK = (255, 255, 255), (20, 20, 20)
 
 
 def draw_sheet(
-    entrants: list[Entrant],
+    candidates: list[Candidate],
     suite: Suite,
     *,
     pictures: int = PICTURES,
@@ -32,25 +34,25 @@ def draw_sheet(
     threads: int = 0,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Image.Image:
-    """Derain pictures of a suite by every entrant and draw them side by side.
+    """Derain pictures of a suite by every candidate and draw them side by side.
 
     Args:
-        entrants: The columns, after that of the input; for pairs the clean side is the last one.
+        candidates: The columns, after that of the input; for pairs the ground truth is the last one.
         suite: Where the pictures are from, evenly spread over it.
         pictures: How many rows, if there are that many.
         width: Of each picture on the sheet; none is enlarged.
-        recursions: Numbers of passes; each is a column. The model's own when empty.
+        recursions: Numbers of recursions; each is a column. The model's own when empty.
         threads: CPU threads, 0 for all.
         progress: Called with (suite, pictures done, pictures in all).
 
     Raises:
-        UnrainError: An entrant is broken, or has no picture of a name.
+        UnrainError: A candidate is broken, or has no picture of a name.
     """
     heads, runs = ["input"], []
-    for entrant in entrants:
-        for restore, passes in restorers(entrant, suite.name, recursions, threads):
-            several = f" T={passes}" if len(recursions) > 1 and passes else ""
-            heads.append(entrant.name + several)
+    for candidate in candidates:
+        for restore, count in restorers(candidate, suite.name, recursions, threads):
+            several = f" T={count}" if len(recursions) > 1 and count else ""
+            heads.append(candidate.name + several)
             runs.append(restore)
     if suite.kind == "pairs":
         heads.append("clean")
@@ -73,14 +75,18 @@ def write_sheet(sheet: Image.Image, path: Path) -> None:
     Raises:
         UnrainError: The file cannot be written, or its format is unknown.
     """
-    part = path.with_name(f"{path.stem}.part{path.suffix}")
+    kind = Image.registered_extensions().get(path.suffix.lower())
+    if kind not in Image.SAVE:
+        raise UsageError(f"{path}: no format of pictures, give a name that ends in .png")
+    encoded = io.BytesIO()
     try:
+        sheet.save(encoded, kind)
         path.parent.mkdir(parents=True, exist_ok=True)
-        sheet.save(part)
-        part.replace(path)
-    except (OSError, ValueError) as error:
-        part.unlink(missing_ok=True)
-        raise UnrainError(f"{path}: cannot be written ({error}); give a name that ends in .png") from error
+    except ValueError as error:
+        raise UnrainError(f"{path}: cannot be written ({error}), give a name that ends in .png") from error
+    except OSError as error:
+        raise files.writing_error(error, path) from error
+    files.write(encoded.getvalue(), path)
 
 
 def spread(names: tuple[str, ...], count: int) -> tuple[str, ...]:
@@ -91,7 +97,7 @@ def spread(names: tuple[str, ...], count: int) -> tuple[str, ...]:
     return tuple(names[place] for place in places)
 
 
-def _reduced(picture: Picture, width: int) -> Image.Image:
+def _reduced(picture: RGB8, width: int) -> Image.Image:
     image = Image.fromarray(picture)
     if image.width > width:
         height = max(1, round(image.height * width / image.width))

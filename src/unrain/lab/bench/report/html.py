@@ -20,13 +20,13 @@ import torch
 from PIL import Image
 
 from unrain.lab.bench.cache import fingerprint
-from unrain.lab.bench.candidates import Entrant, to_8_bit
+from unrain.lab.bench.candidates import Candidate, to_8_bit
 from unrain.lab.bench.report import tables
 from unrain.lab.bench.report.contact_sheet import spread
 from unrain.lab.bench.report.plots import COLOURS, Point, Series, histograms, quality_plot
 from unrain.lab.bench.report.published import NOT_SAID, Figure, Source, figures_of
 from unrain.lab.bench.run import INPUT, Measured, restorers
-from unrain.lab.data.rain import Picture
+from unrain.lab.data.rain import RGB8
 from unrain.lab.hardware import hardware
 from unrain.version import __version__
 
@@ -47,7 +47,7 @@ class _Column:
 
 
 _COLUMNS = (
-    _Column("recursions", "passes"),
+    _Column("recursions", "recursions"),
     _Column("pictures", "pictures"),
     _Column("psnr", "PSNR, dB", decimals=2),
     _Column("ssim", "SSIM", decimals=4),
@@ -80,13 +80,13 @@ def write_page(
     Args:
         path: The file.
         measured: What was measured, suite by suite.
-        costs: What the entrants cost.
+        costs: What the candidates cost.
         published: Whether the tables also list published figures.
         threads: CPU threads, 0 for all.
         note: Called with a line about what is done.
 
     Raises:
-        UnrainError: An entrant no longer runs, or the file cannot be written.
+        UnrainError: A candidate no longer runs, or the file cannot be written.
     """
     note(f"{path}: deraining the best, median and worst pictures")
     tables.write(path, page(measured, costs, published=published, threads=threads))
@@ -97,10 +97,10 @@ def page(
 ) -> str:
     """Return the report's text; see `write_page`."""
     suites = [list(group) for _, group in groupby(measured, key=lambda one: one.suite.name)]
-    families: dict[Entrant, int] = {}
+    families: dict[Candidate, int] = {}
     for one in measured:
-        if one.entrant != INPUT:
-            families.setdefault(one.entrant, len(families))
+        if one.candidate != INPUT:
+            families.setdefault(one.candidate, len(families))
     shown = [list(_examples(group)) for group in suites]
     budget = PICTURE_BYTES // max(1, 3 * sum(len(names) for group in shown for _, names in group))
     sections = [
@@ -151,7 +151,7 @@ def _section(
     anchor: str,
     group: list[Measured],
     examples: list[tuple[Measured, dict[str, str]]],
-    families: dict[Entrant, int],
+    families: dict[Candidate, int],
     costs: tables.Costs,
     published: bool,
     threads: int,
@@ -161,8 +161,8 @@ def _section(
     figures = figures_of(suite) if published else []
     kind = {
         "pairs": f"{len(suite)} pairs",
-        "dry": f"{len(suite)} photographs without rain, against themselves",
-        "real": f"{len(suite)} photographs of real rain, whose clean side nobody knows",
+        "clean": f"{len(suite)} photographs without rain, against themselves",
+        "real": f"{len(suite)} photographs of real rain, without ground truth",
     }[suite.kind]
     plots = "".join(_plots(anchor, group, families, costs))
     pictures = "".join(_shown(one, names, threads, budget) for one, names in examples)
@@ -177,10 +177,12 @@ def _section(
 """
 
 
-def _table(group: list[Measured], families: dict[Entrant, int], costs: tables.Costs, published: bool) -> str:
+def _table(
+    group: list[Measured], families: dict[Candidate, int], costs: tables.Costs, published: bool
+) -> str:
     rows = tables.as_rows(group, costs, published=published)
     for row in rows:
-        # Reading somebody's picture is not the time that making it took.
+        # Reading a given picture is not the time that making it took.
         row["seconds"] = row["seconds"] if row["recursions"] else None
     columns = [column for column in _COLUMNS if any(row[column.field] is not None for row in rows)]
     heads = "".join(
@@ -188,9 +190,9 @@ def _table(group: list[Measured], families: dict[Entrant, int], costs: tables.Co
         for head in ("model", *(column.head for column in columns), "origin")
     )
     colours = {
-        one.entrant.name: COLOURS[families[one.entrant] % (len(COLOURS) - 1)]
+        one.candidate.name: COLOURS[families[one.candidate] % (len(COLOURS) - 1)]
         for one in group
-        if one.entrant in families
+        if one.candidate in families
     }
     lines = []
     for row in rows:
@@ -223,9 +225,9 @@ def _cell(value: object, column: _Column, published: bool) -> str:
 def _training(group: list[Measured], figures: list[Figure]) -> str:
     """List what each was trained on, since no two figures are alike without that."""
     said = {
-        one.entrant.name: str(row["trained_on"] or NOT_SAID)
+        one.candidate.name: str(row["trained_on"] or NOT_SAID)
         for one in group
-        if one.entrant != INPUT
+        if one.candidate != INPUT
         for row in tables.as_rows([one], {})[:1]
     }
     said |= {f"{figure.label}, {figure.year}": f"{figure.trained_on} ({figure.remark})" for figure in figures}
@@ -236,24 +238,24 @@ def _training(group: list[Measured], figures: list[Figure]) -> str:
 
 
 def _plots(
-    anchor: str, group: list[Measured], families: dict[Entrant, int], costs: tables.Costs
+    anchor: str, group: list[Measured], families: dict[Candidate, int], costs: tables.Costs
 ) -> Iterator[str]:
     suite = group[0].suite
     real = suite.kind == "real"
     points = []
     for one in group:
         score = one.scores[0]
-        cost = costs.get((one.entrant, score.recursions))
+        cost = costs.get((one.candidate, score.recursions))
         quality = score.streaks_removed if real else score.psnr
         if cost and quality is not None:
-            points.append(Point(_label(one), families[one.entrant], cost.macs_per_pixel / 1e3, quality))
+            points.append(Point(_label(one), families[one.candidate], cost.macs_per_pixel / 1e3, quality))
     if points:
         axis = "streaks removed" if real else "PSNR on Y, dB"
         title = f"{axis} against cost on {_plain(suite.name)}; the table has the numbers"
         drawn = quality_plot(points, axis, title, f"{anchor}-cost")
         yield f"<figure><figcaption>Quality against cost</figcaption>{drawn}</figure>"
     series = [
-        Series(_label(one), families.get(one.entrant, -1), [_psnr(one, name) for name in suite.names])
+        Series(_label(one), families.get(one.candidate, -1), [_psnr(one, name) for name in suite.names])
         for one in group
         if not real
     ]
@@ -264,13 +266,13 @@ def _plots(
 
 
 def _examples(group: list[Measured]) -> Iterator[tuple[Measured, dict[str, str]]]:
-    """Give for each entrant the pictures to show: name and what is said of it."""
+    """Give for each candidate the pictures to show: name and what is said of it."""
     for one in group:
-        if one.entrant == INPUT:
+        if one.candidate == INPUT:
             continue
         names = one.suite.names
         if one.suite.kind == "real":
-            # Without a clean side there is no best and no worst.
+            # Without ground truth there is no best and no worst.
             yield one, {name: "" for name in spread(names, 3)}
             continue
         order = sorted(names, key=lambda name: _psnr(one, name), reverse=True)
@@ -284,13 +286,13 @@ def _examples(group: list[Measured]) -> Iterator[tuple[Measured, dict[str, str]]
 def _shown(one: Measured, said: dict[str, str], threads: int, budget: int) -> str:
     """Derain a few pictures and show them beside what they were and what they should be."""
     suite = one.suite
-    passes = one.scores[0].recursions
-    ((restore, _),) = restorers(one.entrant, suite.name, (passes,) if passes else (), threads)
+    recursions = one.scores[0].recursions
+    ((restore, _),) = restorers(one.candidate, suite.name, (recursions,) if recursions else (), threads)
     trios = []
     for name, place in said.items():
         pair = suite.load(name)
         cells = [
-            ("photograph" if suite.kind == "dry" else "input", pair.rainy),
+            ("photograph" if suite.kind == "clean" else "input", pair.rainy),
             ("result", to_8_bit(restore(pair))),
         ]
         if suite.kind == "pairs":
@@ -301,14 +303,14 @@ def _shown(one: Measured, said: dict[str, str], threads: int, budget: int) -> st
             f"<figcaption>{what}</figcaption></figure>"
             for what, picture in cells
         )
-        row = one.rows[name]
+        row = one.per_image[name]
         scores = f", {_psnr(one, name):.2f} dB, SSIM {row['ssim']:.4f}" if place else ""
         caption = f"{f'<b>{place.capitalize()}</b> ' if place else ''}{_text(name)}{scores}"
         trios.append(f'<figure class="trio"><figcaption>{caption}</figcaption><div>{images}</div></figure>')
     return f"<h3>{_text(_label(one))}</h3>{''.join(trios)}"
 
 
-def _as_url(picture: Picture, budget: int) -> str:
+def _as_url(picture: RGB8, budget: int) -> str:
     """Return a picture as a data URL, reduced until it has no more bytes than that."""
     image = Image.fromarray(picture)
     data = b""
@@ -336,9 +338,9 @@ def _protocol(measured: Sequence[Measured], costs: tables.Costs) -> str:
     sizes = ", ".join(sorted({cost.memory_size for cost in costs.values() if cost}))
     if sizes:
         lines.append(
-            "Multiplications are those of convolutions and matrix products, all passes together. Memory is "
-            f"the peak of a fresh process that runs this model alone, once, on a picture of {sizes}, Python "
-            "and libraries included."
+            "Multiplications are those of convolutions and matrix products, all recursions together. Memory "
+            f"is the peak of a fresh process that runs this model alone, once, on a picture of {sizes}, "
+            "Python and libraries included."
         )
     return "".join(f"<p>{_text(line)}</p>" for line in lines)
 
@@ -356,15 +358,17 @@ def _sources(suites: list[list[Measured]]) -> str:
 
 
 def _psnr(one: Measured, name: str) -> float:
-    value = one.rows[name]["psnr"]
+    value = one.per_image[name]["psnr"]
     if value is None:
         raise ValueError(f"{name} has no PSNR")
     return value
 
 
 def _label(one: Measured) -> str:
-    passes = one.scores[0].recursions
-    return _plain(one.entrant.name) + (f", {passes} pass{'es' * (passes != 1)}" if passes else "")
+    recursions = one.scores[0].recursions
+    return _plain(one.candidate.name) + (
+        f", {recursions} recursion{'s' * (recursions != 1)}" if recursions else ""
+    )
 
 
 def _plain(text: str) -> str:

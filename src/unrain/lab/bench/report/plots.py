@@ -121,7 +121,7 @@ def quality_plot(points: Sequence[Point], quality: str, title: str, prefix: str)
                 parse_math=False,
             )
         axes.grid(alpha=0.15, color=_INK)
-        axes.set_xlabel("thousand multiplications a pixel, all passes")
+        axes.set_xlabel("thousand multiplications a pixel, all recursions")
         axes.set_ylabel(quality)
         return _inline(figure, title, prefix)
 

@@ -79,7 +79,7 @@ class Figure:
 
 
 def figures_of(suite: Suite) -> list[Figure]:
-    """Return the published figures of a suite; none of sets that nobody else has."""
+    """Return the published figures of a suite; none where nothing is published."""
     if suite.published is None or suite.kind != "pairs":
         return []
     return [one for one in figures() if _SETS.get(one.set, one.set) == suite.published.title]

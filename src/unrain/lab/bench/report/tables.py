@@ -9,17 +9,17 @@ from dataclasses import asdict, dataclass, fields
 from itertools import groupby
 from pathlib import Path
 
-from unrain.errors import UnrainError
+from unrain import files
 from unrain.lab.bench.cache import FOLDER
-from unrain.lab.bench.candidates import Entrant
+from unrain.lab.bench.candidates import Candidate
 from unrain.lab.bench.cost import Cost
 from unrain.lab.bench.report.published import Figure, figures_of
 from unrain.lab.bench.run import Measured, Summary
 from unrain.zoo import Model
 
-Row = dict[str, object]
-# What each entrant costs with each number of passes.
-Costs = Mapping[tuple[Entrant, int | None], Cost | None]
+Cells = dict[str, object]
+# What each candidate costs with each number of recursions.
+Costs = Mapping[tuple[Candidate, int | None], Cost | None]
 
 
 @dataclass(frozen=True)
@@ -124,29 +124,29 @@ def _cell(value: float | None, width: int, decimals: int) -> str:
     return f"{'-':>{width}}" if value is None else f"{value:{width}.{decimals}f}"
 
 
-def as_rows(measured: Sequence[Measured], costs: Costs, *, published: bool = False) -> list[Row]:
+def as_rows(measured: Sequence[Measured], costs: Costs, *, published: bool = False) -> list[Cells]:
     """Return all scores as plain values, one row each, for JSON, CSV and the page.
 
     Args:
         measured: What was measured, suite by suite.
-        costs: What the entrants cost; empty where nobody asked.
+        costs: What the candidates cost; empty where it was not measured.
         published: Whether each suite's published figures follow.
     """
-    rows: list[Row] = []
+    rows: list[Cells] = []
     for _, group in groupby(measured, key=lambda one: one.suite.name):
         of_suite = list(group)
         for one in of_suite:
             for score in one.scores:
-                cost = costs.get((one.entrant, score.recursions))
+                cost = costs.get((one.candidate, score.recursions))
                 rows.append(
                     dict.fromkeys(_ROW)
-                    | {"model": one.entrant.name, **asdict(score), **(asdict(cost) if cost else {})}
+                    | {"model": one.candidate.name, **asdict(score), **(asdict(cost) if cost else {})}
                     | {
                         "measured_with": ", ".join(
                             f"{name} {version}" for name, version in one.versions.items()
                         ),
                         "origin": "measured",
-                        "trained_on": _trained_on(one.entrant),
+                        "trained_on": _trained_on(one.candidate),
                     }
                 )
         suite = of_suite[0].suite
@@ -165,9 +165,9 @@ def as_rows(measured: Sequence[Measured], costs: Costs, *, published: bool = Fal
     return rows
 
 
-def _trained_on(entrant: Entrant) -> str | None:
+def _trained_on(candidate: Candidate) -> str | None:
     """Return what a model's card says of its training data."""
-    said = entrant.source.card.get("training_data") if isinstance(entrant.source, Model) else None
+    said = candidate.source.card.get("training_data") if isinstance(candidate.source, Model) else None
     return "; ".join(map(str, said)) if isinstance(said, list) else None
 
 
@@ -185,7 +185,7 @@ def footnotes(measured: Sequence[Measured]) -> list[str]:
     return [line for line in notes if line]
 
 
-def write_csv(path: Path, rows: Iterable[Row], columns: Iterable[str] = tuple(_ROW)) -> None:
+def write_csv(path: Path, rows: Iterable[Cells], columns: Iterable[str] = tuple(_ROW)) -> None:
     """Write rows as CSV, atomically.
 
     Args:
@@ -209,12 +209,8 @@ def write(path: Path, text: str) -> None:
     Raises:
         UnrainError: It cannot be written.
     """
-    part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
     except OSError as error:
-        if part.is_file():
-            part.unlink()
-        raise UnrainError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
+        raise files.writing_error(error, path) from error
+    files.write(text.encode(), path)

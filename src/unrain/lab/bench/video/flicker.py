@@ -1,7 +1,7 @@
 """Flicker of derained videos: how much still places change from frame to frame; and PSNR to the clean clip.
 
     python -m unrain.lab.bench.video.flicker table --data DATA # made clips, with neighbours and without
-    python -m unrain.lab.bench.video.flicker starts --data DATA # what else a pass could start from
+    python -m unrain.lab.bench.video.flicker starts --data DATA # what else a recursion could start from
     python -m unrain.lab.bench.video.flicker demo demo.mp4 --data DATA # ten seconds of 1280x720, with sound
     python -m unrain.lab.bench.video.flicker files CLEAN RAINY DERAINED    # any clips, after their codecs
 
@@ -96,7 +96,7 @@ def _measured(clean: Sequence[Frame], shown: Sequence[Frame]) -> Meter:
 
 
 @dataclass(frozen=True)
-class Row:
+class Comparison:
     """What one clip in one rain came to.
 
     Attributes:
@@ -118,7 +118,7 @@ class Row:
         return min(_decibels(after) - _decibels(before) for after, before in pairs)
 
 
-def compare(clip: Clip, rain: str, derainer: Derainer) -> Row:
+def compare(clip: Clip, rain: str, derainer: Derainer) -> Comparison:
     """Derain a clip with and without neighbours.
 
     Args:
@@ -135,7 +135,7 @@ def compare(clip: Clip, rain: str, derainer: Derainer) -> Row:
         for _, frame in steadier.push(None, before, after)
     ]
     steadied += [frame for _, frame in steadier.flush()]
-    return Row(*(_measured(clip.frames, shown) for shown in (clip.frames, rainy, alone, steadied)))
+    return Comparison(*(_measured(clip.frames, shown) for shown in (clip.frames, rainy, alone, steadied)))
 
 
 def compare_starts(clip: Clip, rain: str, derainer: Derainer) -> dict[str, Meter]:
@@ -147,13 +147,13 @@ def compare_starts(clip: Clip, rain: str, derainer: Derainer) -> dict[str, Meter
         derainer: Its network is run; it has to be recursive.
 
     Returns:
-        By the estimate that a pass started from.
+        By the estimate that a recursion started from.
 
     Raises:
         UnrainError: The network is not recursive.
     """
     if not derainer.engine.recursive:
-        raise UnrainError("this model makes one pass only, from the rainy picture: name a recursive one")
+        raise UnrainError("this model makes one recursion only, from the rainy picture: name a recursive one")
     rainy = clip.rainy(rain)
 
     def step(frame: Frame, estimate: Frame) -> Frame:
@@ -171,7 +171,7 @@ def compare_starts(clip: Clip, rain: str, derainer: Derainer) -> dict[str, Meter
     lowest = [np.minimum.reduce(rainy[max(0, t - 1) : t + 2]) for t in range(len(rainy))]
     found = {
         "the frame itself": once,
-        "the frame itself, two passes": list(map(step, rainy, once)),
+        "the frame itself, two recursions": list(map(step, rainy, once)),
         "the result of the frame before": before,
         "the minimum of three frames": list(map(step, rainy, lowest)),
     }
@@ -236,23 +236,23 @@ app = App(
     default_parameter=Parameter(negative=(), show_default=False),
 )
 
-Passes = Annotated[int | None, Parameter(validator=validators.Number(gte=1))]
+Count = Annotated[int | None, Parameter(validator=validators.Number(gte=1))]
 Threads = Annotated[int, Parameter(validator=validators.Number(gte=0))]
 
 
 @app.command
-def table(model: str = zoo.DEFAULT, *, data: Path, recursions: Passes = None, threads: Threads = 0) -> None:
+def table(model: str = zoo.DEFAULT, *, data: Path, recursions: Count = None, threads: Threads = 0) -> None:
     """Measure made clips, each frame by itself and with neighbours: PSNR in dB / flicker.
 
     Args:
         model: A name that unrain models lists, or an ONNX file.
         data: Folder with the data sets.
-        recursions: Passes of the network, its own number if not given.
+        recursions: Count of the network, its own number if not given.
         threads: Processor threads, 0 for all.
     """
     derainer = Derainer(model, recursions=recursions, threads=threads)
     clips = made_clips(data)
-    _say(f"{model}, {_passes(derainer.recursions)}, {FRAMES} frames of {WIDTH}x{HEIGHT}\n")
+    _say(f"{model}, {_recursions(derainer.recursions)}, {FRAMES} frames of {WIDTH}x{HEIGHT}\n")
     _say("| clip | rain | rainy | each frame by itself | with neighbours | clean | worst frame |")
     _say("|---|---|---|---|---|---|---|")
     for clip in clips:
@@ -267,7 +267,7 @@ def table(model: str = zoo.DEFAULT, *, data: Path, recursions: Passes = None, th
 
 @app.command
 def starts(model: str = zoo.DEFAULT, *, data: Path, threads: Threads = 0) -> None:
-    """Measure what a pass over a frame makes of other first estimates: PSNR in dB / flicker.
+    """Measure what a recursion over a frame makes of other first estimates: PSNR in dB / flicker.
 
     Args:
         model: A name that unrain models lists, or an ONNX file.
@@ -281,7 +281,7 @@ def starts(model: str = zoo.DEFAULT, *, data: Path, threads: Threads = 0) -> Non
         for clip in (still_camera, pan)
         for rain in ("light", "heavy")
     }
-    _say(f"{model}, one pass, {FRAMES} frames of {WIDTH}x{HEIGHT}\n")
+    _say(f"{model}, one recursion, {FRAMES} frames of {WIDTH}x{HEIGHT}\n")
     _say(f"| started from | {' | '.join(found)} |")
     _say("|---" * (1 + len(found)) + "|")
     for name in next(iter(found.values())):
@@ -320,8 +320,8 @@ def files(
         _say(f"{path}: {meter}")
 
 
-def _passes(count: int) -> str:
-    return f"{count} pass{'es' * (count != 1)}"
+def _recursions(count: int) -> str:
+    return f"{count} recursion{'s' * (count != 1)}"
 
 
 def _say(line: str) -> None:

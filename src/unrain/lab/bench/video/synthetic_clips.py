@@ -17,7 +17,7 @@ from scipy.ndimage import map_coordinates
 
 from unrain import files
 from unrain.lab.data.pairs import read
-from unrain.lab.data.rain import Picture, RainMaker, StreakRain, add_layer
+from unrain.lab.data.rain import RGB8, RainMaker, StreakRain, add_layer
 
 if TYPE_CHECKING:
     from av.container import OutputContainer
@@ -46,7 +46,7 @@ RAINS = {
         )
     ),
 }
-"""Kinds of rain, the dry one among them."""
+"""Kinds of rain, and none."""
 
 DEMO_WIDTH, DEMO_HEIGHT, DEMO_RATE, DEMO_FRAMES = 1280, 720, 24, 240
 _DEMO_RAIN = StreakRain(
@@ -75,9 +75,9 @@ class Clip:
     """
 
     name: str
-    frames: Sequence[Picture]
+    frames: Sequence[RGB8]
 
-    def rainy(self, rain: str) -> list[Picture]:
+    def rainy(self, rain: str) -> list[RGB8]:
         """Put one of `RAINS` on it, with a seed of its own for each frame."""
         maker = RAINS[rain]
         if maker is None:
@@ -146,14 +146,14 @@ def write_demo(path: Path, root: Path, *, rainy: bool, count: int = DEMO_FRAMES)
             _write(container, shown)
 
 
-def _photograph(root: Path, name: str, width: int, height: int | None = None) -> Picture:
+def _photograph(root: Path, name: str, width: int, height: int | None = None) -> RGB8:
     """Read a photograph in another size; without a height its shape is kept."""
     photograph = Image.fromarray(read(root / "clean" / name))
     height = height or round(photograph.height * width / photograph.width)
     return np.asarray(photograph.resize((width, height), Image.Resampling.LANCZOS))
 
 
-def _part(photograph: Picture, y: float, x: float) -> Picture:
+def _part(photograph: RGB8, y: float, x: float) -> RGB8:
     """Cut a frame out of a photograph, between its pixels too."""
     if x == int(x) and y == int(y):
         return photograph[int(y) : int(y) + HEIGHT, int(x) : int(x) + WIDTH].copy()
@@ -165,18 +165,18 @@ def _part(photograph: Picture, y: float, x: float) -> Picture:
     return np.stack(planes, -1).round().clip(0, 255).astype(np.uint8)
 
 
-def _zoomed(photograph: Picture, t: int) -> Picture:
+def _zoomed(photograph: RGB8, t: int) -> RGB8:
     box = (20 + 2 * t, 10 + t, 20 + WIDTH - t, 10 + HEIGHT - t)
     part = Image.fromarray(photograph).crop(box)
     return np.asarray(part.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC))
 
 
-def _with(frame: Picture, thing: Picture, y: int, x: int) -> Picture:
+def _with(frame: RGB8, thing: RGB8, y: int, x: int) -> RGB8:
     frame[y : y + thing.shape[0], x : x + thing.shape[1]] = thing
     return frame
 
 
-def _with_small_things(frame: Picture, t: int) -> Picture:
+def _with_small_things(frame: RGB8, t: int) -> RGB8:
     """Lay a dark and a bright dot and a thin dark line over a frame, as after t steps."""
     frame = frame.copy()
     y, x = np.mgrid[:HEIGHT, :WIDTH]
@@ -186,7 +186,7 @@ def _with_small_things(frame: Picture, t: int) -> Picture:
     return frame
 
 
-def _demo_frames(root: Path, count: int) -> Iterator[Picture]:
+def _demo_frames(root: Path, count: int) -> Iterator[RGB8]:
     scene = _photograph(root, "kodak24/kodim23.jpg", 1536, 1024)
     thing = _photograph(root, "kodak24/kodim05.jpg", 384, 256)[40:200, 60:260]
     for t in range(count):
@@ -195,7 +195,7 @@ def _demo_frames(root: Path, count: int) -> Iterator[Picture]:
         yield _with(frame, thing, 380, 100 + 4 * t)
 
 
-def _rained(frames: Iterable[Picture]) -> Iterator[Picture]:
+def _rained(frames: Iterable[RGB8]) -> Iterator[RGB8]:
     field = _DEMO_RAIN.layer(_DEMO_FIELD, np.random.default_rng(1))
     for t, frame in enumerate(frames):
         rng = np.random.default_rng(1000 + t)
@@ -203,7 +203,7 @@ def _rained(frames: Iterable[Picture]) -> Iterator[Picture]:
         yield add_layer(frame, field[y : y + DEMO_HEIGHT, x : x + DEMO_WIDTH])
 
 
-def _write(container: OutputContainer, frames: Iterable[Picture]) -> None:
+def _write(container: OutputContainer, frames: Iterable[RGB8]) -> None:
     """Encode frames, and for each the sound that belongs to it."""
     import av
 

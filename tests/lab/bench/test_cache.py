@@ -1,0 +1,85 @@
+"""Stored scores: what is kept of a killed run, and what makes them stale."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("skimage")
+
+from unrain.lab.bench import cache
+from unrain.lab.bench.cache import open_results, sources
+
+ABOUT = {"candidate": "one", "suite": "set/test", "recursions": 2}
+HEADER = json.dumps(ABOUT)
+
+
+@pytest.mark.parametrize(
+    "left",
+    [
+        "",  # killed while it wrote the first line
+        HEADER[:10],
+        HEADER,
+        HEADER + "\n",
+        HEADER + '\n{"name": "1", "ps',
+        '{"name": "1", "psnr": 1.0}\n',  # what such a file became before this was mended
+    ],
+)
+def test_a_file_of_a_killed_run_loses_no_row(tmp_path, left):
+    (path,) = {open_results(tmp_path, ABOUT).path}
+    path.write_text(left)
+    results = open_results(tmp_path, ABOUT)
+    assert (results.rows, results.reused) == ({}, 0)
+    for name in ("1", "2", "3"):
+        results.add(name, {"psnr": float(name)})
+    again = open_results(tmp_path, ABOUT)
+    assert again.rows == {name: {"psnr": float(name)} for name in ("1", "2", "3")}
+    assert again.reused == 3
+
+
+def names(files: list[Path]) -> set[str]:
+    return {file.relative_to(Path(cache.__file__).parents[3]).as_posix() for file in files}
+
+
+def test_scores_depend_on_everything_that_is_imported_below():
+    found = names(sources({"unrain.lab.bench.run"}))
+    # The network is run by the Derainer, which the benchmark reaches through the candidates only.
+    assert {"unrain/engine.py", "unrain/derainer.py", "unrain/lab/metrics/psnr_ssim.py"} <= found
+    assert "unrain/lab/nets/prenet.py" in names(sources({"unrain.lab.nets.*"}))
+    # Speed is no score.
+    assert "unrain/lab/bench/speed.py" not in found
+
+
+@pytest.mark.parametrize("name", ["unrain.lab.bench.moved", "unrain.lab.moved.*"])
+def test_a_name_that_matches_no_file_is_an_error(name):
+    with pytest.raises(RuntimeError, match="no such module, though stored scores depend on it"):
+        sources({"unrain.lab.bench.run", name})
+
+
+def test_a_change_deep_in_the_imports_makes_scores_stale(tmp_path, monkeypatch):
+    package = tmp_path / "unrain"
+    for name, text in {
+        "lab/bench/run.py": "from unrain.lab import middle\n",
+        "lab/bench/cache.py": "",
+        "lab/middle.py": "def f():\n    import unrain.deep\n",
+        "lab/nets/one.py": "",
+        "deep.py": "x = 1\n",
+        "other.py": "x = 1\n",
+    }.items():
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        (package / name).write_text(text)
+    monkeypatch.setattr(cache, "__file__", str(package / "lab/bench/cache.py"))
+
+    def now():
+        cache.fingerprint.cache_clear()
+        return cache.fingerprint()
+
+    try:
+        before = now()
+        (package / "other.py").write_text("x = 2\n")
+        assert now() == before
+        (package / "deep.py").write_text("x = 2\n")
+        assert now() != before
+    finally:
+        cache.fingerprint.cache_clear()
