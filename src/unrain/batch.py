@@ -108,11 +108,13 @@ class Plan:
         jobs: The pictures and videos to run, in order.
         settled: Inputs of which nothing will be run, and why.
         folder: Where all results go, if `-o` named a folder.
+        ignored: Pictures and videos of the input folders in formats that are not read.
     """
 
     jobs: list[Job]
     settled: list[Outcome] = field(default_factory=list)
     folder: Path | None = None
+    ignored: tuple[Path, ...] = ()
 
 
 # ----------------------------------------------------------------------------------------------- planning

@@ -1,0 +1,52 @@
+"""`unrain serve`."""
+
+from typing import Annotated
+
+from cyclopts import Parameter, validators
+
+from unrain.cli.output import error_line, extra
+
+
+def serve(
+    *,
+    host: str = "127.0.0.1",
+    port: Annotated[int, Parameter(validator=validators.Number(gte=0, lte=65535))] = 8000,
+    open_browser: Annotated[bool, Parameter(name="--open")] = False,
+    model: tuple[str, ...] = (),
+    threads: Annotated[int, Parameter(validator=validators.Number(gte=0))] = 0,
+    allow_host: tuple[str, ...] = (),
+    max_bytes: Annotated[int, Parameter(validator=validators.Number(gte=1))] = 25_000_000,
+    max_pixels: Annotated[int, Parameter(validator=validators.Number(gte=1))] = 40_000_000,
+    queue: Annotated[int, Parameter(validator=validators.Number(gte=0))] = 8,
+    timeout: Annotated[float, Parameter(validator=validators.Number(gt=0))] = 300,
+) -> None:
+    """Serve a page and an HTTP API for pictures.
+
+    Args:
+        host: Address to listen on; by default only this computer can reach it.
+        port: Port to listen on, 0 for any free one.
+        open_browser: Open the page in the browser.
+        model: A model to offer, as a name from unrain models or an ONNX file; may be given several times,
+            the default first. All that come with unrain by default.
+        threads: CPU threads, 0 for all.
+        allow_host: A host name that the server answers to, besides addresses; may be given several times.
+        max_bytes: Refuse pictures whose file is larger.
+        max_pixels: Refuse pictures with more pixels.
+        queue: How many pictures may wait.
+        timeout: Seconds that a picture may take, including waiting.
+    """
+    with extra("web", "serve"):
+        from unrain import zoo
+        from unrain.web import server
+        from unrain.web.queue import Limits
+
+        server.serve(
+            host=host,
+            port=port,
+            models=[zoo.find(name) for name in model] or None,
+            threads=threads,
+            limits=Limits(upload=max_bytes, pixels=max_pixels, queue=queue, timeout=timeout),
+            hosts=allow_host,
+            say=error_line,
+            open_browser=open_browser,
+        )
