@@ -454,13 +454,16 @@ def test_version(here, capsys):
         assert wanted in printed
 
 
-HEAVY = "'numpy', 'PIL', 'onnxruntime', 'torch', 'unrain.image', 'unrain.derainer', 'unrain.lab'"
+HEAVY = "'numpy', 'PIL', 'onnxruntime', 'torch', 'unrain.image', 'unrain.derainer'"
 
 
 @pytest.mark.parametrize(
     "code",
     [
-        "from unrain.cli import main; assert main(['--help']) == 0",
+        "from unrain.cli import main; assert main(['--help']) == 0; import sys; "
+        "assert 'unrain.lab' not in sys.modules",
+        "from unrain.cli import main; assert main(['help', 'bench']) == 0",
+        "from unrain.cli import main; assert main(['help', 'serve']) == 0",
         "from unrain.cli import main; assert main(['--version']) == 0",
         "from unrain.cli import main; main(['models'])",
         "import unrain; unrain.models",

@@ -292,6 +292,8 @@ def test_wrong_metrics_are_refused(data, tiny_model, capsys, monkeypatch):
         assert len(err.splitlines()) == 1
     assert cli.main(["bench", str(tiny_model)]) == cli.EXIT_USAGE
     assert "with --data, or real rain with --real" in capsys.readouterr().err
+    assert cli.main([*arguments[:4], "--suite", "none"]) == cli.EXIT_USAGE
+    assert "none: no such test set" in capsys.readouterr().err
 
 
 def test_a_sheet_has_a_row_for_each_picture_and_a_column_for_each_entrant(data, tiny_model, tmp_path, capsys):

@@ -27,6 +27,7 @@ from unrain.lab.bench.report.published import figures_of
 from unrain.lab.bench.report.readme import write_scores
 from unrain.lab.bench.run import Measured, run
 from unrain.lab.bench.speed import Report, measure_speed
+from unrain.lab.data.pairs import packed
 from unrain.lab.data.suites import Suite, find_suites, open_suite
 from unrain.lab.metrics.measures import open_measures
 
@@ -208,7 +209,10 @@ def _suites(options: SuiteOptions) -> list[tuple[Path, str, bool]]:
         raise UsageError("bench: name the folder with the data sets with --data, or real rain with --real")
     found = []
     if data is not None and (options.suite or not options.real):
-        found = [(data, suite, False) for suite in find_suites(data, options.suite)]
+        for suite in find_suites(data, options.suite):
+            if not ((data / suite).is_dir() or packed(data, suite)):
+                raise UsageError(f"{data / suite}: no such test set; name one below {data} with --suite")
+            found.append((data, suite, False))
     for folder in options.real:
         if data is not None and (data / folder).is_dir():
             found.append((data, folder, True))
