@@ -493,6 +493,8 @@ def test_help_shows_first_what_people_do(capsys):
     for command in ("train", "adapt", "export", "bench", "search", "ablate"):
         assert f"│ {command} " in research
     assert "pip install 'unrain[lab]'" in research
+    # The lines of the docstring are not those of the help.
+    assert "one input also a file name, whose extension decides the" in printed
     # A default is shown where there is one.
     flat = " ".join(printed.replace("│", "").split())
     assert "[default: rdmc-lite]" in flat and "[default: yes]" in flat and "[default: 0]" in flat

@@ -11,6 +11,7 @@ from typing import Annotated
 from cyclopts import App, CycloptsError, Group, Parameter
 
 from unrain.cli import derain
+from unrain.cli.help import FilledHelp
 from unrain.cli.output import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
@@ -124,6 +125,7 @@ app = App(
     help=_HELP,
     # Markdown would cost a quarter of the time that --help takes.
     help_format="plaintext",
+    help_formatter=FilledHelp(),
     help_flags=["--help", "-h"],
     version=_version,
     version_flags=["--version"],
