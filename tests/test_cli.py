@@ -7,18 +7,21 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pytest
+from cyclopts import App
 from PIL import Image
 
 import unrain
 from toys import ROOT, png_of
-from unrain import cli, zoo
+from unrain import cli, plan, zoo
 from unrain.derainer import Derainer
 from unrain.errors import UnrainError
 
+SUMMARY = "For tests that need a summary of more words than fit beside the numbers."
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
 
 
@@ -32,9 +35,14 @@ def here(tmp_path, monkeypatch, tiny_model):
     shutil.copy(tiny_model, weights / f"{zoo.DEFAULT}.onnx")
     card = {
         **json.loads(tiny_model.with_suffix(".json").read_text()),
-        "summary": "for tests",
+        "summary": SUMMARY,
         "parameters": 1234,
-        "scores": {"Rain100L": {"psnr": 35.1, "ssim": 0.97}},
+        "scores": {
+            "rain100l/test T1": {"pictures": 100, "psnr": 34, "ssim": 0.96, "seconds": 0.1},
+            "rain100l/test T2": {"pictures": 100, "psnr": 35.1, "ssim": 0.97, "seconds": 0.123},
+        },
+        "scores_by": "unrain bench rdmc-lite",
+        "scores_commit": "abc",
         "licence": "Apache-2.0",
     }
     (weights / f"{zoo.DEFAULT}.json").write_text(json.dumps(card))
@@ -102,15 +110,15 @@ def test_options_reach_the_network(here, monkeypatch):
     assert seen == {"model": zoo.DEFAULT, "recursions": 2, "until": 0.5, "tile": 256, "threads": 3}
 
 
-def test_verbose_says_how_many_passes_were_run(here, capsys):
+def test_verbose_says_how_many_recursions_were_run(here, capsys):
     for options, words in (
-        (["--recursions", "3"], "3 passes)"),
-        (["--recursions", "3", "--until", "300"], "1 pass)"),
+        (["--recursions", "3"], "3 recursions)"),
+        (["--recursions", "3", "--until", "300"], "1 recursion)"),
     ):
         assert cli.main(["photo.jpg", "-v", "--overwrite", *options]) == 0
         assert words in capsys.readouterr().err
     assert cli.main(["photo.jpg", "--overwrite"]) == 0
-    assert "pass" not in capsys.readouterr().err
+    assert "recursion" not in capsys.readouterr().err
 
 
 def test_a_folder_is_summed_up(here, capsys):
@@ -125,6 +133,37 @@ def test_a_folder_is_summed_up(here, capsys):
     Path("in/bad.png").unlink()
     assert cli.main(["in", "-o", "out"]) == 0
     assert capsys.readouterr().err.splitlines()[-1] == "unrain: 0 derained, 2 skipped, 0 failed"
+
+
+def test_a_folder_names_the_files_that_it_leaves_aside(here, capsys, monkeypatch):
+    picture("in/a.png")
+    left = [Path("in") / name for name in ("b.HEIC", "c.heic", "d.gif")]
+    for path in left:
+        path.touch()
+    count = "unrain: 3 files left aside (.heic 2, .gif 1)"
+    for options in ([], ["--dry-run"]):
+        assert cli.main(["in", "-o", "out", "--overwrite", *options]) == 0
+        lines = capsys.readouterr().err.splitlines()
+        assert count in lines and "  in/d.gif" not in lines
+        assert cli.main(["in", "-o", "out", "--overwrite", "-v", *options]) == 0
+        lines = capsys.readouterr().err.splitlines()
+        where = lines.index(count)
+        assert sorted(lines[where + 1 : where + 4]) == [f"  {path}" for path in left]
+    assert cli.main(["in", "-o", "out", "--overwrite", "-q"]) == 0
+    assert capsys.readouterr().err == ""
+    assert cli.derain._left_aside((left[1],), verbose=False) == ["unrain: 1 file left aside (.heic 1)"]
+
+
+def test_a_failure_names_what_was_written_before_it(here, capsys):
+    with cli.derain.Screen(1, quiet=False, verbose=False) as screen:
+        screen.settle(
+            plan.Outcome("a.webp", "failed", "a_compare.webp: too wide", (Path("a_derained.webp"),))
+        )
+    assert screen.summary() == 1
+    assert capsys.readouterr().err.splitlines() == [
+        "a.webp -> a_derained.webp (0.0 s)",
+        "unrain: error: a_compare.webp: too wide",
+    ]
 
 
 def test_dry_run(here, capsys):
@@ -351,17 +390,42 @@ def test_progress_on_a_terminal(here, monkeypatch):
 # ---------------------------------------------------------------------------------------------- the others
 
 
-def test_models(here, capsys):
+def test_models_are_a_table(here, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    shutil.copy(zoo.find(zoo.DEFAULT).path, zoo.WEIGHTS / "bare.onnx")
     assert cli.main(["models"]) == 0
-    printed = capsys.readouterr().out
-    assert printed.splitlines() == [
-        "rdmc-lite (default): for tests",
-        "  1,234 parameters, 0.0 MB, 2 recursions, Apache-2.0",
-        "  Rain100L: psnr 35.1, ssim 0.97",
-    ]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["model", "MB", "Rain100L", "Rain100H", "Rain800", "seconds", "for"]
+    # The scores are those of the recursions that the model makes by default.
+    assert lines[1].split() == ["rdmc-lite", "*", "0.0", "35.10", "-", "-", "0.12", *SUMMARY.split()[:5]]
+    assert all(len(line) <= 80 for line in lines[:-2])
+    bare = next(i for i, line in enumerate(lines) if line.startswith("bare "))
+    assert " ".join(line.strip() for line in lines[2:bare]) == " ".join(SUMMARY.split()[5:])
+    assert lines[bare].split() == ["bare", "0.0", "-", "-", "-", "-"]
+    assert lines[-1] == "unrain models NAME shows one; unrain IN --model NAME uses it."
+
+
+def test_one_model_is_shown_by_its_card(here, capsys):
+    assert cli.main(["models", zoo.DEFAULT]) == 0
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert lines[:2] == ["rdmc-lite (the default)", SUMMARY]
+    assert "parameters 1,234" in lines and "licence Apache-2.0" in lines
+    assert "recursions 2 unless --recursions says otherwise" in lines
+    assert "rain100l/test 2 100 35.10 0.9700 0.12" in lines
+    assert lines[-1] == "measured by: unrain bench rdmc-lite (commit abc)"
+    assert not any("{" in line for line in lines)
+    assert cli.main(["models", "nope"]) != 0
+    assert "nope: unknown model" in capsys.readouterr().err
+
+
+def test_models_as_json(here, capsys):
+    shutil.copy(zoo.find(zoo.DEFAULT).path, zoo.WEIGHTS / "bare.onnx")
     assert cli.main(["models", "--json"]) == 0
-    (card,) = json.loads(capsys.readouterr().out)
-    assert (card["parameters"], card["multiple"]) == (1234, 8)
+    both = json.loads(capsys.readouterr().out)
+    assert [Path(card["path"]).stem for card in both] == ["rdmc-lite", "bare"]
+    assert cli.main(["models", "rdmc-lite", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == both[:1]
+    assert (both[0]["parameters"], both[0]["multiple"]) == (1234, 8)
 
 
 def test_models_of_an_empty_zoo(here, capsys, monkeypatch, tmp_path):
@@ -385,13 +449,16 @@ def test_version(here, capsys):
         assert wanted in printed
 
 
-HEAVY = "'numpy', 'PIL', 'onnxruntime', 'torch', 'unrain.image', 'unrain.derainer', 'unrain.lab'"
+HEAVY = "'numpy', 'PIL', 'onnxruntime', 'torch', 'unrain.image', 'unrain.derainer'"
 
 
 @pytest.mark.parametrize(
     "code",
     [
-        "from unrain.cli import main; assert main(['--help']) == 0",
+        "from unrain.cli import main; assert main(['--help']) == 0; import sys; "
+        "assert 'unrain.lab' not in sys.modules",
+        "from unrain.cli import main; assert main(['help', 'bench']) == 0",
+        "from unrain.cli import main; assert main(['help', 'serve']) == 0",
         "from unrain.cli import main; assert main(['--version']) == 0",
         "from unrain.cli import main; main(['models'])",
         "import unrain; unrain.models",
@@ -403,57 +470,67 @@ def test_what_must_be_quick_imports_nothing_heavy(code):
     assert done.returncode == 0, done.stderr
 
 
-def test_help_names_every_option(capsys):
+def test_help_shows_first_what_people_do(capsys):
     assert cli.main(["--help"]) == 0
     printed = capsys.readouterr().out
     options = (
         "output overwrite rain-layer compare quality model recursions tile threads max-pixels dry-run quiet"
     )
-    words = [f"--{name}" for name in options.split()] + ["-o", "-q", "-v", "--version", "models", "train"]
-    for word in [*words, "export"]:
+    for word in [*(f"--{name}" for name in options.split()), "-o", "-q", "-v", "--version"]:
         assert word in printed
-    for command in ("models", "train", "export"):
-        assert cli.main([command, "--help"]) == 0
-
-
-def lab_call(monkeypatch, module, function):
-    """Put a recorder in place of a command of the lab."""
-    calls = []
-    fake = type(sys)(module)
-    setattr(fake, function, lambda *arguments, **options: calls.append((arguments, options)))
-    monkeypatch.setitem(sys.modules, module, fake)
-    return calls
-
-
-def test_train_and_export_call_the_lab(monkeypatch):
-    calls = lab_call(monkeypatch, "unrain.lab.training.train", "train")
-    assert cli.main(["train", "r.toml", "--data", "d"]) == 0
-    assert cli.main(["train", "r.toml", "--data", "d", "--devices", "2", "--out", "o", "--no-resume"]) == 0
-    assert calls == [
-        ((Path("r.toml"), Path("d")), {"devices": 1, "out": None, "resume": True}),
-        ((Path("r.toml"), Path("d")), {"devices": 2, "out": Path("o"), "resume": False}),
+    groups = [
+        printed.index(word)
+        for word in ("unrain photo.jpg", " Commands ", " Results ", " Commands for research ")
     ]
-    calls = lab_call(monkeypatch, "unrain.lab.export", "export_checkpoint")
-    assert cli.main(["export", "last.ckpt", "-o", "new.onnx"]) == 0
-    assert cli.main(["export", "last.ckpt", "-o", "new.onnx", "--recursions", "2"]) == 0
-    assert cli.main(["export", "last.ckpt", "-o", "new.onnx", "--default", "1"]) == 0
-    chosen = [(None, None), (2, None), (None, 1)]
-    files = (Path("last.ckpt"), Path("new.onnx"))
-    assert calls == [(files, {"recursions": fixed, "default": default}) for fixed, default in chosen]
+    assert groups == sorted(groups)
+    people, research = printed[groups[1] : groups[2]], printed[groups[3] :]
+    assert "models" in people and "serve" in people and "train" not in people
+    for command in ("train", "adapt", "export", "bench", "search", "ablate"):
+        assert f"│ {command} " in research
+    assert "pip install 'unrain[lab]'" in research
+    # The lines of the docstring are not those of the help.
+    assert "one input also a file name, whose extension decides the" in printed
+    # A default is shown where there is one.
+    flat = " ".join(printed.replace("│", "").split())
+    assert "[default: rdmc-lite]" in flat and "[default: yes]" in flat and "[default: 0]" in flat
+    assert "None" not in printed and "False" not in printed
 
 
-@pytest.mark.parametrize("arguments", [["train", "r.toml", "--data", "d"], ["export", "c", "-o", "o.onnx"]])
-def test_without_the_lab_there_is_a_hint(capsys, monkeypatch, arguments):
-    for name in list(sys.modules):
-        if name.startswith("unrain.lab"):
-            monkeypatch.delitem(sys.modules, name)
-    for name in ("torch", "pytorch_lightning", "onnx"):
-        monkeypatch.setitem(sys.modules, name, None)
-    assert cli.main(arguments) == 1
-    printed = capsys.readouterr().err
-    assert printed.startswith(f"unrain: error: {arguments[0]}: needs ")
-    assert "pip install 'unrain[lab]'" in printed
-    assert printed.count("\n") == 1
+def test_help_is_a_command_too(capsys):
+    assert cli.main(["--help"]) == 0
+    whole = capsys.readouterr().out
+    assert cli.main(["help"]) == 0
+    assert capsys.readouterr().out == whole
+    for command in (["models"], ["serve"], ["bench"], ["bench", "speed"]):
+        assert cli.main([*command, "--help"]) == 0
+        printed = capsys.readouterr().out
+        assert cli.main(["help", *command]) == 0
+        assert capsys.readouterr().out == printed
+        assert printed.startswith(f"Usage: unrain {' '.join(command)} ")
+    assert cli.main(["help", "nosuch"]) == 2
+    assert "nosuch: no such command" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", cli._LAZY)
+def test_the_help_of_a_command_starts_as_its_docstring(name):
+    path, text, _ = cli._LAZY[name]
+    module, _, attribute = path.partition(":")
+    found = getattr(import_module(module), attribute)
+    function = found.default_command if isinstance(found, App) else found
+    assert text.splitlines()[0] == function.__doc__.splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (["bench", "--speed", "x", "--rounds", "7"], "unrain bench --speed is now unrain bench speed"),
+        (["bench", "x", "--sheet=a.png"], "unrain bench --sheet is now unrain bench sheet -o FILE"),
+        (["bench-tasks", "--data", "d"], "unrain bench-tasks is now unrain bench tasks"),
+    ],
+)
+def test_an_old_spelling_is_answered_with_the_new_one(capsys, old, new):
+    assert cli.main(old) == 2
+    assert capsys.readouterr().err == f"unrain: error: {new}\n"
 
 
 # ------------------------------------------------------------------------------------------------- library
@@ -490,4 +567,4 @@ def test_serve_without_its_extra_is_one_line(monkeypatch, capsys):
     monkeypatch.delattr("unrain.web.server", raising=False)
     assert cli.main(["serve"]) == 1
     err = capsys.readouterr().err
-    assert err == "unrain: error: serve: needs uvicorn, which is not here: pip install 'unrain[web]'\n"
+    assert err == "unrain: error: serve: needs uvicorn, which is not installed: pip install 'unrain[web]'\n"

@@ -145,8 +145,8 @@ def test_the_command_says_when_the_score_was_not_kept(here, monkeypatch, capsys)
     assert cli.main(["adapt", "x", "--real", "wet"]) == 0
     assert capsys.readouterr().out.splitlines()[:3] == [
         "3 pairs held out: 30.00 dB before, 29.50 dB after; NOT kept within 0.1 dB, with 25% of the change",
-        "these have drawn rain; other rain may go worse than before: --pairs holds some of it out",
-        "streaks taken from your pictures: 25% before, 50% after",
+        "these have drawn rain; other rain may get worse: --pairs holds some of it out",
+        "streaks removed from your pictures: 25% before, 50% after",
     ]
     assert cli.main(["adapt", "x", "--real", "wet", "--pairs", "both"]) == 0
     assert "drawn rain" not in capsys.readouterr().out

@@ -592,14 +592,14 @@ def test_the_bar_says_frames_a_second_and_the_time_left(here, monkeypatch):
     now = 0.0
     monkeypatch.setattr(sys, "stderr", Terminal())
     monkeypatch.setattr("rich.console.monotonic", lambda: now)
-    monkeypatch.setattr("unrain.cli.time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr("unrain.cli.derain.time", SimpleNamespace(monotonic=lambda: now))
     job = batch.Job(Path("a.mp4"), {"derained": Path("b.mp4")})
-    with cli._Screen(1, quiet=False, verbose=False) as screen:
+    with cli.derain.Screen(1, quiet=False, verbose=False) as screen:
         for done in range(1, 6):
             now += 40
             screen.tile_done(job, done, 10)
         shown = Console(width=120, file=io.StringIO())
-        shown.print(screen._bar.get_renderable())
+        shown.print(screen.bar.progress.get_renderable())
     line = shown.file.getvalue()
     assert line.startswith("a.mp4 5/10 frames, 0.03 a second ")
     assert line.rstrip().endswith("50% 0:03:20")

@@ -1,8 +1,10 @@
-"""The command `unrain serve`; `unrain.cli` knows it by name only and loads it when it is called."""
+"""`unrain serve`."""
 
 from typing import Annotated
 
 from cyclopts import Parameter, validators
+
+from unrain.cli.output import error_line, extra
 
 
 def serve(
@@ -17,8 +19,8 @@ def serve(
     max_pixels: Annotated[int, Parameter(validator=validators.Number(gte=1))] = 40_000_000,
     queue: Annotated[int, Parameter(validator=validators.Number(gte=0))] = 8,
     timeout: Annotated[float, Parameter(validator=validators.Number(gt=0))] = 300,
-) -> int:
-    """Serve a page and an HTTP API for pictures (needs the extra web: pip install 'unrain[web]').
+) -> None:
+    """Serve a page and an HTTP API for pictures.
 
     Args:
         host: Address to listen on; by default only this computer can reach it.
@@ -33,9 +35,7 @@ def serve(
         queue: How many pictures may wait.
         timeout: Seconds that a picture may take, including waiting.
     """
-    from unrain.cli import _error_line, _with_extra
-
-    def run() -> None:
+    with extra("web", "serve"):
         from unrain import zoo
         from unrain.web import server
         from unrain.web.queue import Limits
@@ -47,8 +47,6 @@ def serve(
             threads=threads,
             limits=Limits(upload=max_bytes, pixels=max_pixels, queue=queue, timeout=timeout),
             hosts=allow_host,
-            say=_error_line,
+            say=error_line,
             open_browser=open_browser,
         )
-
-    return _with_extra("web", "serve", run)

@@ -73,8 +73,19 @@ def test_every_kind_of_product_is_counted(tmp_path):
 def test_candidates_are_timed_in_turn_and_compared_with_the_peer(tiny_model, tmp_path, capsys):
     save_file(build("prenet").state_dict(), tmp_path / "theirs.safetensors")
     peer = f"prenet:{tmp_path / 'theirs.safetensors'}"
-    options = ["--speed", "--size", "16x8", "--size", "24x24", "--threads", "1"]
-    arguments = ["bench", str(tiny_model), "--peer", peer, "--recursions", "1", "--recursions", "3", *options]
+    options = ["--size", "16x8", "--size", "24x24", "--threads", "1"]
+    arguments = [
+        "bench",
+        "speed",
+        str(tiny_model),
+        "--peer",
+        peer,
+        "--recursions",
+        "1",
+        "--recursions",
+        "3",
+        *options,
+    ]
     assert cli.main([*arguments, "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["threads"] == 1 and report["rounds"] == 5 and report["ceiling"] > 0 and report["machine"]
@@ -93,7 +104,7 @@ def test_candidates_are_timed_in_turn_and_compared_with_the_peer(tiny_model, tmp
 
 
 def test_weights_and_memory_stand_beside_the_times(tiny_model, capsys):
-    arguments = ["bench", str(tiny_model), "--speed", "--cost", "--size", "16x8", "--threads", "1"]
+    arguments = ["bench", "speed", str(tiny_model), "--cost", "--size", "16x8", "--threads", "1"]
     assert cli.main([*arguments, "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)["speeds"]
     assert row["parameters"] == count_parameters(zoo.find(tiny_model))
@@ -143,5 +154,5 @@ def test_what_cannot_be_timed_is_refused(tiny_model, tmp_path, capsys):
             measure_speed([tiny], sizes=(size,))
     with pytest.raises(UnrainError, match="NETWORK:FILE"):
         find_peer("prenet:")
-    assert cli.main(["bench", str(tiny_model)]) == 1
+    assert cli.main(["bench", str(tiny_model)]) == cli.EXIT_USAGE
     assert "--data" in capsys.readouterr().err

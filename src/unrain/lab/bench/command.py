@@ -1,118 +1,69 @@
-"""What `unrain bench` does, without the parsing of its options."""
+"""What `unrain bench` and its sub-commands do, without the parsing of their options."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from unrain import zoo
-from unrain.errors import UnrainError
+from unrain.errors import UsageError
+from unrain.lab.bench import candidates
 from unrain.lab.bench.cache import FOLDER
 from unrain.lab.bench.candidates import Candidate
-from unrain.lab.bench.cost import SIZE, Cost, Given, measure_cost, parse_size
+from unrain.lab.bench.cost import Cost, Given, measure_cost, parse_size
+from unrain.lab.bench.options import (
+    BenchOptions,
+    CandidateOptions,
+    SheetOptions,
+    SpeedOptions,
+    SuiteOptions,
+    TaskOptions,
+)
 from unrain.lab.bench.report import tables
 from unrain.lab.bench.report.contact_sheet import draw_sheet, write_sheet
 from unrain.lab.bench.report.published import figures_of
 from unrain.lab.bench.report.readme import write_scores
 from unrain.lab.bench.run import Measured, run
+from unrain.lab.bench.speed import SpeedTable, measure_speed
+from unrain.lab.data.pairs import packed
 from unrain.lab.data.suites import Suite, find_suites, open_suite
 from unrain.lab.metrics.measures import open_measures
 
-
-@dataclass(frozen=True)
-class Options:
-    """What to measure, and where to write it.
-
-    Attributes:
-        suites: Sets of pairs, folders of clean photographs, or of real rain, below the data folder.
-        real: Folders of real rain, below the data folder or anywhere.
-        metrics: What to measure beside PSNR and SSIM on Y.
-        recursions: Numbers of passes; the model's own when empty.
-        threads: CPU threads, 0 for all.
-        truncate: Whether to score results truncated to 8 bits also.
-        card: Whether to write scores into the models' cards.
-        readme: A README whose table is then written from the cards of all models.
-        fresh: Whether to measure again what is known from an earlier run.
-        json: Whether to print JSON in place of the table.
-        csv: A file for all scores.
-        cost: Whether to count weights and multiplications, and measure memory.
-        size: WIDTHxHEIGHT of the picture that memory is measured on.
-        published: Whether to add the figures that others published.
-        page: A file for the HTML report, which has the costs also.
-        sheet: A picture for a contact sheet, which is drawn instead of measuring.
-        pictures: How many rows the sheet has.
-        width: Of the pictures on the sheet.
-    """
-
-    suites: tuple[str, ...] = ()
-    real: tuple[str, ...] = ()
-    metrics: tuple[str, ...] = ()
-    recursions: tuple[int, ...] = ()
-    threads: int = 0
-    truncate: bool = False
-    card: bool = False
-    readme: Path | None = None
-    fresh: bool = False
-    json: bool = False
-    csv: Path | None = None
-    cost: bool = False
-    size: str = SIZE
-    published: bool = False
-    page: Path | None = None
-    sheet: Path | None = None
-    pictures: int = 20
-    width: int = 360
+Say = Callable[[str], None]
+Progress = Callable[[str, int, int], None]
 
 
-def bench(
-    candidates: list[Candidate],
-    data: Path | None,
-    options: Options,
-    *,
-    given: Sequence[Given] = (),
-    say: Callable[[str], None],
-    note: Callable[[str], None],
-) -> None:
-    """Measure, or draw a contact sheet.
+def measure(models: Sequence[str], options: BenchOptions, *, say: Say, note: Say, progress: Progress) -> None:
+    """Measure models on test sets, and print the table.
 
     Args:
-        candidates: What to measure.
-        data: The folder that the suites are in; None when there are only folders of real rain.
+        models: What names them on the command line; the default model if nothing is named.
         options: The rest.
-        given: What named each candidate; needed for costs alone.
         say: Called with each line of the result.
         note: Called with each line about it.
+        progress: Called with (candidate and test set, pictures done, pictures in all).
 
     Raises:
+        UsageError: There is nothing to measure on, or no such metric.
         UnrainError: Something is missing or broken.
     """
-    suites = _suites(data, options)
-    if options.sheet:
-        for path, (root, name, real) in zip(_sheets(options.sheet, suites), suites, strict=True):
-            suite = open_suite(root, name, real=real)
-            sheet = draw_sheet(
-                candidates,
-                suite,
-                pictures=options.pictures,
-                width=options.width,
-                recursions=options.recursions,
-                threads=options.threads,
-            )
-            write_sheet(sheet, path)
-            say(f"{path}: {min(options.pictures, len(suite))} of {len(suite)} pictures of {name}")
-        return
-    with_cost = options.cost or options.page is not None
-    named = dict(zip(candidates, given, strict=True)) if with_cost else {}
+    suites = _suites(options)
+    for metric in options.metric:
+        # A wrong name or a missing file is reported before anything is opened.
+        open_measures([metric], "pairs")
+    found, given = _candidates(models, options)
+    with_cost = options.cost or options.report is not None
+    named = dict(zip(found, given, strict=True)) if with_cost else {}
     parse_size(options.size)
     measured: list[Measured] = []
     costs: dict[tuple[Candidate, int | None], Cost | None] = {}
-    table = _Table(options, candidates, say)
+    table = _Table(options, found, say)
     for one in run(
-        candidates,
+        found,
         suites,
-        metrics=options.metrics,
+        metrics=options.metric,
         recursions=options.recursions,
         threads=options.threads,
         truncate=options.truncate,
@@ -121,6 +72,7 @@ def bench(
         folder=FOLDER,
         fresh=options.fresh,
         note=note,
+        progress=progress,
     ):
         key = one.candidate, one.scores[0].recursions
         if one.candidate in named and key not in costs:
@@ -136,12 +88,12 @@ def bench(
         say(json.dumps(tables.as_rows(measured, costs, published=options.published), indent=2))
     else:
         table.end()
-    if options.page:
+    if options.report:
         # Matplotlib takes a second to import.
         from unrain.lab.bench.report.html import write_page
 
         write_page(
-            options.page, measured, costs, published=options.published, threads=options.threads, note=note
+            options.report, measured, costs, published=options.published, threads=options.threads, note=note
         )
     if options.readme:
         write_scores(options.readme, zoo.models())
@@ -149,18 +101,161 @@ def bench(
         note(line)
 
 
+def draw(models: Sequence[str], path: Path, options: SheetOptions, *, say: Say, progress: Progress) -> None:
+    """Draw a contact sheet of each test set.
+
+    Args:
+        models: What names the columns on the command line.
+        path: The picture to write; with several test sets each has its name added.
+        options: The rest.
+        say: Called with a line for each sheet.
+        progress: Called with (test set, pictures done, pictures in all).
+
+    Raises:
+        UsageError: No test set is named.
+        UnrainError: Something is missing or broken, or the file cannot be written.
+    """
+    suites = _suites(options)
+    found, _ = _candidates(models, options)
+    for root, name, real in suites:
+        suite = open_suite(root, name, real=real)
+        sheet = draw_sheet(
+            found,
+            suite,
+            pictures=options.pictures,
+            width=options.width,
+            recursions=options.recursions,
+            threads=options.threads,
+            progress=progress,
+        )
+        several = len(suites) > 1
+        file = path.with_stem(f"{path.stem}-{name.replace('/', '-')}") if several else path
+        write_sheet(sheet, file)
+        say(f"{file}: {min(options.pictures, len(suite))} of {len(suite)} pictures of {name}")
+
+
+def time_models(models: Sequence[str], options: SpeedOptions, *, say: Say, progress: Progress) -> None:
+    """Time models, and print the table.
+
+    Args:
+        models: What names them on the command line.
+        options: The rest.
+        say: Called with each line of the result.
+        progress: Called with (size, rounds done, rounds in all).
+
+    Raises:
+        UnrainError: Something is missing or broken.
+    """
+    found, given = _candidates(models, options)
+    peer = found[-len(options.peer)] if options.peer else None
+    report = measure_speed(
+        found,
+        peer=peer,
+        sizes=options.size,
+        recursions=options.recursions,
+        threads=options.threads,
+        rounds=options.rounds,
+        given=given if options.cost else (),
+        progress=progress,
+    )
+    if options.json:
+        say(json.dumps(asdict(report), indent=2))
+        return
+    for line in _speed_lines(report, peer.name if peer else None, cost=options.cost):
+        say(line)
+
+
+def measure_tasks(
+    models: Sequence[str],
+    data: Path,
+    options: TaskOptions,
+    *,
+    say: Say,
+    note: Say,
+    progress: Progress,
+) -> None:
+    """Measure what deraining does for other networks, and print the table.
+
+    Args:
+        models: What names the models on the command line.
+        data: The folder that the test set is in.
+        options: The rest.
+        say: Called with each line of the result.
+        note: Called with each line about it.
+        progress: Called with (candidate and rain, pictures done, pictures in all).
+
+    Raises:
+        UsageError: No network or no such rain is named.
+        UnrainError: Something is missing or broken.
+    """
+    # It needs the packages of the extra.
+    from unrain.lab.bench.downstream import tasks
+
+    found, _ = _candidates(models, options)
+    tasks.bench_tasks(found, data, options, say=say, note=note, progress=progress)
+
+
+def _candidates(models: Sequence[str], options: CandidateOptions) -> tuple[list[Candidate], list[Given]]:
+    """Return what the command line names, and how it named it; peers come last."""
+    names = models if models or options.peer else (zoo.DEFAULT,)
+    found = [*map(candidates.find, names), *map(candidates.find_peer, options.peer)]
+    return found, [*map(Given, names), *(Given(text, peer=True) for text in options.peer)]
+
+
+def _suites(options: SuiteOptions) -> list[tuple[Path, str, bool]]:
+    """Return folder, name, and whether it is real rain, of each test set."""
+    data = options.data
+    if data is None and (options.suite or not options.real):
+        raise UsageError("bench: name the folder with the data sets with --data, or real rain with --real")
+    found = []
+    if data is not None and (options.suite or not options.real):
+        for suite in find_suites(data, options.suite):
+            if not ((data / suite).is_dir() or packed(data, suite)):
+                raise UsageError(f"{data / suite}: no such test set; name one below {data} with --suite")
+            found.append((data, suite, False))
+    for folder in options.real:
+        if data is not None and (data / folder).is_dir():
+            found.append((data, folder, True))
+        else:
+            path = Path(folder).resolve()
+            found.append((path.parent, path.name, True))
+    return found
+
+
+def _speed_lines(report: SpeedTable, peer: str | None, *, cost: bool) -> list[str]:
+    """Return the table of times, line by line."""
+    faster = f"  times faster than {peer}" if peer else ""
+    costs = f" {'weights':>10} {'MB':>6}" if cost else ""
+    lines = [
+        f"{report.machine}; {report.threads} thread{'s' * (report.threads != 1)}; median of {report.rounds} "
+        f"interleaved runs; fp32 matrix product {report.ceiling:.0f} GFLOP/s in the same rounds",
+        f"{'model':20} {'T':>2} {'size':>9} {'seconds':>8} {'(from - to)':>17} {'kMAC/pixel':>10} "
+        f"{'of ceiling':>10}{costs}{faster}",
+    ]
+    for row in report.speeds:
+        span = f"({row.fastest:.3f} - {row.slowest:.3f})"
+        memory = "-" if row.peak_memory_mb is None else f"{row.peak_memory_mb:.0f}"
+        costs = f" {row.parameters:>10,} {memory:>6}" if cost else ""
+        times = "" if row.times_faster is None else f"  {row.times_faster:.2f}"
+        lines.append(
+            f"{row.model:20} {row.recursions:2} {f'{row.width}x{row.height}':>9} {row.seconds:8.3f} "
+            f"{span:>17} {row.macs_per_pixel / 1e3:10.1f} {row.share:10.1%}{costs}{times}"
+        )
+    return lines
+
+
 class _Table:
     """What is printed, line by line."""
 
     def __init__(
         self,
-        options: Options,
-        candidates: list[Candidate],
+        options: BenchOptions,
+        found: list[Candidate],
         say: Callable[[str], None],
     ) -> None:
         self._options = options
         self._say = say
-        self._names = max(20, *(len(candidate.name) for candidate in candidates))
+        self._names = max(20, *(len(candidate.name) for candidate in found))
         self._columns: list[tables.Column] = []
         self._suite: Suite | None = None
         self._sources: dict[str, None] = {}
@@ -201,29 +296,3 @@ class _Table:
                 continue
             self._say(line)
             self._sources[f"[{figure.source.number}] {figure.source}"] = None
-
-
-def _suites(data: Path | None, options: Options) -> list[tuple[Path, str, bool]]:
-    """Return folder, name, and whether it is real rain, of each suite."""
-    if data is None and (options.suites or not options.real):
-        raise UnrainError("bench: give the folder with the data sets with --data, or --real, or --speed")
-    found = []
-    if data is not None and (options.suites or not options.real):
-        found = [(data, suite, False) for suite in find_suites(data, options.suites)]
-    for folder in options.real:
-        if data is not None and (data / folder).is_dir():
-            found.append((data, folder, True))
-        else:
-            path = Path(folder).resolve()
-            found.append((path.parent, path.name, True))
-    for metric in options.metrics:
-        # A wrong name or a missing file is told before anything is opened.
-        open_measures([metric], "pairs")
-    return found
-
-
-def _sheets(path: Path, suites: list[tuple[Path, str, bool]]) -> list[Path]:
-    """Name a sheet for each suite."""
-    if len(suites) == 1:
-        return [path]
-    return [path.with_stem(f"{path.stem}-{name.replace('/', '-')}") for _, name, _ in suites]

@@ -16,9 +16,8 @@ from unrain import zoo
 from unrain.errors import UnrainError
 from unrain.lab.bench import memory
 from unrain.lab.bench.candidates import Candidate
+from unrain.lab.bench.options import SIZE
 from unrain.lab.nets.layers import RecursiveNet
-
-SIZE = "481x321"
 
 _COUNTED_SIDE = 64
 

@@ -1,4 +1,4 @@
-"""`unrain bench --speed`: how long a picture takes, beside a peer and beside what the machine could do.
+"""`unrain bench speed`: how long a picture takes, beside a peer and beside what the machine could do.
 
 Every round runs every candidate once, one after the other, and a matrix product: whatever else the machine is
 doing meets them all alike. Medians over the rounds are given.
@@ -18,11 +18,9 @@ from unrain import zoo
 from unrain.errors import UnrainError
 from unrain.lab.bench.candidates import Candidate, open_derainer
 from unrain.lab.bench.cost import Given, macs_per_pixel, measure_cost, parse_size
+from unrain.lab.bench.options import MIN_ROUNDS, SIZES
 from unrain.lab.hardware import hardware
 from unrain.lab.nets.layers import RecursiveNet
-
-SIZES = ("481x321", "1280x720", "1920x1080")
-ROUNDS = 5
 
 _MATRIX = 1024
 
@@ -89,7 +87,7 @@ def measure_speed(
     sizes: tuple[str, ...] = SIZES,
     recursions: tuple[int, ...] = (),
     threads: int = 0,
-    rounds: int = ROUNDS,
+    rounds: int = MIN_ROUNDS,
     given: Sequence[Given] = (),
     progress: Callable[[str, int, int], None] | None = None,
 ) -> SpeedTable:
@@ -109,8 +107,8 @@ def measure_speed(
     Raises:
         UnrainError: A number or a candidate is not right.
     """
-    if rounds < ROUNDS:
-        raise UnrainError(f"rounds is {rounds}: a median needs {ROUNDS} or more")
+    if rounds < MIN_ROUNDS:
+        raise UnrainError(f"rounds is {rounds}: a median needs {MIN_ROUNDS} or more")
     threads = threads or torch.get_num_threads()
     torch.set_num_threads(threads)
     pictures = [parse_size(size) for size in sizes]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from unrain.errors import UnrainError
+from unrain.errors import UsageError
 from unrain.lab.data.pairs import Pair
 from unrain.lab.data.rain import RGB8
 from unrain.lab.data.suites import Kind
@@ -138,9 +138,9 @@ def open_measures(texts: Sequence[str], kind: Kind) -> tuple[Measures, list[str]
     for text in texts:
         name, colon, path = text.partition(":")
         if name not in METRICS:
-            raise UnrainError(f"{text}: no such metric, choose among {', '.join(METRICS)}")
+            raise UsageError(f"{text}: no such metric, choose among {', '.join(METRICS)}")
         if colon and (not path or name not in _FILES):
-            raise UnrainError(f"{text}: give a file as NAME:PATH, for {', '.join(_FILES)}")
+            raise UsageError(f"{text}: give a file as NAME:PATH, for {', '.join(_FILES)}")
         paths[name] = Path(path) if path else None
     notes = []
     if kind == "real" and not paths:

@@ -1,4 +1,4 @@
-"""`unrain bench-tasks`: what deraining does for those who look at the pictures next.
+"""`unrain bench tasks`: what deraining does for those who look at the pictures next.
 
 A detector and a segmentation network, files of the user's, look at photographs whose objects are known: as
 they are, with rain of three strengths, and each of these derained. The rain is drawn by RainMaker from the
@@ -18,10 +18,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from unrain.errors import UnrainError
+from unrain.errors import UnrainError, UsageError
 from unrain.lab.bench.cache import FOLDER, Results, fingerprint, identity, open_results
 from unrain.lab.bench.candidates import Candidate, to_8_bit
 from unrain.lab.bench.downstream import detection, onnx_network, segmentation
+from unrain.lab.bench.options import TaskOptions
 from unrain.lab.bench.report import tables
 from unrain.lab.bench.run import INPUT, restorers
 from unrain.lab.data.pairs import Pair, pictures, read, size_of
@@ -39,7 +40,6 @@ RAINS: dict[str, RainMaker | None] = {
     ),
     "heavy": RainMaker(from_scratch=StreakRain(depths=(3, 3), density=(0.006, 0.012), intensity=(110, 170))),
 }
-SUITE = "coco"
 
 # What a value depends on beside what `results.code` looks at.
 _LIBRARIES = ("opencv-python-headless", "ai-edge-litert")
@@ -95,35 +95,6 @@ def open_scenes(data: Path, name: str) -> Scenes:
     return Scenes(name, files, partners("boxes", ".txt"), masks, kind)
 
 
-@dataclass(frozen=True)
-class TaskOptions:
-    """What to measure, and where to write it.
-
-    Attributes:
-        detect: Detectors, see `detection.open_detector`.
-        segment: Segmentation networks.
-        suite: The photographs, below the data folder.
-        rains: Strengths out of RAINS.
-        seed: Of the rain.
-        recursions: Numbers of recursions; the model's own when empty.
-        threads: CPU threads, 0 for all.
-        fresh: Whether to measure again what is known from an earlier run.
-        csv: A file for all scores.
-        json: Whether to print JSON in place of the table.
-    """
-
-    detect: tuple[str, ...] = ()
-    segment: tuple[Path, ...] = ()
-    suite: str = SUITE
-    rains: tuple[str, ...] = tuple(RAINS)
-    seed: int = 0
-    recursions: tuple[int, ...] = ()
-    threads: int = 0
-    fresh: bool = False
-    csv: Path | None = None
-    json: bool = False
-
-
 def bench_tasks(
     candidates: Sequence[Candidate],
     data: Path,
@@ -131,6 +102,7 @@ def bench_tasks(
     *,
     say: Callable[[str], None],
     note: Callable[[str], None],
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> None:
     """Measure, and print the table.
 
@@ -140,13 +112,14 @@ def bench_tasks(
         options: The rest.
         say: Called with each line of the result.
         note: Called with each line about it.
+        progress: Called with (candidate and rain, pictures done, pictures in all).
 
     Raises:
         UnrainError: Something is missing or broken.
     """
     if not (options.detect or options.segment):
-        raise UnrainError(
-            "bench-tasks: give a detector with --detect FILE, or a segmentation network with --segment FILE"
+        raise UsageError(
+            "bench tasks: give a detector with --detect FILE, or a segmentation network with --segment FILE"
         )
     scenes = open_scenes(data, options.suite)
     tasks: list[Task] = [
@@ -158,7 +131,7 @@ def bench_tasks(
     if not options.json:
         say(head(names, networks))
     scores = []
-    for score in measure_tasks(candidates, scenes, tasks, options, folder=FOLDER):
+    for score in measure_tasks(candidates, scenes, tasks, options, folder=FOLDER, progress=progress):
         scores.append(score)
         if options.csv:
             tables.write_csv(options.csv, map(asdict, scores), [field.name for field in fields(TaskScore)])
@@ -372,15 +345,16 @@ def measure_tasks(
     Raises:
         UnrainError: There is no such rain, a candidate is a folder of pictures, or something is broken.
     """
-    for rain in options.rains:
+    rains = options.rain or tuple(RAINS)
+    for rain in rains:
         if rain not in RAINS:
-            raise UnrainError(f"{rain}: no such rain, choose among {', '.join(RAINS)}")
+            raise UsageError(f"{rain}: no such rain, choose among {', '.join(RAINS)}")
     for candidate in candidates:
         if isinstance(candidate.source, Path):
             raise UnrainError(f"{candidate.name}: these pictures were derained from other rain; give a model")
     pictures_print = onnx_network.identity([*scenes.files.values()])
     present = {one.name: one.version for one in metadata.distributions() if one.name in _LIBRARIES}
-    for rain in options.rains:
+    for rain in rains:
         for candidate in [INPUT, *candidates]:
             for restore, count in restorers(candidate, rain, options.recursions, options.threads):
                 kept = [

@@ -12,12 +12,10 @@ from PIL import Image, ImageDraw, ImageFont
 from unrain import files
 from unrain.errors import UnrainError, UsageError
 from unrain.lab.bench.candidates import Candidate, to_8_bit
+from unrain.lab.bench.options import PICTURES, WIDTH
 from unrain.lab.bench.run import restorers
 from unrain.lab.data.rain import RGB8
 from unrain.lab.data.suites import Suite
-
-PICTURES = 20
-WIDTH = 360
 
 _GAP = 6
 _LABEL = 22

@@ -1,0 +1,261 @@
+"""`unrain IN...`: derain pictures, videos and folders."""
+
+import contextlib
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Group, Parameter, validators
+
+from unrain import zoo
+from unrain.cli.output import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED, error_line, print_line
+from unrain.cli.progress import Bar
+
+if TYPE_CHECKING:
+    from unrain.derainer import Derainer
+    from unrain.plan import Job, Outcome, Plan
+
+# Stands for `-` while the command line is parsed: no file name can hold it, and no option looks like it.
+STREAM = "\0"
+
+_VIDEO = Group("Videos", sort_key=1)
+_MODEL = Group("Network", sort_key=2)
+_RESULT = Group("Results", sort_key=0)
+_RUN = Group("Run", sort_key=3)
+
+Count = Annotated[int | None, Parameter(validator=validators.Number(gte=1), group=_MODEL)]
+
+
+def derain(
+    *inputs: Annotated[str, Parameter(name="IN")],
+    output: Annotated[str | None, Parameter(alias="-o", group=_RESULT)] = None,
+    overwrite: Annotated[bool, Parameter(group=_RESULT)] = False,
+    rain_layer: Annotated[bool, Parameter(group=_RESULT)] = False,
+    compare: Annotated[bool, Parameter(group=_RESULT)] = False,
+    quality: Annotated[
+        int | None, Parameter(group=_RESULT, validator=validators.Number(gte=1, lte=100))
+    ] = None,
+    codec: Annotated[str | None, Parameter(group=_VIDEO)] = None,
+    crf: Annotated[int | None, Parameter(group=_VIDEO)] = None,
+    start: Annotated[str | None, Parameter(group=_VIDEO)] = None,
+    duration: Annotated[str | None, Parameter(group=_VIDEO)] = None,
+    neighbours: Annotated[bool, Parameter(negative="--no-neighbours", group=_VIDEO)] = True,
+    model: Annotated[str, Parameter(group=_MODEL)] = zoo.DEFAULT,
+    recursions: Count = None,
+    until: Annotated[float | None, Parameter(validator=validators.Number(gt=0), group=_MODEL)] = None,
+    tile: Count = None,
+    threads: Annotated[int, Parameter(validator=validators.Number(gte=0), group=_MODEL)] = 0,
+    max_pixels: Annotated[
+        int | None, Parameter(validator=validators.Number(gte=1), show_default="400 million", group=_RUN)
+    ] = None,
+    dry_run: Annotated[bool, Parameter(group=_RUN)] = False,
+    quiet: Annotated[bool, Parameter(alias="-q", group=_RUN)] = False,
+    verbose: Annotated[bool, Parameter(alias="-v", group=_RUN)] = False,
+) -> int:
+    """Take the rain out of pictures and videos.
+
+    Args:
+        inputs: Pictures, videos, folders of them, or - for standard input.
+        output: A folder, where the structure of input folders is kept. For one input also a file name, whose
+            extension decides the format, or - for standard output.
+        overwrite: Replace results that exist. An input is never overwritten.
+        rain_layer: Also write the rain that was removed, as NAME_rain.png.
+        compare: Also write before and after side by side, as NAME_compare.EXT.
+        quality: Of JPEG, WebP and AVIF, 1 to 100; a JPEG keeps its own unless given.
+        codec: Codec of videos: h264 (vp9 in WebM), hevc, vp9 or av1.
+        crf: Quality of videos: smaller is better and takes more space (18 for h264).
+        start: Start the video here: seconds, MM:SS or HH:MM:SS.
+        duration: Derain this much of the video: seconds, MM:SS or HH:MM:SS.
+        neighbours: Steady the parts of a video that do not move with the frames before and after.
+        model: A name that unrain models lists, or an ONNX file.
+        recursions: How often the network runs on each picture; more is slower and may be cleaner.
+        until: Stop earlier, after a recursion that changed the picture by less than this: the mean over all
+            pixels and colours, in 8-bit steps.
+        tile: Side of the tiles that large pictures are cut into, in pixels; smaller takes less memory.
+        threads: Processor threads, 0 for all.
+        max_pixels: Refuse pictures with more pixels.
+        dry_run: Say what would be written, and stop.
+        quiet: Print errors only.
+        verbose: Say what was done to each picture, and name the files left aside.
+    """
+    from unrain import batch, image, plan, video
+
+    settings = video.VideoOptions(
+        codec,
+        crf,
+        video.parse_time(start, "--start") if start is not None else video.VideoOptions.start,
+        video.parse_time(duration, "--duration") if duration is not None else None,
+        neighbours,
+    )
+    planned = plan.make_plan(
+        [plan.STREAM if text == STREAM else text for text in inputs],
+        plan.STREAM if output == STREAM else output,
+        rain_layer=rain_layer,
+        compare=compare,
+    )
+    if settings != video.VideoOptions() and not any(job.is_video for job in planned.jobs):
+        raise plan.PlanError(
+            "--codec, --crf, --start, --duration and --no-neighbours are for videos, but none is named"
+        )
+    chosen = zoo.find(model)
+    if dry_run:
+        return _dry_run(planned, overwrite=overwrite, verbose=verbose)
+    if any(job.to_stdout for job in planned.jobs) and sys.stdout.isatty():
+        raise plan.PlanError("standard output is a terminal: redirect it, or give a file name after -o")
+
+    def load() -> "Derainer":
+        from unrain.derainer import Derainer
+
+        return Derainer(chosen, recursions=recursions, until=until, tile=tile, threads=threads)
+
+    screen = Screen(len(planned.jobs) + len(planned.settled), quiet=quiet, verbose=verbose)
+    with screen, _terminable(screen):
+        if verbose:
+            screen.say(f"model {chosen.name} ({chosen.path})")
+        try:
+            for outcome in batch.run(
+                planned,
+                load,
+                overwrite=overwrite,
+                quality=quality,
+                max_pixels=image.MAX_PIXELS if max_pixels is None else max_pixels,
+                settings=settings,
+                progress=screen.tile_done,
+            ):
+                screen.settle(outcome)
+        except KeyboardInterrupt:
+            screen.interrupted = True
+        if not quiet:
+            for line in _left_aside(planned.ignored, verbose=verbose):
+                screen.say(line)
+    return screen.summary()
+
+
+@contextlib.contextmanager
+def _terminable(screen: "Screen") -> Iterator[None]:
+    """Let SIGTERM end a run as Ctrl-C does, unless whoever runs this has other plans with it."""
+    in_main = threading.current_thread() is threading.main_thread()
+    if not in_main or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        screen.terminated = True
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _left_aside(ignored: tuple[Path, ...], *, verbose: bool) -> list[str]:
+    """Count the files of folders that are no input, and name them if wanted."""
+    if not ignored:
+        return []
+    kinds = Counter(path.suffix.lower() for path in ignored).most_common()
+    counts = ", ".join(f"{suffix} {count}" for suffix, count in kinds)
+    line = f"unrain: {len(ignored)} file{'s' * (len(ignored) != 1)} left aside ({counts})"
+    return [line, *(f"  {path}" for path in ignored if verbose)]
+
+
+def _dry_run(plan: "Plan", *, overwrite: bool, verbose: bool) -> int:
+    for job in plan.jobs:
+        pending = job.pending(overwrite=overwrite)
+        if not pending and not job.to_stdout:
+            error_line(f"unrain: {job.name}: skipped, its result exists")
+        for target in [*pending.values(), *(["standard output"] if job.to_stdout else [])]:
+            print_line(f"{job.name} -> {target}")
+    for outcome in plan.settled:
+        word = "error: " if outcome.status == "failed" else f"{outcome.name}: skipped, "
+        error_line(f"unrain: {word}{outcome.message}")
+    for line in _left_aside(plan.ignored, verbose=verbose):
+        error_line(line)
+    return EXIT_FAILED if any(outcome.status == "failed" for outcome in plan.settled) else 0
+
+
+class Screen:
+    """Everything a run says, on standard error."""
+
+    def __init__(self, inputs: int, *, quiet: bool, verbose: bool) -> None:
+        self.interrupted = False
+        self.terminated = False
+        self.bar = Bar(inputs, shown=inputs > 0 and not quiet)
+        self._inputs = inputs
+        self._done = 0
+        self._counts: Counter[str] = Counter()
+        self._quiet = quiet
+        self._verbose = verbose
+        self._first_frame = 0.0
+
+    def __enter__(self) -> "Screen":
+        self.bar.__enter__()
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self.bar.__exit__(*details)
+
+    def say(self, line: str) -> None:
+        """Write a line, above the progress bar if there is one."""
+        self.bar.say(line)
+
+    def tile_done(self, job: "Job", done: int, total: int) -> None:
+        """Move the bar by one tile of a picture or one frame of a video."""
+        name = Path(job.name).name
+        if job.is_video:
+            if done == 1:
+                # The first frame waits for the file to be opened: speed is counted from its end.
+                self._first_frame = time.monotonic()
+            took = time.monotonic() - self._first_frame
+            name += f" {done}/{total} frames" + (f", {(done - 1) / took:.2f} a second" if took else "")
+        self.bar.update(self._done + done / total, name)
+
+    def settle(self, outcome: "Outcome") -> None:
+        """Count an outcome and say what is to be said about it."""
+        self._counts[outcome.status] += 1
+        self._done += 1
+        if not self._quiet:
+            for warning in outcome.warnings:
+                self.say(f"unrain: {outcome.name}: {warning}")
+        self.bar.update(self._done)
+        if outcome.status == "failed":
+            if outcome.written and not self._quiet:
+                self._say_written(outcome)
+            self.say(f"unrain: error: {outcome.message}")
+        elif self._quiet:
+            return
+        elif outcome.status == "skipped":
+            self.say(f"unrain: {outcome.name}: skipped, {outcome.message}")
+        else:
+            self._say_written(outcome)
+
+    def _say_written(self, outcome: "Outcome") -> None:
+        where = ", ".join(str(path) for path in outcome.written) or "standard output"
+        plural = "s" * (outcome.recursions != 1)
+        recursions = f", {outcome.recursions} recursion{plural}" if self._verbose else ""
+        frames = ""
+        if outcome.frames:
+            speed = outcome.frames / max(outcome.seconds, 1e-9)
+            frames = f", {outcome.frames} frames, {speed:.2f} a second"
+        self.say(f"{outcome.name} -> {where} ({outcome.seconds:.1f} s{frames}{recursions})")
+        for note in outcome.notes if self._verbose else ():
+            self.say(f"  {note}")
+
+    def summary(self) -> int:
+        """Say how it went, if there was more than one input, and return the exit code."""
+        left = self._inputs - self._done
+        if self.interrupted or (self._inputs > 1 and (not self._quiet or self._counts["failed"])):
+            counts = ", ".join(
+                f"{self._counts[status]} {status}" for status in ("derained", "skipped", "failed")
+            )
+            stopped = "interrupted: " if self.interrupted else ""
+            error_line(f"unrain: {stopped}{counts}" + (f", {left} not started" if left else ""))
+        if self.interrupted:
+            return EXIT_TERMINATED if self.terminated else EXIT_INTERRUPTED
+        return EXIT_FAILED if self._counts["failed"] else 0

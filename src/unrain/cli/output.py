@@ -1,0 +1,81 @@
+"""Exit codes, and the lines that commands write to standard output and standard error."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+
+from unrain.errors import UnrainError
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+EXIT_PIPE_CLOSED = 141
+EXIT_TERMINATED = 143
+
+
+def print_line(line: str) -> None:
+    """Write a line to standard output.
+
+    Raises:
+        UnrainError: Standard output cannot be written.
+    """
+    # A file's name may hold what the terminal's encoding cannot.
+    encoding = sys.stdout.encoding
+    try:
+        sys.stdout.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise UnrainError(_stdout_problem(error)) from error
+
+
+def error_line(line: str) -> None:
+    """Write a line to standard error."""
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
+
+
+def flush(code: int) -> int:
+    """Write out what standard output still holds, and return the exit code."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        code = code or EXIT_PIPE_CLOSED
+        _abandon_stdout()
+    except OSError as error:
+        if not code:
+            error_line(f"unrain: error: {_stdout_problem(error)}")
+        code = code or EXIT_FAILED
+        _abandon_stdout()
+    return code
+
+
+@contextlib.contextmanager
+def extra(name: str, command: str) -> Iterator[None]:
+    """Say how to install an extra when a command misses a package of it.
+
+    Args:
+        name: The extra of this package.
+        command: The command that needs it, as it is typed.
+
+    Raises:
+        UnrainError: A package is missing.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] == "unrain":
+            raise
+        raise UnrainError(
+            f"{command}: needs {error.name}, which is not installed: pip install 'unrain[{name}]'"
+        ) from error
+
+
+def _stdout_problem(error: OSError) -> str:
+    return f"standard output: cannot be written ({error.strerror}), send it elsewhere"
+
+
+def _abandon_stdout() -> None:
+    """Keep Python from trying to flush once more at exit, and from complaining that it cannot."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

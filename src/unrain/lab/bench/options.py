@@ -1,0 +1,143 @@
+"""The options of `unrain bench` and its sub-commands; importing them costs nothing.
+
+They are the parameters of the commands: the attributes' docstrings are what `--help` says.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter, validators
+
+SIZE = "481x321"
+SIZES = (SIZE, "1280x720", "1920x1080")
+MIN_ROUNDS = 5
+PICTURES = 20
+WIDTH = 360
+
+_Count = Parameter(validator=validators.Number(gte=0))
+
+
+@dataclass(frozen=True)
+class CandidateOptions:
+    """What is run, and how.
+
+    Attributes:
+        peer: Other people's weights for one of our networks, as NETWORK:FILE, for example
+            prenet:weights.safetensors; may be given several times.
+        recursions: How often a network runs on each picture, instead of its own number; may be given several
+            times, each is measured.
+        threads: Processor threads, 0 for all.
+    """
+
+    peer: tuple[str, ...] = ()
+    recursions: tuple[int, ...] = ()
+    threads: Annotated[int, _Count] = 0
+
+
+@dataclass(frozen=True)
+class SuiteOptions(CandidateOptions):
+    """What is run on which test sets.
+
+    Attributes:
+        data: Folder with the data sets; not needed with --real alone.
+        suite: Test set of pairs below DATA, or a folder of clean photographs, which are compared with
+            themselves; may be given several times. By default Rain100L, Rain100H, Rain800 and Kodak24, those
+            of them that exist.
+        real: Folder of real rain, without ground truth, below DATA or anywhere; may be given several times.
+    """
+
+    data: Path | None = None
+    suite: tuple[str, ...] = ()
+    real: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class BenchOptions(SuiteOptions):
+    """What `unrain bench` measures, and where it writes.
+
+    Attributes:
+        metric: Measure also rgb (PSNR and SSIM of all channels), lpips, niqe, brisque or streaks; may be
+            given several times. lpips, niqe and brisque need a file, as NAME:PATH or in UNRAIN_LPIPS,
+            UNRAIN_NIQE and UNRAIN_BRISQUE. Real rain has streaks by default, and niqe and brisque
+            if their files are named.
+        truncate: Also score the results truncated to 8 bits, as the script of PReNet's authors does.
+        cost: Also print weights, multiplications, and the peak memory of a process that runs the model once.
+        size: WIDTHxHEIGHT of the picture that memory is measured on.
+        published: Also list what others have published for these sets, with the sources.
+        card: Write the scores into the models' cards.
+        readme: Then write the scores of all models' cards into this README, between its two marks.
+        csv: Also write the scores into this file.
+        report: Also write an HTML page: tables with costs, plots, and the best, median and worst pictures.
+        fresh: Measure again what an earlier run has measured.
+        json: Print the scores as JSON.
+    """
+
+    metric: tuple[str, ...] = ()
+    truncate: bool = False
+    cost: bool = False
+    size: str = SIZE
+    published: bool = False
+    card: bool = False
+    readme: Path | None = None
+    csv: Path | None = None
+    report: Path | None = None
+    fresh: bool = False
+    json: bool = False
+
+
+@dataclass(frozen=True)
+class SheetOptions(SuiteOptions):
+    """What a contact sheet shows.
+
+    Attributes:
+        pictures: How many rows, evenly spread over the set.
+        width: Width of each picture on the sheet, in pixels.
+    """
+
+    pictures: Annotated[int, Parameter(validator=validators.Number(gte=1))] = PICTURES
+    width: Annotated[int, Parameter(validator=validators.Number(gte=32))] = WIDTH
+
+
+@dataclass(frozen=True)
+class SpeedOptions(CandidateOptions):
+    """What `unrain bench speed` times.
+
+    Attributes:
+        size: Picture size as WIDTHxHEIGHT; may be given several times.
+        rounds: How often each model is timed; the median counts.
+        cost: Also print weights, and the peak memory of a process that runs the model once.
+        json: Print the times as JSON.
+    """
+
+    size: tuple[str, ...] = SIZES
+    rounds: Annotated[int, Parameter(validator=validators.Number(gte=MIN_ROUNDS))] = MIN_ROUNDS
+    cost: bool = False
+    json: bool = False
+
+
+@dataclass(frozen=True)
+class TaskOptions(CandidateOptions):
+    """What `unrain bench tasks` measures, and where it writes.
+
+    Attributes:
+        detect: A YOLO of COCO's 80 classes: FILE.onnx or FILE.cfg+FILE.weights; may be given several times.
+        segment: A network of PASCAL VOC's 21 classes: FILE.tflite or FILE.onnx; may be given several times.
+        suite: Test set below DATA: a folder with images, boxes (YOLO's lines), and masks in semantic (COCO's
+            panoptic numbers) or labels (CamVid's).
+        rain: Strength of the rain: none, light, middling or heavy; may be given several times, all by
+            default.
+        seed: Another number puts the drops elsewhere.
+        fresh: Measure again what an earlier run has measured.
+        csv: Also write the scores into this file.
+        json: Print the scores as JSON.
+    """
+
+    detect: tuple[str, ...] = ()
+    segment: tuple[Path, ...] = ()
+    suite: str = "coco"
+    rain: tuple[str, ...] = ()
+    seed: Annotated[int, _Count] = 0
+    fresh: bool = False
+    csv: Path | None = None
+    json: bool = False

@@ -1,0 +1,211 @@
+"""The lab's commands. Each imports its room when it runs, so that their help needs no PyTorch."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter, validators
+
+from unrain.cli.output import extra, print_line
+from unrain.cli.progress import Bar
+from unrain.lab.bench.options import BenchOptions, SheetOptions, SpeedOptions, TaskOptions
+
+_Models = Annotated[str, Parameter(name="MODEL")]
+_Flat = Parameter(name="*")
+_BENCH, _SHEET, _SPEED, _TASK = BenchOptions(), SheetOptions(), SpeedOptions(), TaskOptions()
+_Positive = Parameter(validator=validators.Number(gte=1))
+
+
+def train(
+    recipe: Path,
+    /,
+    *,
+    data: Path,
+    devices: Annotated[int, _Positive] = 1,
+    out: Path | None = None,
+    resume: Annotated[bool, Parameter(negative="--no-resume")] = True,
+) -> None:
+    """Train a network by a recipe.
+
+    Args:
+        recipe: The TOML file that describes the training.
+        data: Folder with the data sets.
+        devices: How many GPUs, or processes on the CPU.
+        out: Folder for checkpoints and logs; runs/RECIPE by default.
+        resume: Resume from the last checkpoint, if there is one.
+    """
+    with extra("lab", "train"):
+        from unrain.lab.training.train import train as run_training
+
+        run_training(recipe, data, devices=devices, out=out, resume=resume)
+
+
+def adapt(
+    model: str,
+    /,
+    *,
+    real: Path,
+    clean: Path | None = None,
+    pairs: Path | None = None,
+    steps: Annotated[int, _Positive] = 500,
+    output: Annotated[Path | None, Parameter(alias="-o")] = None,
+) -> None:
+    """Fine-tune a model on your own rainy pictures, in minutes.
+
+    Args:
+        model: A name that unrain models lists, or a checkpoint of unrain train.
+        real: Folder with rainy pictures.
+        clean: Folder with clean photographs, ideally from the same camera; rain is drawn on them. Without it,
+            rain is drawn on what the model makes of the rainy pictures.
+        pairs: Folder with a rainy and a clean sub-folder, also to learn from and to measure on.
+        steps: Training steps.
+        output: The ONNX file to write; MODEL-adapted.onnx by default.
+    """
+    with extra("lab", "adapt"):
+        from unrain.lab.adapt import ALLOWED
+        from unrain.lab.adapt import adapt as run_adapting
+
+        found = run_adapting(model, real, clean=clean, pairs=pairs, steps=steps, out=output)
+        verdict = "kept" if found.kept else "NOT kept"
+        print_line(
+            f"{found.pairs} pairs held out: {found.before:.2f} dB before, {found.after:.2f} dB after; "
+            f"{verdict} within {ALLOWED} dB, with {found.share:.0%} of the change"
+        )
+        if pairs is None:
+            print_line("these have drawn rain; other rain may get worse: --pairs holds some of it out")
+        if found.streaks_before is not None and found.streaks_after is not None:
+            print_line(
+                f"streaks removed from your pictures: {found.streaks_before:.0%} before, "
+                f"{found.streaks_after:.0%} after"
+            )
+        print_line(f"{steps} steps, {found.seconds:.0f} s; use it: unrain IN --model {found.model}")
+
+
+def search(recipe: Path, /, *, data: Path, out: Path | None = None) -> None:
+    """Find the skip connections of RDMC worth keeping.
+
+    Args:
+        recipe: The TOML file, with a [search] table.
+        data: Folder with the data sets.
+        out: Folder for checkpoints, logs and the recipe found.
+    """
+    with extra("lab", "search"):
+        from unrain.lab.search import search as run_search
+
+        found = run_search(recipe, data, out=out)
+        for name, strength in found.skips.items():
+            print_line(f"{name:6} {strength:+.4f}{'  kept' if name in found.kept else ''}")
+        print_line(f"upsampling {found.bilinear:.3f} bilinear + {1 - found.bilinear:.3f} bicubic")
+        print_line(f"train it: unrain train {found.recipe} --data {data}")
+
+
+def ablate(plan: Path, /, *, data: Path, out: Path | None = None) -> None:
+    """Measure what each part of a recipe is worth.
+
+    Args:
+        plan: The TOML file: a recipe, and what is changed in it.
+        data: Folder with the data sets.
+        out: Folder for the runs and the results; runs/PLAN by default.
+    """
+    with extra("lab", "ablate"):
+        from unrain.lab.ablate import ablate as run_ablation
+
+        for row in run_ablation(plan, data, out=out):
+            each = ", ".join(f"{one.psnr:.2f}" for one in row.results)
+            print_line(f"{row.group:24} {row.run:24} {row.psnr:6.2f} dB ({each})")
+
+
+def export(
+    checkpoint: Path,
+    /,
+    *,
+    output: Annotated[Path, Parameter(alias="-o")],
+    recursions: Annotated[int | None, _Positive] = None,
+    default: Annotated[int | None, _Positive] = None,
+) -> None:
+    """Turn a checkpoint into an ONNX model.
+
+    Args:
+        checkpoint: The trained weights: weights.safetensors, or last.ckpt of an unfinished run.
+        output: The ONNX file to write; its card is written beside it.
+        recursions: Fix the number of recursions in the file; otherwise it is chosen when the model runs.
+        default: Recursions when the user chooses none; the network's own number by default.
+    """
+    with extra("lab", "export"):
+        from unrain.lab.export import export_checkpoint
+
+        export_checkpoint(checkpoint, output, recursions=recursions, default=default)
+
+
+bench = App(name="bench")
+
+
+@bench.default
+def bench_quality(*models: _Models, options: Annotated[BenchOptions, _Flat] = _BENCH) -> None:
+    """Measure models on whole test sets.
+
+    Args:
+        models: Models of the zoo, ONNX files, checkpoints of unrain train, or folders of derained pictures,
+            which are matched by name (in a sub-folder with the name of the test set, if there is one). The
+            default model if none is given.
+        options: The rest.
+    """
+    with extra("lab", "bench"), Bar() as bar:
+        from unrain.lab.bench import command
+
+        command.measure(models, options, say=bar.print, note=bar.note, progress=bar.step)
+
+
+@bench.command(name="speed")
+def bench_speed(*models: _Models, options: Annotated[SpeedOptions, _Flat] = _SPEED) -> None:
+    """Time models.
+
+    Models are run in turn, beside the machine's own matrix product; with --peer they are compared with the
+    first one.
+
+    Args:
+        models: Models of the zoo, ONNX files, or checkpoints of unrain train; the default model if none is
+            given.
+        options: The rest.
+    """
+    with extra("lab", "bench speed"), Bar(animated=False) as bar:
+        from unrain.lab.bench import command
+
+        command.time_models(models, options, say=bar.print, progress=bar.step)
+
+
+@bench.command(name="sheet")
+def bench_sheet(
+    *models: _Models,
+    output: Annotated[Path, Parameter(alias="-o")],
+    options: Annotated[SheetOptions, _Flat] = _SHEET,
+) -> None:
+    """Draw a contact sheet: pictures of a test set, derained by each model, side by side.
+
+    Args:
+        models: As for unrain bench.
+        output: The picture to write; several test sets give FILE-SET.EXT each.
+        options: The rest.
+    """
+    with extra("lab", "bench sheet"), Bar() as bar:
+        from unrain.lab.bench import command
+
+        command.draw(models, output, options, say=bar.print, progress=bar.step)
+
+
+@bench.command(name="tasks")
+def bench_tasks(*models: _Models, data: Path, options: Annotated[TaskOptions, _Flat] = _TASK) -> None:
+    """Measure what deraining does for detection and segmentation.
+
+    Your networks look at photographs without rain, with drawn rain of three strengths, and derained; mAP and
+    mIoU are in per cent. Scores are kept in runs/bench. Needs pip install 'unrain[tasks]'.
+
+    Args:
+        models: Models of the zoo, ONNX files, or checkpoints of unrain train; the default model if none is
+            given.
+        data: Folder with the data sets.
+        options: The rest.
+    """
+    with extra("tasks", "bench tasks"), Bar() as bar:
+        from unrain.lab.bench import command
+
+        command.measure_tasks(models, data, options, say=bar.print, note=bar.note, progress=bar.step)
