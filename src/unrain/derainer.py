@@ -24,11 +24,15 @@ from unrain import zoo
 from unrain.engine import Engine, OnnxEngine, Planes
 from unrain.errors import UsageError
 from unrain.image import Array, from_pil, read, to_pil
+from unrain.octaves import HARDLY_ANY, LEFT_OVER, choose, coarsest, lift, rms, shrink, strips, windows
 
 Progress = Callable[[int, int], None]
 
 _WHOLE_UP_TO = 1_500_000
 _DEFAULT_TILE = 1152
+MOST_LEVELS = 8
+# Side of a sample of a finer octave, in that octave's pixels.
+_SAMPLE = 192
 _HALF_PRECISION_FROM = 8_000_000
 
 
@@ -40,11 +44,14 @@ class Derained:
         image: The result, with the shape and dtype of the input.
         rainy: The input itself, not a copy.
         recursions: How many recursions were computed; with `until` perhaps fewer than allowed.
+        octaves: At which sizes the network ran over the whole picture, in turn: 0 is full size, 1 half, 2 a
+            quarter.
     """
 
     image: Array
     rainy: Array
     recursions: int
+    octaves: tuple[int, ...] = (0,)
 
     @property
     def rain_layer(self) -> Array:
@@ -146,6 +153,7 @@ class Derainer:
         tile: int | None = None,
         overlap: int = 16,
         threads: int = 0,
+        levels: int | None = None,
     ) -> None:
         """Open a model.
 
@@ -160,6 +168,8 @@ class Derainer:
                 1.5 megapixels whole and bigger ones in tiles of 1152.
             overlap: Width of the linear passage between tiles, in pixels.
             threads: CPU threads, 0 for one on every physical core.
+            levels: How many sizes of a picture are looked at, each half of the one before; 1 for full size
+                only. None takes as many as bring the long side closest to 800 pixels.
 
         Raises:
             UsageError: There is no such model, or a number does not fit it.
@@ -176,10 +186,13 @@ class Derainer:
             raise UsageError(f"until is {until}: give more than 0, in steps of 8 bits")
         if until is not None and not self.engine.recursive:
             raise UsageError(f"until is {until}, but this model has one recursion only: leave it out")
+        if levels is not None and not 1 <= levels <= MOST_LEVELS:
+            raise UsageError(f"levels is {levels}: give 1 to {MOST_LEVELS}")
         if overlap < 0:
             raise UsageError(f"overlap is {overlap}: give 0 or more pixels")
         self.recursions = (recursions or self.engine.recursions) if self.engine.recursive else 1
         self.until = until
+        self._levels = levels
         self._multiple = self.engine.multiple
         self._halo = _up(self.engine.halo, self._multiple)
         self._overlap = overlap
@@ -241,6 +254,70 @@ class Derainer:
             UsageError: The array is no such picture.
         """
         _check(image)
+        octave = coarsest(*image.shape[:2]) if self._levels is None else self._levels - 1
+        if octave == 0:
+            return self._at_full_size(image, progress)
+        return self._by_octaves(image, octave, progress or (lambda done, total: None))
+
+    def _by_octaves(self, image: Array, last: int, progress: Progress) -> Derained:
+        """Work at the octave in which the rain is seen best, and lift what is found there to full size.
+
+        Then the coarsest octave is looked at again, for wider rain that is left.
+        """
+        samples = 4 * last
+        scale = _full_scale(image.dtype)
+        small = shrink(image, last, scale)
+        found = small - self._at_full_size(small).image
+        progress(1, samples + 2)
+        energies = []
+        for octave in range(last):
+            energies.append(self._sampled(image, octave, last, found))
+            progress(1 + 4 * (octave + 1), samples + 2)
+        chosen = choose([*energies, 1.0]) if rms(found) * max([*energies, 1.0]) >= HARDLY_ANY else last
+        if chosen == last:
+            derained = Derained(_subtract(image, found, last), image, self.recursions, (last,))
+        elif chosen == 0:
+            derained = self._at_full_size(
+                image, lambda done, total: progress(samples * total + done, samples * total + total)
+            )
+        else:
+            middle = shrink(image, chosen, scale)
+            found = middle - self._at_full_size(middle).image
+            derained = Derained(_subtract(image, found, chosen), image, self.recursions, (chosen,))
+        if chosen != last:
+            small = shrink(derained.image, last, scale)
+            left = small - self._at_full_size(small).image
+            if rms(left) > LEFT_OVER * rms(found):
+                again = _subtract(derained.image, left, last)
+                derained = Derained(again, image, derained.recursions, (chosen, last))
+        progress(samples + 2, samples + 2)
+        return derained
+
+    def _sampled(self, image: Array, octave: int, last: int, found: Planes) -> float:
+        """Return the energy of what an octave finds in some windows, as a share of the coarsest octave's."""
+        factor, step = 2**octave, 2 ** (last - octave)
+        energies = []
+        for top, left in windows(found, max(1, _SAMPLE // step)):
+            inner = found[top : top + _SAMPLE // step, left : left + _SAMPLE // step]
+            edges = []
+            for start, extent, whole in zip((top, left), inner.shape, image.shape, strict=False):
+                first, end = start * step, min((start + extent) * step, -(-whole // factor))
+                margins = max(0, first - self._halo), min(end + self._halo, -(-whole // factor))
+                edges.append(
+                    (
+                        slice(margins[0] * factor, margins[1] * factor),
+                        slice(first - margins[0], end - margins[0]),
+                    )
+                )
+            (rows, inner_rows), (columns, inner_columns) = edges
+            crop = shrink(image[rows, columns], octave, _full_scale(image.dtype))
+            layer = (crop - self._at_full_size(crop).image)[inner_rows, inner_columns]
+            energies.append((rms(layer), rms(inner)))
+        mine, coarse = (math.sqrt(sum(one[i] ** 2 for one in energies)) for i in (0, 1))
+        return mine / max(coarse, 1e-6)
+
+    def _at_full_size(self, image: Array, progress: Progress | None = None) -> Derained:
+        """Run every recursion over a picture as it is."""
         grid = self._grid(*image.shape[:2])
         kept = np.float16 if grid.height * grid.width >= _HALF_PRECISION_FROM else np.float32
         result = np.empty_like(image, order="C", subok=False)
@@ -320,6 +397,16 @@ def _check(image: Array) -> None:
     low, high = float(image.min()), float(image.max())
     if not (low >= 0 and high <= 1):  # also true when a value is not a number
         raise UsageError(f"the array holds floats from {low} to {high}: scale them to [0, 1]")
+
+
+def _subtract(image: Array, layer: Planes, octave: int) -> Array:
+    """Subtract a layer of an octave from the picture, rounded once, in strips of rows."""
+    scale = np.float32(_full_scale(image.dtype))
+    result = np.empty_like(image, order="C", subok=False)
+    for rows in strips(image.shape[0]):
+        values = image[rows] - lift(layer, octave, rows, image.shape[1]) * scale
+        result[rows] = np.clip(values if image.dtype.kind == "f" else np.rint(values), 0, scale)
+    return result
 
 
 def _full_scale(dtype: np.dtype[Any]) -> int:
