@@ -264,57 +264,57 @@ class Derainer:
 
         Then the coarsest octave is looked at again, for wider rain that is left.
         """
-        samples = 4 * last
-        scale = _full_scale(image.dtype)
-        small = shrink(image, last, scale)
-        found = small - self._at_full_size(small).image
-        progress(1, samples + 2)
+        parts = 4 * last
+        small, found = self._found(image, last)
+        progress(1, parts + 2)
         energies = []
         for octave in range(last):
-            energies.append(self._sampled(image, octave, last, found))
-            progress(1 + 4 * (octave + 1), samples + 2)
-        chosen = choose([*energies, 1.0]) if rms(found) * max([*energies, 1.0]) >= HARDLY_ANY else last
+            energies.append(self._energy(image, octave, last, found))
+            progress(1 + 4 * (octave + 1), parts + 2)
+        chosen = choose([*energies, rms(found)])
         if chosen == last:
-            derained = Derained(_subtract(image, found, last), image, self.recursions, (last,))
+            derained = Derained(_subtract(image, found, last), image, small.recursions, (last,))
         elif chosen == 0:
             derained = self._at_full_size(
-                image, lambda done, total: progress(samples * total + done, samples * total + total)
+                image, lambda done, total: progress(parts * total + done, (parts + 1) * total)
             )
         else:
-            middle = shrink(image, chosen, scale)
-            found = middle - self._at_full_size(middle).image
-            derained = Derained(_subtract(image, found, chosen), image, self.recursions, (chosen,))
+            middle, found = self._found(image, chosen)
+            derained = Derained(_subtract(image, found, chosen), image, middle.recursions, (chosen,))
         if chosen != last:
-            small = shrink(derained.image, last, scale)
-            left = small - self._at_full_size(small).image
-            if rms(left) > LEFT_OVER * rms(found):
-                again = _subtract(derained.image, left, last)
-                derained = Derained(again, image, derained.recursions, (chosen, last))
-        progress(samples + 2, samples + 2)
+            _, left = self._found(derained.image, last)
+            if rms(left) > LEFT_OVER * max(energies[chosen], rms(found)):
+                cleaner = _subtract(derained.image, left, last)
+                derained = Derained(cleaner, image, derained.recursions, (chosen, last))
+        progress(parts + 2, parts + 2)
         return derained
 
-    def _sampled(self, image: Array, octave: int, last: int, found: Planes) -> float:
-        """Return the energy of what an octave finds in some windows, as a share of the coarsest octave's."""
-        factor, step = 2**octave, 2 ** (last - octave)
-        energies = []
-        for top, left in windows(found, max(1, _SAMPLE // step)):
-            inner = found[top : top + _SAMPLE // step, left : left + _SAMPLE // step]
-            edges = []
-            for start, extent, whole in zip((top, left), inner.shape, image.shape, strict=False):
-                first, end = start * step, min((start + extent) * step, -(-whole // factor))
-                margins = max(0, first - self._halo), min(end + self._halo, -(-whole // factor))
-                edges.append(
-                    (
-                        slice(margins[0] * factor, margins[1] * factor),
-                        slice(first - margins[0], end - margins[0]),
-                    )
-                )
-            (rows, inner_rows), (columns, inner_columns) = edges
-            crop = shrink(image[rows, columns], octave, _full_scale(image.dtype))
-            layer = (crop - self._at_full_size(crop).image)[inner_rows, inner_columns]
-            energies.append((rms(layer), rms(inner)))
-        mine, coarse = (math.sqrt(sum(one[i] ** 2 for one in energies)) for i in (0, 1))
-        return mine / max(coarse, 1e-6)
+    def _found(self, image: Array, octave: int) -> tuple[Derained, Planes]:
+        """Run the network on a shrunk picture: its result, and the layer it takes away, in single precision."""
+        derained = self._at_full_size(shrink(image, octave, _full_scale(image.dtype)))
+        layer: Planes = derained.rainy - derained.image
+        return derained, layer
+
+    def _energy(self, image: Array, octave: int, last: int, found: Planes) -> float:
+        """Estimate the energy of what an octave would find, from windows where the coarsest found most."""
+        step, side = 2 ** (last - octave), _SAMPLE >> (last - octave)
+        fine, coarse = [], []
+        for top, left in windows(found, side):
+            inner = found[top : top + side, left : left + side]
+            rows, rows_inside = self._window(top * step, inner.shape[0] * step, image.shape[0], octave)
+            columns, columns_inside = self._window(left * step, inner.shape[1] * step, image.shape[1], octave)
+            _, layer = self._found(image[rows, columns], octave)
+            fine.append(rms(layer[rows_inside, columns_inside]))
+            coarse.append(rms(inner))
+        energy, there = (math.hypot(*values) / math.sqrt(len(values)) for values in (fine, coarse))
+        # The windows are no fair sample: their share of the coarsest octave's energy tells by how much.
+        return energy * rms(found) / there if there > HARDLY_ANY / 10 else energy
+
+    def _window(self, start: int, extent: int, whole: int, octave: int) -> tuple[slice, slice]:
+        """Return the full-size pixels that some pixels of an octave need, and which of the result these are."""
+        factor = 2**octave
+        first, stop = max(0, start - self._halo), start + extent + self._halo
+        return slice(first * factor, min(stop * factor, whole)), slice(start - first, start - first + extent)
 
     def _at_full_size(self, image: Array, progress: Progress | None = None) -> Derained:
         """Run every recursion over a picture as it is."""

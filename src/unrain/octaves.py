@@ -17,13 +17,13 @@ Floats = NDArray[np.float32]
 WORKING_SIDE = 800
 """The long side, in pixels, at which rain is known best; the coarsest octave is the closest to it."""
 
-# The coarsest octave whose layer has this share of the strongest one's energy (RMS) wins: what is coarser costs
-# less. An octave too fine misses wide rain, one too coarse blurs narrow rain: both find less energy.
+# The coarsest octave with this share of the greatest energy (RMS of its layer) wins: coarser costs less.
+# An octave too fine misses wide rain and one too coarse blurs narrow rain: both find less energy.
 ENOUGH = 0.985
 # A second look at the coarsest octave changes the result only where it finds this share of what was found.
 LEFT_OVER = 0.12
 # Below this energy an octave has found hardly any rain, and the coarsest is taken.
-HARDLY_ANY = 1.5 / 255
+HARDLY_ANY = 2.5 / 255
 
 _STRIP = 256
 
@@ -50,7 +50,7 @@ def shrink(image: NDArray[np.generic], octave: int, scale: float = 1.0) -> Float
     block = 2 ** (octave - 1)
     means = np.concatenate([_means(rows, block) for rows in _strips(image, block)])
     grow = [(0, side % 2) for side in means.shape[:2]] + [(0, 0)] * (means.ndim - 2)
-    means = np.pad(means, grow, mode="edge") / np.float32(scale)
+    means = np.asarray(np.pad(means, grow, mode="edge") / np.float32(scale), np.float32)
     size = (means.shape[1] // 2, means.shape[0] // 2)
     return np.clip(_each(means, lambda one: one.resize(size, Image.Resampling.LANCZOS)), 0, 1)
 
