@@ -59,6 +59,12 @@ class Derained:
         layer: Array = self.rainy - np.minimum(self.rainy, self.image)
         return layer
 
+    @property
+    def sizes(self) -> str:
+        """The sizes at which the network ran, for people: "at full size", "at 1/4 of its size"."""
+        names = ["full size" if octave == 0 else f"1/{2**octave} of its size" for octave in self.octaves]
+        return f"at {' and then '.join(names)}"
+
 
 @dataclass(frozen=True)
 class _Span:
@@ -239,59 +245,76 @@ class Derainer:
             )
         return to_pil(replace(picture, pixels=self.derain(picture.pixels).image))
 
-    def derain(self, image: Array, progress: Progress | None = None) -> Derained:
+    def derain(
+        self, image: Array, progress: Progress | None = None, *, octaves: tuple[int, ...] | None = None
+    ) -> Derained:
         """Take the rain out of an array and keep what the rain layer is computed from.
 
         Args:
             image: H x W x 3, or H x W when grey; uint8 or uint16 in full range, or float in [0, 1].
-            progress: Called with (tiles done, tiles in all) after every tile of every recursion; in all
-                counts every recursion, also those that `until` may save.
+            progress: Called with (done, in all) after every tile of every recursion, also of those that
+                `until` may save.
+            octaves: At which sizes the network runs, as `Derained.octaves` of an earlier frame of the same
+                shot says; None finds out.
 
         Returns:
-            Result, rain layer and number of recursions.
+            Result, rain layer, number of recursions, and octaves.
 
         Raises:
             UsageError: The array is no such picture.
         """
         _check(image)
-        octave = coarsest(*image.shape[:2]) if self._levels is None else self._levels - 1
-        if octave == 0:
+        last = coarsest(*image.shape[:2]) if self._levels is None else self._levels - 1
+        if last == 0 or octaves == (0,):
             return self._at_full_size(image, progress)
-        return self._by_octaves(image, octave, progress or (lambda done, total: None))
+        if octaves is None:
+            return self._by_octaves(image, last, progress or (lambda done, total: None))
+        derained = Derained(image, image, 0, ())
+        for octave in octaves:
+            derained = self._at(derained, octave)
+        return derained
 
     def _by_octaves(self, image: Array, last: int, progress: Progress) -> Derained:
         """Work at the octave in which the rain is seen best, and lift what is found there to full size.
 
         Then the coarsest octave is looked at again, for wider rain that is left.
         """
-        parts = 4 * last
         small, found = self._found(image, last)
-        progress(1, parts + 2)
+        progress(5, 100)
         energies = []
         for octave in range(last):
             energies.append(self._energy(image, octave, last, found))
-            progress(1 + 4 * (octave + 1), parts + 2)
+            progress(5 + 15 * (octave + 1) // last, 100)
         chosen = choose([*energies, rms(found)])
+        start = Derained(image, image, 0, ())
         if chosen == last:
-            derained = Derained(_subtract(image, found, last), image, small.recursions, (last,))
-        elif chosen == 0:
-            derained = self._at_full_size(
-                image, lambda done, total: progress(parts * total + done, (parts + 1) * total)
-            )
+            lifted = _subtract(image, found, last)
+            derained = replace(start, image=lifted, recursions=small.recursions, octaves=(last,))
         else:
-            middle, found = self._found(image, chosen)
-            derained = Derained(_subtract(image, found, chosen), image, middle.recursions, (chosen,))
-        if chosen != last:
+            derained = self._at(
+                start, chosen, lambda done, total: progress(20 * total + 75 * done, 100 * total)
+            )
             _, left = self._found(derained.image, last)
             if rms(left) > LEFT_OVER * max(energies[chosen], rms(found)):
                 cleaner = _subtract(derained.image, left, last)
-                derained = Derained(cleaner, image, derained.recursions, (chosen, last))
-        progress(parts + 2, parts + 2)
+                derained = replace(derained, image=cleaner, octaves=(chosen, last))
+        progress(100, 100)
         return derained
 
-    def _found(self, image: Array, octave: int) -> tuple[Derained, Planes]:
-        """Run the network on a shrunk picture: its result, and the layer it takes away, in single precision."""
-        derained = self._at_full_size(shrink(image, octave, _full_scale(image.dtype)))
+    def _at(self, before: Derained, octave: int, progress: Progress | None = None) -> Derained:
+        """Run the network on what an octave before left, shrunk to this one."""
+        if octave == 0:
+            derained = self._at_full_size(before.image, progress)
+            image = derained.image
+        else:
+            derained, found = self._found(before.image, octave, progress)
+            image = _subtract(before.image, found, octave)
+        recursions = max(before.recursions, derained.recursions)
+        return Derained(image, before.rainy, recursions, (*before.octaves, octave))
+
+    def _found(self, image: Array, octave: int, progress: Progress | None = None) -> tuple[Derained, Planes]:
+        """Run the network on a shrunk picture: its result, and the layer that it takes away."""
+        derained = self._at_full_size(shrink(image, octave, _full_scale(image.dtype)), progress)
         layer: Planes = derained.rainy - derained.image
         return derained, layer
 
@@ -311,7 +334,7 @@ class Derainer:
         return energy * rms(found) / there if there > HARDLY_ANY / 10 else energy
 
     def _window(self, start: int, extent: int, whole: int, octave: int) -> tuple[slice, slice]:
-        """Return the full-size pixels that some pixels of an octave need, and which of the result these are."""
+        """Return the full-size pixels that pixels of an octave depend on, and where these are in the crop."""
         factor = 2**octave
         first, stop = max(0, start - self._halo), start + extent + self._halo
         return slice(first * factor, min(stop * factor, whole)), slice(start - first, start - first + extent)
