@@ -13,11 +13,11 @@ LAB = "unrain.lab"
 FLOORS = (
     ("unrain.errors", "unrain.version"),
     ("unrain.files",),
-    ("unrain.image", "unrain.zoo"),
+    ("unrain.image", "unrain.octaves", "unrain.zoo"),
     ("unrain.engine",),
     ("unrain.derainer",),
     ("unrain",),
-    ("unrain.video", "unrain.steady"),
+    ("unrain.video",),
     ("unrain.plan",),
     ("unrain.batch",),
     ("unrain.cli",),

@@ -32,6 +32,7 @@ def derain(
     until: float | None = None,
     tile: int | None = None,
     threads: int = 0,
+    levels: int | None = None,
 ) -> "Array": ...
 
 
@@ -44,6 +45,7 @@ def derain(
     until: float | None = None,
     tile: int | None = None,
     threads: int = 0,
+    levels: int | None = None,
 ) -> "Image": ...
 
 
@@ -55,6 +57,7 @@ def derain(
     until: float | None = None,
     tile: int | None = None,
     threads: int = 0,
+    levels: int | None = None,
 ) -> "Array | Image":
     """Take the rain out of one picture.
 
@@ -70,6 +73,8 @@ def derain(
             8 bits.
         tile: Side in pixels of the square tiles into which large pictures are cut; None chooses by itself.
         threads: Processor threads; 0 takes all.
+        levels: How many sizes of a large picture are looked at, each half of the one before; 1 for full size
+            only, None for as many as bring the long side closest to 800 pixels.
 
     Returns:
         For an array, an array of the same shape and type. Otherwise a Pillow image with the same alpha and
@@ -88,7 +93,7 @@ def derain(
         version: tuple[object, ...] = (found.path.resolve(), state.st_ino, state.st_mtime_ns, state.st_size)
     except OSError:
         version = ()  # opening it says what is wrong
-    return _derainer(found, version, recursions, until, tile, threads)(picture)
+    return _derainer(found, version, recursions, until, tile, threads, levels)(picture)
 
 
 @functools.lru_cache(maxsize=1)
@@ -99,10 +104,11 @@ def _derainer(
     until: float | None,
     tile: int | None,
     threads: int,
+    levels: int | None,
 ) -> "Derainer":
     from unrain.derainer import Derainer
 
-    return Derainer(model, recursions=recursions, until=until, tile=tile, threads=threads)
+    return Derainer(model, recursions=recursions, until=until, tile=tile, threads=threads, levels=levels)
 
 
 if not TYPE_CHECKING:

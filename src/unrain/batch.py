@@ -161,7 +161,8 @@ def _results(
         results["rain"] = image.Picture(result.rain_layer, colour=picture.colour)
     if "compare" in pending:
         results["compare"] = side_by_side(picture, after)
-    return results, picture.notes, result.recursions
+    scaled = (f"derained {result.sizes}",) if result.octaves != (0,) else ()
+    return results, (*picture.notes, *scaled), result.recursions
 
 
 def side_by_side(before: image.Picture, after: image.Picture) -> image.Picture:

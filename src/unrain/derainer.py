@@ -24,11 +24,15 @@ from unrain import zoo
 from unrain.engine import Engine, OnnxEngine, Planes
 from unrain.errors import UsageError
 from unrain.image import Array, from_pil, read, to_pil
+from unrain.octaves import HARDLY_ANY, LEFT_OVER, choose, coarsest, lift, rms, shrink, strips, windows
 
 Progress = Callable[[int, int], None]
 
 _WHOLE_UP_TO = 1_500_000
 _DEFAULT_TILE = 1152
+MOST_LEVELS = 8
+# Side of a sample of a finer octave, in that octave's pixels.
+_SAMPLE = 192
 _HALF_PRECISION_FROM = 8_000_000
 
 
@@ -40,17 +44,26 @@ class Derained:
         image: The result, with the shape and dtype of the input.
         rainy: The input itself, not a copy.
         recursions: How many recursions were computed; with `until` perhaps fewer than allowed.
+        octaves: At which sizes the network ran over the whole picture, in turn: 0 is full size, 1 half, 2 a
+            quarter.
     """
 
     image: Array
     rainy: Array
     recursions: int
+    octaves: tuple[int, ...] = (0,)
 
     @property
     def rain_layer(self) -> Array:
         """The light that was taken away, max(input - result, 0), computed when asked for."""
         layer: Array = self.rainy - np.minimum(self.rainy, self.image)
         return layer
+
+    @property
+    def sizes(self) -> str:
+        """The sizes at which the network ran, for people: "at full size", "at 1/4 of its size"."""
+        names = ["full size" if octave == 0 else f"1/{2**octave} of its size" for octave in self.octaves]
+        return f"at {' and then '.join(names)}"
 
 
 @dataclass(frozen=True)
@@ -146,6 +159,7 @@ class Derainer:
         tile: int | None = None,
         overlap: int = 16,
         threads: int = 0,
+        levels: int | None = None,
     ) -> None:
         """Open a model.
 
@@ -160,6 +174,8 @@ class Derainer:
                 1.5 megapixels whole and bigger ones in tiles of 1152.
             overlap: Width of the linear passage between tiles, in pixels.
             threads: CPU threads, 0 for one on every physical core.
+            levels: How many sizes of a picture are looked at, each half of the one before; 1 for full size
+                only. None takes as many as bring the long side closest to 800 pixels.
 
         Raises:
             UsageError: There is no such model, or a number does not fit it.
@@ -176,10 +192,13 @@ class Derainer:
             raise UsageError(f"until is {until}: give more than 0, in steps of 8 bits")
         if until is not None and not self.engine.recursive:
             raise UsageError(f"until is {until}, but this model has one recursion only: leave it out")
+        if levels is not None and not 1 <= levels <= MOST_LEVELS:
+            raise UsageError(f"levels is {levels}: give 1 to {MOST_LEVELS}")
         if overlap < 0:
             raise UsageError(f"overlap is {overlap}: give 0 or more pixels")
         self.recursions = (recursions or self.engine.recursions) if self.engine.recursive else 1
         self.until = until
+        self._levels = levels
         self._multiple = self.engine.multiple
         self._halo = _up(self.engine.halo, self._multiple)
         self._overlap = overlap
@@ -226,21 +245,102 @@ class Derainer:
             )
         return to_pil(replace(picture, pixels=self.derain(picture.pixels).image))
 
-    def derain(self, image: Array, progress: Progress | None = None) -> Derained:
+    def derain(
+        self, image: Array, progress: Progress | None = None, *, octaves: tuple[int, ...] | None = None
+    ) -> Derained:
         """Take the rain out of an array and keep what the rain layer is computed from.
 
         Args:
             image: H x W x 3, or H x W when grey; uint8 or uint16 in full range, or float in [0, 1].
-            progress: Called with (tiles done, tiles in all) after every tile of every recursion; in all
-                counts every recursion, also those that `until` may save.
+            progress: Called with (done, in all) after every tile of every recursion, also of those that
+                `until` may save.
+            octaves: At which sizes the network runs, as `Derained.octaves` of an earlier frame of the same
+                shot says; None finds out.
 
         Returns:
-            Result, rain layer and number of recursions.
+            Result, rain layer, number of recursions, and octaves.
 
         Raises:
             UsageError: The array is no such picture.
         """
         _check(image)
+        last = coarsest(*image.shape[:2]) if self._levels is None else self._levels - 1
+        if last == 0 or octaves == (0,):
+            return self._at_full_size(image, progress)
+        if octaves is None:
+            return self._by_octaves(image, last, progress or (lambda done, total: None))
+        derained = Derained(image, image, 0, ())
+        for octave in octaves:
+            derained = self._at(derained, octave)
+        return derained
+
+    def _by_octaves(self, image: Array, last: int, progress: Progress) -> Derained:
+        """Work at the octave in which the rain is seen best, and lift what is found there to full size.
+
+        Then the coarsest octave is looked at again, for wider rain that is left.
+        """
+        small, found = self._found(image, last)
+        progress(5, 100)
+        energies = []
+        for octave in range(last):
+            energies.append(self._energy(image, octave, last, found))
+            progress(5 + 15 * (octave + 1) // last, 100)
+        chosen = choose([*energies, rms(found)])
+        start = Derained(image, image, 0, ())
+        if chosen == last:
+            lifted = _subtract(image, found, last)
+            derained = replace(start, image=lifted, recursions=small.recursions, octaves=(last,))
+        else:
+            derained = self._at(
+                start, chosen, lambda done, total: progress(20 * total + 75 * done, 100 * total)
+            )
+            _, left = self._found(derained.image, last)
+            if rms(left) > LEFT_OVER * max(energies[chosen], rms(found)):
+                cleaner = _subtract(derained.image, left, last)
+                derained = replace(derained, image=cleaner, octaves=(chosen, last))
+        progress(100, 100)
+        return derained
+
+    def _at(self, before: Derained, octave: int, progress: Progress | None = None) -> Derained:
+        """Run the network on what an octave before left, shrunk to this one."""
+        if octave == 0:
+            derained = self._at_full_size(before.image, progress)
+            image = derained.image
+        else:
+            derained, found = self._found(before.image, octave, progress)
+            image = _subtract(before.image, found, octave)
+        recursions = max(before.recursions, derained.recursions)
+        return Derained(image, before.rainy, recursions, (*before.octaves, octave))
+
+    def _found(self, image: Array, octave: int, progress: Progress | None = None) -> tuple[Derained, Planes]:
+        """Run the network on a shrunk picture: its result, and the layer that it takes away."""
+        derained = self._at_full_size(shrink(image, octave, _full_scale(image.dtype)), progress)
+        layer: Planes = derained.rainy - derained.image
+        return derained, layer
+
+    def _energy(self, image: Array, octave: int, last: int, found: Planes) -> float:
+        """Estimate the energy of what an octave would find, from windows where the coarsest found most."""
+        step, side = 2 ** (last - octave), _SAMPLE >> (last - octave)
+        fine, coarse = [], []
+        for top, left in windows(found, side):
+            inner = found[top : top + side, left : left + side]
+            rows, rows_inside = self._window(top * step, inner.shape[0] * step, image.shape[0], octave)
+            columns, columns_inside = self._window(left * step, inner.shape[1] * step, image.shape[1], octave)
+            _, layer = self._found(image[rows, columns], octave)
+            fine.append(rms(layer[rows_inside, columns_inside]))
+            coarse.append(rms(inner))
+        energy, there = (math.hypot(*values) / math.sqrt(len(values)) for values in (fine, coarse))
+        # The windows are no fair sample: their share of the coarsest octave's energy tells by how much.
+        return energy * rms(found) / there if there > HARDLY_ANY / 10 else energy
+
+    def _window(self, start: int, extent: int, whole: int, octave: int) -> tuple[slice, slice]:
+        """Return the full-size pixels that pixels of an octave depend on, and where these are in the crop."""
+        factor = 2**octave
+        first, stop = max(0, start - self._halo), start + extent + self._halo
+        return slice(first * factor, min(stop * factor, whole)), slice(start - first, start - first + extent)
+
+    def _at_full_size(self, image: Array, progress: Progress | None = None) -> Derained:
+        """Run every recursion over a picture as it is."""
         grid = self._grid(*image.shape[:2])
         kept = np.float16 if grid.height * grid.width >= _HALF_PRECISION_FROM else np.float32
         result = np.empty_like(image, order="C", subok=False)
@@ -320,6 +420,16 @@ def _check(image: Array) -> None:
     low, high = float(image.min()), float(image.max())
     if not (low >= 0 and high <= 1):  # also true when a value is not a number
         raise UsageError(f"the array holds floats from {low} to {high}: scale them to [0, 1]")
+
+
+def _subtract(image: Array, layer: Planes, octave: int) -> Array:
+    """Subtract a layer of an octave from the picture, rounded once, in strips of rows."""
+    scale = np.float32(_full_scale(image.dtype))
+    result = np.empty_like(image, order="C", subok=False)
+    for rows in strips(image.shape[0]):
+        values = image[rows] - lift(layer, octave, rows, image.shape[1]) * scale
+        result[rows] = np.clip(values if image.dtype.kind == "f" else np.rint(values), 0, scale)
+    return result
 
 
 def _full_scale(dtype: np.dtype[Any]) -> int:

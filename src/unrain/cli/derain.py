@@ -48,6 +48,10 @@ def derain(
     model: Annotated[str, Parameter(group=_MODEL)] = zoo.DEFAULT,
     recursions: Count = None,
     until: Annotated[float | None, Parameter(validator=validators.Number(gt=0), group=_MODEL)] = None,
+    levels: Annotated[
+        int | None,
+        Parameter(validator=validators.Number(gte=1, lte=8), show_default="auto", group=_MODEL),
+    ] = None,
     tile: Count = None,
     threads: Annotated[int, Parameter(validator=validators.Number(gte=0), group=_MODEL)] = 0,
     max_pixels: Annotated[
@@ -76,6 +80,8 @@ def derain(
         recursions: How often the network runs on each picture; more is slower and may be cleaner.
         until: Stop earlier, after a recursion that changed the picture by less than this: the mean over all
             pixels and colours, in 8-bit steps.
+        levels: How many sizes of a large picture are searched for rain, each half of the one before; 1 for
+            full size only.
         tile: Side of the tiles that large pictures are cut into, in pixels; smaller takes less memory.
         threads: Processor threads, 0 for all.
         max_pixels: Refuse pictures with more pixels.
@@ -111,7 +117,7 @@ def derain(
     def load() -> "Derainer":
         from unrain.derainer import Derainer
 
-        return Derainer(chosen, recursions=recursions, until=until, tile=tile, threads=threads)
+        return Derainer(chosen, recursions=recursions, until=until, tile=tile, threads=threads, levels=levels)
 
     screen = Screen(len(planned.jobs) + len(planned.settled), quiet=quiet, verbose=verbose)
     with screen, _terminable(screen):

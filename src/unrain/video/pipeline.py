@@ -21,6 +21,7 @@ from unrain.errors import UnrainError
 from unrain.video.frames import DerainedFrame, Frame, Item
 from unrain.video.options import VideoOptions
 from unrain.video.reader import Reader, opened
+from unrain.video.shot import Shot
 from unrain.video.temporal import TemporalMedian
 from unrain.video.writer import Writer, written
 
@@ -184,6 +185,8 @@ class _Pipeline:
         self._outgoing = _FrameQueue(_QUEUED_FRAMES)
         self._done = 0
         self._recursions = 0
+        self._shot = Shot()
+        self._octaves: tuple[int, ...] | None = None
 
     def run(self, early: Sequence[Item], rest: Iterator[Item]) -> bool:
         """Process all items.
@@ -243,7 +246,11 @@ class _Pipeline:
                 if not self._outgoing.put(item):
                     return
                 continue
-            found = self._derainer.derain(item.pixels)
+            if self._shot.starts(item.pixels):
+                self._octaves = None
+            found = self._derainer.derain(item.pixels, octaves=self._octaves)
+            # One choice for a whole shot: another for a frame in between would flicker.
+            self._octaves = found.octaves
             self._recursions = max(self._recursions, found.recursions)
             if not self._outgoing.put(DerainedFrame(found.image, item.pts, item.duration, item.pixels)):
                 return

@@ -1,0 +1,146 @@
+"""Rain at every size: pictures shrunk by octaves, and the rain layer of a small one lifted to full size.
+
+A network knows rain as it looks in pictures of a certain size. In a large photograph the same rain is several
+times as wide; shrunk by the right number of octaves it is what the network knows. The layer that it finds
+there, enlarged, is subtracted from the photograph, which keeps every other detail at full size.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+Floats = NDArray[np.float32]
+
+WORKING_SIDE = 800
+"""The long side, in pixels, at which rain is known best; the coarsest octave is the closest to it."""
+
+# The coarsest octave with this share of the greatest energy (RMS of its layer) wins: coarser costs less.
+# An octave too fine misses wide rain and one too coarse blurs narrow rain: both find less energy.
+ENOUGH = 0.985
+# A second look at the coarsest octave changes the result only where it finds this share of what was found.
+LEFT_OVER = 0.12
+# Below this energy an octave has found hardly any rain, and the coarsest is taken.
+HARDLY_ANY = 2.5 / 255
+
+_STRIP = 256
+
+
+def coarsest(height: int, width: int) -> int:
+    """Return how often a picture is halved until its long side is closest to `WORKING_SIDE`; 0 for never."""
+    return max(0, round(math.log2(max(height, width) / WORKING_SIDE)))
+
+
+def shrink(image: NDArray[np.generic], octave: int, scale: float = 1.0) -> Floats:
+    """Halve a picture several times.
+
+    Args:
+        image: H x W or H x W x 3, any number type.
+        octave: How often; 0 only converts.
+        scale: What stands for 1.
+
+    Returns:
+        ceil(H / 2^octave) x ceil(W / 2^octave), in [0, 1] for values from 0 to `scale`.
+    """
+    if octave == 0:
+        return np.asarray(image, np.float32) / np.float32(scale)
+    # Means of blocks first, a Lanczos filter for the last octave only: a fraction of the time and memory.
+    block = 2 ** (octave - 1)
+    means = np.concatenate([_means(rows, block) for rows in _strips(image, block)])
+    grow = [(0, side % 2) for side in means.shape[:2]] + [(0, 0)] * (means.ndim - 2)
+    means = np.asarray(np.pad(means, grow, mode="edge") / np.float32(scale), np.float32)
+    size = (means.shape[1] // 2, means.shape[0] // 2)
+    return np.clip(_each(means, lambda one: one.resize(size, Image.Resampling.LANCZOS)), 0, 1)
+
+
+def lift(layer: Floats, octave: int, rows: slice, width: int) -> Floats:
+    """Enlarge some rows of a layer to full size by bicubic interpolation.
+
+    Args:
+        layer: Of the octave: h x w or h x w x 3.
+        octave: How often the picture was halved.
+        rows: Rows of the full-size picture.
+        width: Its width.
+
+    Returns:
+        len(rows) x width, or x 3; the same values whatever rows are asked for together.
+    """
+    if octave == 0:
+        return layer[rows]
+    factor = 2**octave
+    size = (width, rows.stop - rows.start)
+    box = (0.0, rows.start / factor, width / factor, rows.stop / factor)
+    return _each(layer, lambda one: one.resize(size, Image.Resampling.BICUBIC, box=box))
+
+
+def strips(height: int) -> Iterator[slice]:
+    """Yield the rows of a picture in strips, from top to bottom."""
+    for start in range(0, height, _STRIP):
+        yield slice(start, min(start + _STRIP, height))
+
+
+def windows(layer: Floats, side: int) -> list[tuple[int, int]]:
+    """Choose where a finer octave is sampled: in each quarter of the picture, where most rain was found.
+
+    Args:
+        layer: Found at the coarsest octave, h x w or h x w x 3.
+        side: Of a square window, in pixels of the layer.
+
+    Returns:
+        Top and left of each window.
+    """
+    found = np.abs(layer) if layer.ndim == 2 else np.abs(layer).mean(axis=2)
+    side_y, side_x = (min(side, extent) for extent in found.shape)
+    total = np.pad(found, ((1, 0), (1, 0))).cumsum(axis=0, dtype=np.float64).cumsum(axis=1)
+    sums = (
+        total[side_y:, side_x:]
+        - total[:-side_y, side_x:]
+        - total[side_y:, :-side_x]
+        + total[:-side_y, :-side_x]
+    )
+    chosen = []
+    for rows in np.array_split(np.arange(len(sums)), min(2, len(sums))):
+        for columns in np.array_split(np.arange(sums.shape[1]), min(2, sums.shape[1])):
+            part = sums[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+            y, x = np.unravel_index(int(part.argmax()), part.shape)
+            chosen.append((int(rows[0] + y), int(columns[0] + x)))
+    return chosen
+
+
+def choose(energies: list[float]) -> int:
+    """Return the octave to work at, by the energy (RMS) of what each octave finds, finest first."""
+    most = max(energies)
+    if most < HARDLY_ANY:
+        return len(energies) - 1
+    return max(octave for octave, energy in enumerate(energies) if energy >= ENOUGH * most)
+
+
+def rms(layer: Floats) -> float:
+    """Return the root of the mean square."""
+    return math.sqrt(float(np.square(layer, dtype=np.float64).mean()))
+
+
+def _strips(image: NDArray[np.generic], block: int) -> Iterator[NDArray[np.generic]]:
+    rows = max(1, _STRIP // block) * block
+    for start in range(0, image.shape[0], rows):
+        yield image[start : start + rows]
+
+
+def _means(rows: NDArray[np.generic], block: int) -> Floats:
+    """Average blocks of block x block pixels; the last row and column are repeated to fill theirs."""
+    if block == 1:
+        return np.asarray(rows, np.float32)
+    height, width = (-(-side // block) for side in rows.shape[:2])
+    grow = [(0, height * block - rows.shape[0]), (0, width * block - rows.shape[1])]
+    padded = np.pad(rows, grow + [(0, 0)] * (rows.ndim - 2), mode="edge")
+    blocks = padded.reshape(height, block, width, block, *rows.shape[2:])
+    return np.asarray(blocks.mean(axis=(1, 3), dtype=np.float32))
+
+
+def _each(planes: Floats, change: Callable[[Image.Image], Image.Image]) -> Floats:
+    """Apply a change of Pillow's to each channel in single precision."""
+    if planes.ndim == 2:
+        return np.asarray(change(Image.fromarray(np.ascontiguousarray(planes))), np.float32)
+    return np.stack([_each(planes[..., channel], change) for channel in range(planes.shape[2])], axis=2)

@@ -1,0 +1,177 @@
+"""Rain at every size: shrinking, lifting, and the octave that is chosen."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from scipy.ndimage import minimum_filter1d
+
+from toys import natural
+from unrain.derainer import MOST_LEVELS, Derainer
+from unrain.errors import UsageError
+from unrain.octaves import choose, coarsest, lift, shrink, windows
+
+
+class Opens:
+    """An engine that takes away what is bright and up to four pixels wide, and leaves wider things alone."""
+
+    multiple, halo, recursions, recursive = 1, 8, 1, False
+
+    def step(self, rainy, estimate):
+        eroded = minimum_filter1d(rainy, 5, axis=3, mode="nearest")
+        opened = -minimum_filter1d(-eroded, 5, axis=3, mode="nearest")
+        return np.minimum(rainy, opened).astype(np.float32)
+
+
+def rained_on(width, height=1600, side=3200, value=60):
+    """A smooth ramp, and stripes of a width on it."""
+    clean = np.broadcast_to(np.linspace(40, 120, side)[None, :, None], (height, side, 3))
+    stripes = (np.arange(side) // width % 40 == 0) * float(value)
+    return (clean + stripes[None, :, None]).astype(np.uint8), clean
+
+
+@pytest.mark.parametrize(
+    ("size", "octave"),
+    [((321, 481), 0), ((1100, 800), 0), ((1080, 1920), 1), ((3000, 4000), 2), ((8000, 8000), 3), ((1, 1), 0)],
+)
+def test_the_coarsest_octave_has_a_long_side_of_about_800(size, octave):
+    assert coarsest(*size) == octave
+
+
+@given(
+    height=st.integers(1, 70),
+    width=st.integers(1, 70),
+    octave=st.integers(0, 4),
+    kind=st.sampled_from([np.uint8, np.uint16, np.float64]),
+    grey=st.booleans(),
+)
+@settings(max_examples=60, deadline=None)
+def test_shrinking_keeps_a_flat_picture_and_rounds_sides_up(height, width, octave, kind, grey):
+    scale = 1.0 if kind is np.float64 else float(np.iinfo(kind).max)
+    flat = np.full((height, width) if grey else (height, width, 3), 0.4 * scale).astype(kind)
+    small = shrink(flat, octave, scale)
+    assert small.shape[:2] == (-(-height // 2**octave), -(-width // 2**octave))
+    assert small.dtype == np.float32
+    assert np.abs(small - flat.flat[0] / scale).max() < 1e-5
+
+
+def test_shrinking_is_close_to_a_lanczos_filter_over_all_octaves():
+    image = natural(256, 320)
+    small = shrink(image, 2, 255)
+    expected = np.asarray(Image.fromarray(image).resize((80, 64), Image.Resampling.LANCZOS)) / 255
+    assert np.abs(small - expected).mean() < 0.01
+
+
+@given(start=st.integers(0, 90), rows=st.integers(1, 40), width=st.integers(1, 130), octave=st.integers(0, 4))
+@settings(max_examples=60, deadline=None)
+def test_rows_are_lifted_as_in_the_whole_picture(start, rows, width, octave):
+    height = 131
+    random = np.random.default_rng(0)
+    shape = (-(-height // 2**octave), -(-width // 2**octave), 3)
+    layer = random.random(shape, np.float32)
+    whole = lift(layer, octave, slice(0, height), width)
+    part = lift(layer, octave, slice(start, start + rows), width)
+    assert whole.shape == (height, width, 3)
+    assert np.abs(part - whole[start : start + rows]).max() < 1e-5
+
+
+def test_a_smooth_layer_is_lifted_to_what_it_was_made_of():
+    y, x = np.mgrid[:203, :301]
+    layer = (0.5 + 0.2 * np.sin(x / 40) + 0.2 * np.cos(y / 30)).astype(np.float32)
+    again = lift(shrink(layer, 2), 2, slice(0, 203), 301)
+    assert np.abs(again - layer)[8:-8, 8:-8].max() < 2e-3
+
+
+@pytest.mark.parametrize(
+    ("energies", "octave"), [([9, 8, 7], 0), ([7, 9, 8], 1), ([8.9, 9, 8.95], 2), ([0.001, 0.002, 0.001], 2)]
+)
+def test_the_coarsest_of_the_best_octaves_is_chosen(energies, octave):
+    assert choose(energies) == octave
+
+
+def test_windows_lie_where_most_was_found():
+    layer = np.zeros((60, 80), np.float32)
+    layer[10:14, 70:74] = 1
+    assert len(windows(layer, 8)) == 4
+    assert any(y <= 10 and y + 8 >= 14 and x <= 70 and x + 8 >= 74 for y, x in windows(layer, 8))
+    assert windows(np.ones((1, 1), np.float32), 8)[0] == (0, 0)
+
+
+@pytest.mark.parametrize(("width", "octave"), [(3, 0), (12, 2)])
+def test_the_octave_in_which_rain_is_seen_is_found_and_the_rain_goes(width, octave):
+    rainy, clean = rained_on(width)
+    found = Derainer(Opens()).derain(rainy)
+    assert found.octaves[0] == octave
+    before, after = (np.abs(one - clean).mean() for one in (rainy, found.image))
+    assert after < 0.5 * before
+
+
+def test_a_layer_of_a_middle_octave_is_lifted(monkeypatch):
+    monkeypatch.setattr("unrain.derainer.choose", lambda energies: 1)
+    rainy, clean = rained_on(6)
+    found = Derainer(Opens()).derain(rainy)
+    assert found.octaves[0] == 1
+    assert np.abs(found.image - clean).mean() < 0.6 * np.abs(rainy - clean).mean()
+
+
+def test_a_clean_picture_is_left_alone_at_the_coarsest_octave():
+    image = np.broadcast_to(np.linspace(40, 120, 2000)[None, :, None], (900, 2000, 3)).astype(np.uint8)
+    found = Derainer(Opens()).derain(image)
+    assert found.octaves == (1,)
+    assert np.abs(found.image.astype(int) - image).max() <= 1
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.float32])
+def test_other_depths_and_grey_give_the_same(kind):
+    rainy, _ = rained_on(10, 700, 2600)
+    scale = 1 / 255 if kind is np.float32 else 257
+    result = Derainer(Opens())(rainy)
+    deep = Derainer(Opens())((rainy.astype(float) * scale).astype(kind))
+    assert deep.dtype == kind
+    assert np.abs(deep / scale - result).max() < 0.51
+    grey = Derainer(Opens())((rainy[..., 0].astype(float) * scale).astype(kind))
+    assert np.abs(grey / scale - result[..., 0]).max() < 0.51
+
+
+def test_one_level_is_full_size_only_and_small_pictures_never_have_more():
+    rainy, _ = rained_on(10, 300, 2600)
+    assert Derainer(Opens(), levels=1).derain(rainy).octaves == (0,)
+    assert Derainer(Opens()).derain(rainy[:, :900]).octaves == (0,)
+    assert np.array_equal(Derainer(Opens(), levels=1)(rainy), Derainer(Opens(), levels=1, tile=200)(rainy))
+
+
+@pytest.mark.parametrize("levels", [0, -1, MOST_LEVELS + 1])
+def test_impossible_levels_are_refused(levels):
+    with pytest.raises(UsageError, match=f"levels is {levels}"):
+        Derainer(Opens(), levels=levels)
+
+
+@given(height=st.integers(150, 420), width=st.integers(150, 420), levels=st.integers(2, 4))
+@settings(max_examples=12, deadline=None)
+def test_tiles_equal_the_whole_at_every_level(tiny_model, height, width, levels):
+    image = natural(height, width)
+    whole = Derainer(tiny_model, levels=levels).derain(image)
+    tiled = Derainer(tiny_model, levels=levels, tile=80).derain(image)
+    assert tiled.octaves == whole.octaves
+    assert np.abs(tiled.image.astype(int) - whole.image).max() <= 1
+
+
+def test_progress_rises_to_its_end():
+    seen = []
+    rainy, _ = rained_on(3, 700, 2600)
+    Derainer(Opens(), tile=300).derain(rainy, lambda done, total: seen.append(done / total))
+    assert seen == sorted(seen)
+    assert seen[-1] == 1
+
+
+def test_a_plan_of_octaves_is_followed():
+    rainy, _ = rained_on(12)
+    derainer = Derainer(Opens())
+    chosen = derainer.derain(rainy)
+    again = derainer.derain(rainy, octaves=chosen.octaves)
+    assert again.octaves == chosen.octaves
+    assert np.array_equal(again.image, chosen.image)
+    assert derainer.derain(rainy, octaves=(0,)).octaves == (0,)
+    assert chosen.sizes == "at 1/4 of its size"
+    assert derainer.derain(rainy, octaves=(0, 2)).sizes == "at full size and then 1/4 of its size"

@@ -1,0 +1,41 @@
+"""Cuts are found, motion and rain are none."""
+
+import numpy as np
+import pytest
+
+from toys import natural
+from toys_video import Same, clip, run
+from unrain.derainer import Derainer
+from unrain.video.shot import Shot
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_another_scene_starts_a_shot_and_the_same_one_with_motion_and_rain_does_not(deep):
+    y, x = np.mgrid[:240, :320]
+    waves = (128 + 60 * np.sin(x / 25) + 60 * np.cos(y / 20)).astype(np.uint8)
+    scene = np.repeat(waves[..., None], 3, axis=2)
+    rain = np.random.default_rng(0).integers(0, 60, (240, 320, 1)) * (np.arange(320) % 9 == 0)[None, :, None]
+    rainy = np.minimum(scene.astype(int) + rain, 255).astype(np.uint8)
+    frames = [scene, np.roll(scene, 3, axis=1), rainy, 255 - scene, 255 - scene]
+    shot = Shot()
+    starts = [shot.starts(frame.astype(np.uint16) * 257 if deep else frame) for frame in frames]
+    assert starts == [True, False, False, True, False]
+
+
+def test_a_frame_of_another_size_starts_a_shot():
+    shot = Shot()
+    assert shot.starts(natural(100, 100))
+    assert shot.starts(natural(50, 100))
+
+
+def test_the_octaves_of_a_shot_are_chosen_once(tmp_path, monkeypatch):
+    asked = []
+    derain = Derainer.derain
+
+    def listening(self, image, progress=None, *, octaves=None):
+        asked.append(octaves)
+        return derain(self, image, progress, octaves=octaves)
+
+    monkeypatch.setattr(Derainer, "derain", listening)
+    run(clip(tmp_path / "clip.mp4", frames=4, size=(1280, 48), sound=False), Same())
+    assert asked == [None, (1,), (1,), (1,)]
