@@ -11,6 +11,8 @@ from unrain import zoo
 from unrain.derainer import Derainer
 from unrain.engine import OnnxEngine
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = ROOT / "examples"
 MODELS = zoo.models()
 CARD = {

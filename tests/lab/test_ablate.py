@@ -21,6 +21,8 @@ from unrain.lab import ablate as ablation  # noqa: E402
 from unrain.lab.ablate import Result, RunResults, ablate, close_rows, laid_over, read_ablation, recipe_of  # noqa: E402
 from unrain.lab.nets import build  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 PLAN = """
 suite = "set"
 close = {close}

@@ -24,6 +24,8 @@ from unrain.lab.data.pairs import MAX_PIXELS  # noqa: E402
 from unrain.lab.data.rain import RainMaker  # noqa: E402
 from unrain.lab.nets import build  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 SMALL = {"width": 24, "encoder": [1, 1], "decoder": [1]}
 WEIGHTS = ROOT / "recipes" / "weights"
 

@@ -19,6 +19,8 @@ from unrain.lab.export import export_checkpoint, measure_halo
 from unrain.lab.nets import build
 from unrain.lab.nets.layers import RecursiveNet
 
+pytestmark = pytest.mark.slow
+
 SMALL = {
     "rdmc": {"width": 2, "recursions": 2, "dilations": [1, 3]},
     "rdmc_lite": {"width": 12, "encoder": [1, 1, 1], "decoder": [1, 1], "recursions": 2},

@@ -9,6 +9,8 @@ torch = pytest.importorskip("torch")
 
 from unrain.lab.hardware import hardware  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_processor_is_named_with_its_cores():
     assert " cores, " in hardware(torch.device("cpu"))

@@ -18,6 +18,8 @@ from unrain.lab.training.module import Deraining  # noqa: E402
 from unrain.lab.training.recipe import read_recipe  # noqa: E402
 from unrain.lab.training.train import train  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 SCALARS = {f"net.gates.{name}" for name in GATES} | {"net.upsampling"}
 TOY = """
 network = "{network}"

@@ -30,6 +30,8 @@ av = pytest.importorskip("av", reason="PyAV is not installed")
 from toys import ROOT  # noqa: E402
 from toys_video import Same, clip, run  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 
 class Stops(Same):
     """An engine that is interrupted, or fails, at a certain frame."""

@@ -13,6 +13,8 @@ from PIL import Image
 from toys import natural
 from toys_web import NARROW, WIDE, Doorkeeper, expected, picture, running
 
+pytestmark = pytest.mark.slow
+
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
 
 

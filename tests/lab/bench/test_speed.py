@@ -23,6 +23,8 @@ from unrain.lab.bench.speed import measure_speed
 from unrain.lab.export import export_checkpoint
 from unrain.lab.nets import build
 
+pytestmark = pytest.mark.slow
+
 
 def test_timing_needs_no_trainer():
     code = "import sys, unrain.lab.bench.speed; sys.exit('pytorch_lightning' in sys.modules)"

@@ -22,6 +22,8 @@ from unrain.lab.training.dscr import (
     with_rain,
 )
 
+pytestmark = pytest.mark.slow
+
 
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)

@@ -26,6 +26,8 @@ from unrain.lab.training.real_rain import (  # noqa: E402
 from unrain.lab.training.recipe import LossWeights, Real, Recipe, SourceSpec, read_recipe  # noqa: E402
 from unrain.lab.training.stage import Stage  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 SMALL = {"width": 16, "rain_blocks": 1, "detail_blocks": 1, "fold": 2, "window": 32}
 CONTRAST = Real(photos=("real",), total_variation=0.0, low_pass=0.0)
 RECIPE = """

@@ -30,6 +30,8 @@ from unrain.lab.training.recipe import (  # noqa: E402
 )
 from unrain.lab.training.stage import Stage  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_killed_run_resumes_with_the_same_result(toy, dies_at):
     trainer.train(toy / "toy.toml", toy / "data", out=toy / "whole")

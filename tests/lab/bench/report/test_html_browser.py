@@ -19,6 +19,8 @@ from unrain.lab.bench.cost import Cost
 from unrain.lab.bench.report.html import write_page
 from unrain.lab.bench.run import run
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def report(model_folder, tmp_path_factory):

@@ -18,6 +18,8 @@ from unrain.lab.bench.video import flicker  # noqa: E402
 from unrain.lab.bench.video.flicker import Meter, compare, compare_starts, measure  # noqa: E402
 from unrain.lab.bench.video.synthetic_clips import RAINS, Clip, made_clips, write_demo  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 
 class Halves(Same):
     """A recursive network that goes half the way from its estimate to a grey below the frame's own."""
