@@ -105,9 +105,17 @@ def test_options_reach_the_network(here, monkeypatch):
         raise UnrainError("enough")
 
     monkeypatch.setattr(Derainer, "__init__", remember)
-    options = ["--recursions", "2", "--until", "0.5", "--tile", "256", "--threads", "3"]
+    options = ["--recursions", "2", "--until", "0.5", "--levels", "3", "--tile", "256", "--threads", "3"]
     assert cli.main(["photo.jpg", *options]) == 1
-    assert seen == {"model": zoo.DEFAULT, "recursions": 2, "until": 0.5, "tile": 256, "threads": 3}
+    numbers = {"recursions": 2, "until": 0.5, "levels": 3, "tile": 256, "threads": 3}
+    assert seen == {"model": zoo.DEFAULT, **numbers}
+
+
+def test_verbose_says_at_which_size_a_large_picture_was_derained(here, capsys):
+    picture("large.png")
+    Image.open("large.png").resize((1700, 900)).save("large.png")
+    assert cli.main(["large.png", "-v", "-o", "out.png"]) == 0
+    assert "derained at 1/2 of its size" in capsys.readouterr().err
 
 
 def test_verbose_says_how_many_recursions_were_run(here, capsys):
