@@ -12,7 +12,7 @@ from torch import nn
 
 from toys import natural
 from unrain.derainer import Derainer
-from unrain.errors import UnrainError
+from unrain.errors import UnrainError, UsageError
 from unrain.lab import export
 from unrain.lab.checkpoint import load_checkpoint
 from unrain.lab.export import export_checkpoint, measure_halo
@@ -181,6 +181,20 @@ def test_weights_are_stored_in_half_precision(exported):
             sizes["half" if values.dtype == np.float16 else "single"] += values.size
     assert sizes["half"] > 20 * sizes["single"]
     assert json.loads(path.with_suffix(".json").read_text())["weights_stored"] == "half"
+
+
+def test_weights_to_train_on_from_are_stored_in_half_precision(tmp_path):
+    net = trained("rdmc")
+    checkpoint = write_checkpoint(tmp_path / "weights.safetensors", "rdmc", net)
+    half = export_checkpoint(checkpoint, tmp_path / "half.safetensors")
+    assert half.stat().st_size < 0.6 * checkpoint.stat().st_size
+    with pytest.raises(UsageError, match="leave it out"):
+        export_checkpoint(checkpoint, tmp_path / "half.safetensors", recursions=2)
+    again = load_checkpoint(half)
+    assert (again.network, again.card) == ("rdmc", {"steps": 7, "licence": "none"})
+    for name, value in again.net.state_dict().items():
+        assert value.dtype == net.state_dict()[name].dtype
+        torch.testing.assert_close(value, net.state_dict()[name], rtol=1e-3, atol=1e-6)
 
 
 def test_weights_that_half_precision_would_spoil_stay_single(tmp_path, monkeypatch):

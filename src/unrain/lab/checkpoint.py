@@ -72,12 +72,13 @@ def load_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(net.eval().requires_grad_(False), name, arguments, card)
 
 
-def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+def save_checkpoint(path: Path, checkpoint: Checkpoint, *, half: bool = False) -> None:
     """Write a network as `load_checkpoint` reads it: the file is whole or not there.
 
     Args:
         path: The .safetensors file; its folder exists.
         checkpoint: The network and its header.
+        half: Store floating-point weights in half precision, for the repository.
 
     Raises:
         UnrainError: The file cannot be written.
@@ -87,8 +88,10 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "arguments": json.dumps(checkpoint.arguments),
         "card": json.dumps(checkpoint.card),
     }
-    state = checkpoint.net.state_dict()
-    write(save({name: value.detach().cpu().contiguous() for name, value in state.items()}, header), path)
+    state = {name: value.detach().cpu().contiguous() for name, value in checkpoint.net.state_dict().items()}
+    if half:
+        state = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
+    write(save(state, header), path)
 
 
 def interpolate_weights(start: dict[str, Tensor], end: dict[str, Tensor], share: float) -> dict[str, Tensor]:

@@ -126,7 +126,8 @@ def export(
 
     Args:
         checkpoint: The trained weights: weights.safetensors, or last.ckpt of an unfinished run.
-        output: The ONNX file to write; its card is written beside it.
+        output: The ONNX file to write; its card is written beside it. A .safetensors file instead keeps the
+            weights in half precision to train on from.
         recursions: Fix the number of recursions in the file; otherwise it is chosen when the model runs.
         default: Recursions when the user chooses none; the network's own number by default.
     """

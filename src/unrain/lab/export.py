@@ -22,9 +22,9 @@ import torch
 from torch import Tensor, nn
 
 from unrain.engine import OnnxEngine
-from unrain.errors import UnrainError
+from unrain.errors import UnrainError, UsageError
 from unrain.files import write, writing_error
-from unrain.lab.checkpoint import load_checkpoint
+from unrain.lab.checkpoint import load_checkpoint, save_checkpoint
 from unrain.lab.nets.layers import RecursiveNet, pad_to_multiple
 from unrain.zoo import Model
 
@@ -136,7 +136,8 @@ def export_checkpoint(
 
     Args:
         checkpoint: `weights.safetensors` or a Lightning .ckpt, see `load_checkpoint`.
-        out: Where the .onnx file goes; the card goes to the same name with .json.
+        out: Where the .onnx file goes; the card goes to the same name with .json. A name that ends in
+            .safetensors stores the weights in half precision to train on from.
         recursions: Fix T and write all recursions into the file; None writes one, T is chosen at run time.
         default: Default number of recursions at run time; the network's own number when None.
         card: Entries that are added to the card, or replace those that training wrote.
@@ -148,11 +149,16 @@ def export_checkpoint(
         UnrainError: The checkpoint cannot be read, the file cannot be written, or ONNX Runtime's results
             differ from PyTorch's by 1e-3 or more.
     """
-    if out.suffix != ".onnx":
-        raise UnrainError(f"{out}: give a name that ends in .onnx")
+    if out.suffix not in (".onnx", ".safetensors"):
+        raise UsageError(f"{out}: give a name that ends in .onnx, or in .safetensors")
     if any(count is not None and count < 1 for count in (recursions, default)):
         raise UnrainError(f"recursions is {recursions}, by default {default}: give 1 or more")
     loaded = load_checkpoint(checkpoint)
+    if out.suffix == ".safetensors":
+        if recursions is not None or default is not None:
+            raise UsageError(f"{out}: the number of recursions is for ONNX files, leave it out")
+        save_checkpoint(out, loaded, half=True)
+        return out
     net = loaded.net
     if not net.recursive and (recursions or 1) > 1:
         raise UnrainError(f"{checkpoint}: {loaded.network} is not recursive: leave recursions out")
