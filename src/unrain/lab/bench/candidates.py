@@ -83,7 +83,7 @@ def find_peer(text: str) -> Candidate:
 def open_derainer(
     source: zoo.Model | RecursiveNet, recursions: int | None, threads: int = 0
 ) -> tuple[Derainer, int]:
-    """Make a network ready to run.
+    """Make a network ready to run, at full size whatever the size of a picture: the field's protocol.
 
     Args:
         source: An exported model, or a network.
@@ -94,10 +94,10 @@ def open_derainer(
         The Derainer, and how many recursions the network makes for a picture.
     """
     if isinstance(source, zoo.Model):
-        derainer = Derainer(source, recursions=recursions, threads=threads)
+        derainer = Derainer(source, recursions=recursions, threads=threads, levels=1)
         return derainer, derainer.recursions
     engine = TorchEngine(source, recursions=recursions, threads=threads)
-    derainer = Derainer(engine, recursions=recursions if engine.recursive else None)
+    derainer = Derainer(engine, recursions=recursions if engine.recursive else None, levels=1)
     return derainer, derainer.recursions * engine.recursions_per_step
 
 
