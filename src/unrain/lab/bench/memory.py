@@ -63,7 +63,7 @@ def _run(text: str, kind: Kind, size: list[int], recursions: int, threads: int) 
     if kind == "model":
         from unrain.derainer import Derainer
 
-        derainer = Derainer(text, recursions=recursions, threads=threads)
+        derainer = Derainer(text, recursions=recursions, threads=threads, levels=1)
     else:
         from unrain.lab.bench import candidates
 
