@@ -611,3 +611,10 @@ def test_pillow_images_are_not_turned():
     back = image.to_pil(image.from_pil(picture))
     assert back.size == (70, 40)
     assert back.getexif()[0x0112] == 6
+
+
+def test_the_size_of_a_decompression_bomb_is_refused(tmp_path):
+    path = tmp_path / "bomb.png"
+    path.write_bytes(png_of(60_000, 60_000))
+    with pytest.raises(UnrainError, match=r"bomb\.png: .*more than the limit"):
+        image.size_of(path)

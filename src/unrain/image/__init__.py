@@ -8,6 +8,7 @@ from unrain.image.decode import (
     from_pil,
     is_picture,
     read,
+    size_of,
 )
 from unrain.image.encode import FORMATS, encode, to_pil
 from unrain.image.metadata import Metadata
@@ -28,5 +29,6 @@ __all__ = [
     "from_pil",
     "is_picture",
     "read",
+    "size_of",
     "to_pil",
 ]

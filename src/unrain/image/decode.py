@@ -36,6 +36,7 @@ from unrain.image.picture import Array, Picture
 MAX_PIXELS = 400_000_000
 _KNOWN = "JPEG, PNG, WebP, TIFF, BMP or AVIF"
 _AGAIN = "get it again from its source"
+_ORIENTATION = 0x0112
 # Only these decoders are ever tried on a file, so that no exotic one (EPS runs Ghostscript) can be reached.
 _DECODERS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "AVIF")
 _SIGNATURES = re.compile(rb"\xff\xd8|\x89PNG|RIFF....WEBP|II[*+]\0|MM\0[*+]|BM|....ftypavi[fs]", re.DOTALL)
@@ -79,6 +80,24 @@ def read(path: Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
     except OSError as error:
         raise UnrainError(f"{path}: {reading_problem(error)}") from error
     return decode(data, str(path), max_pixels=max_pixels)
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    """Return the width and height of an upright picture, from its header where that tells.
+
+    Raises:
+        UnrainError: The file is no readable picture.
+    """
+    try:
+        with Image.open(path, formats=_DECODERS) as header:
+            width, height = header.size
+            # Pillow has already turned the size of a TIFF.
+            turned = header.format != "TIFF" and header.getexif().get(_ORIENTATION, 1) >= 5
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        # The reader says what is wrong with it.
+        height, width = read(path).pixels.shape[:2]
+        turned = False
+    return (height, width) if turned else (width, height)
 
 
 def decode(data: bytes, name: str, *, max_pixels: int = MAX_PIXELS) -> Picture:

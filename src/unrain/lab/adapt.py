@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from unrain import zoo
-from unrain.errors import UnrainError
+from unrain.errors import UnrainError, UsageError
 from unrain.lab.bench.candidates import open_derainer
 from unrain.lab.checkpoint import Checkpoint, interpolate_weights, load_checkpoint, save_checkpoint
 from unrain.lab.data.batches import Source, Unpaired
@@ -119,7 +119,7 @@ def adapt(
     path, recursions = trainable(model)
     out = out or Path(f"{path.stem if Path(model).suffix else model}-adapted.onnx")
     if out.suffix != ".onnx":
-        raise UnrainError(f"{out}: give a name that ends in .onnx")
+        raise UsageError(f"{out}: give a name that ends in .onnx")
     if out.exists():
         raise UnrainError(f"{out}: is there already, give another name with -o")
     start = load_checkpoint(path)
@@ -168,7 +168,7 @@ def trainable(model: str) -> tuple[Path, int | None]:
     """
     path = Path(model)
     if path.suffix == ".onnx":
-        raise UnrainError(f"{path}: an ONNX file cannot be trained, give the weights.safetensors it is from")
+        raise UsageError(f"{path}: an ONNX file cannot be trained, give the weights.safetensors it is from")
     if path.suffix:
         return path, None
     card = zoo.find(model).card

@@ -152,7 +152,7 @@ def export_checkpoint(
     if out.suffix not in (".onnx", ".safetensors"):
         raise UsageError(f"{out}: give a name that ends in .onnx, or in .safetensors")
     if any(count is not None and count < 1 for count in (recursions, default)):
-        raise UnrainError(f"recursions is {recursions}, by default {default}: give 1 or more")
+        raise UsageError(f"recursions is {recursions}, by default {default}: give 1 or more")
     loaded = load_checkpoint(checkpoint)
     if out.suffix == ".safetensors":
         if recursions is not None or default is not None:
@@ -161,7 +161,7 @@ def export_checkpoint(
         return out
     net = loaded.net
     if not net.recursive and (recursions or 1) > 1:
-        raise UnrainError(f"{checkpoint}: {loaded.network} is not recursive: leave recursions out")
+        raise UsageError(f"{checkpoint}: {loaded.network} is not recursive: leave recursions out")
     # A network that is not recursive is one step.
     unrolled = recursions if net.recursive else 1
     contract = {

@@ -1,5 +1,6 @@
 """Stored scores: what is kept of a killed run, and what makes them stale."""
 
+import errno
 import json
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("skimage")
 
+from unrain.files import DiskFullError
 from unrain.lab.bench import cache
 from unrain.lab.bench.cache import open_results, sources
 
@@ -83,3 +85,13 @@ def test_a_change_deep_in_the_imports_makes_scores_stale(tmp_path, monkeypatch):
         assert now() != before
     finally:
         cache.fingerprint.cache_clear()
+
+
+def test_a_row_that_cannot_be_written_is_an_error_that_names_the_file(tmp_path, monkeypatch):
+    def full(self, *_, **__):
+        raise OSError(errno.ENOSPC, "no space")
+
+    results = open_results(tmp_path, {"suite": "set"})
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(DiskFullError, match=r"jsonl: no space left on the disk"):
+        results.add("a", {"psnr": 30.0})

@@ -397,3 +397,18 @@ def test_the_cards_that_ship_name_a_clean_commit():
     assert cards
     unclean = [card.name for card in cards if "+" in json.loads(card.read_text())["scores_commit"]]
     assert not unclean
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["speed", "--peer", "prenet"], "give a peer as NETWORK:FILE"),
+        (["speed", "--peer", "nosuch:weights.safetensors"], "nosuch"),
+        (["speed", "--size", "wide"], "give a size as WIDTHxHEIGHT"),
+    ],
+)
+def test_a_wrong_peer_or_size_is_a_wrong_command(capsys, arguments, message):
+    assert (
+        cli.main(["bench", *arguments, *([] if "speed" in arguments else ["--data", "."])]) == cli.EXIT_USAGE
+    )
+    assert message in capsys.readouterr().err

@@ -8,8 +8,9 @@ from toys import SHARED
 
 torch = pytest.importorskip("torch")
 from unrain.errors import UnrainError  # noqa: E402
+from unrain.image import size_of  # noqa: E402
 from unrain.lab.data.batches import Batches, Source, Unpaired  # noqa: E402
-from unrain.lab.data.pairs import Pair, pairs, photographs, rain_layers, read, size_of  # noqa: E402
+from unrain.lab.data.pairs import Pair, pairs, photographs, rain_layers, read  # noqa: E402
 from unrain.lab.data.rain import RainMaker  # noqa: E402
 from unrain.lab.training.stage import Stage, stage_at  # noqa: E402
 

@@ -202,3 +202,10 @@ def test_a_recipe_is_the_same_in_another_checkout(toy):
         "stages.2.recursions (2, now default)",
         "stages.2.steps (2, now default)",
     ]
+
+
+def test_other_weights_than_a_teachers_are_refused(tmp_path):
+    (tmp_path / "teacher.safetensors").write_bytes(b"others")
+    teacher = recipes.Distillation(str(tmp_path / "teacher.safetensors"), sha256="0" * 64)
+    with pytest.raises(UnrainError, match=r"teacher\.safetensors: not the weights with the SHA-256 0000"):
+        teacher.load()

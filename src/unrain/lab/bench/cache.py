@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from unrain import files, zoo
+from unrain.files import writing_error
 from unrain.lab.bench.candidates import Candidate
 from unrain.lab.nets.layers import RecursiveNet
 
@@ -45,16 +46,23 @@ class Results:
     reused: int = 0
 
     def add(self, name: str, row: dict[str, Any]) -> None:
-        """Keep a picture's line, on disk at once."""
+        """Keep a picture's line, on disk at once.
+
+        Raises:
+            UnrainError: The file cannot be written.
+        """
         self.rows[name] = row
         if self.path is None:
             return
         fresh = not self.path.exists()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
-            if fresh:
-                file.write(json.dumps(self.about) + "\n")
-            file.write(json.dumps({"name": name, **row}) + "\n")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                if fresh:
+                    file.write(json.dumps(self.about) + "\n")
+                file.write(json.dumps({"name": name, **row}) + "\n")
+        except OSError as error:
+            raise writing_error(error, self.path) from error
 
 
 def open_results(folder: Path | None, about: dict[str, Any], *, fresh: bool = False) -> Results:

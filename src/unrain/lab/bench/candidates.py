@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from unrain import zoo
 from unrain.derainer import Derainer
-from unrain.errors import UnrainError
+from unrain.errors import UnrainError, UsageError
 from unrain.lab.checkpoint import load_checkpoint
 from unrain.lab.data.pairs import key, pictures, read
 from unrain.lab.data.rain import RGB8
@@ -63,17 +63,18 @@ def find_peer(text: str) -> Candidate:
         text: NETWORK:FILE, for example `prenet:prenet_rain100l.safetensors`.
 
     Raises:
-        UnrainError: No such network or file, or weights of another network.
+        UsageError: There is no such network.
+        UnrainError: No such file, or weights of another network.
     """
     network, colon, file = text.partition(":")
     if not (network and colon and file):
-        raise UnrainError(f"{text}: give a peer as NETWORK:FILE, for example prenet:weights.safetensors")
+        raise UsageError(f"{text}: give a peer as NETWORK:FILE, for example prenet:weights.safetensors")
     path = Path(file)
     try:
         net = build(network)
         net.load_state_dict(load_file(path))
     except ValueError as error:
-        raise UnrainError(f"{text}: {error}") from error
+        raise UsageError(f"{text}: {error}") from error
     except (SafetensorError, OSError, RuntimeError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise UnrainError(f"{path}: not the weights of a {network} ({reason})") from error

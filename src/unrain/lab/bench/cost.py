@@ -13,7 +13,7 @@ from onnx import TensorProto
 from torch.utils.flop_counter import FlopCounterMode
 
 from unrain import zoo
-from unrain.errors import UnrainError
+from unrain.errors import UsageError
 from unrain.lab.bench import memory
 from unrain.lab.bench.candidates import Candidate
 from unrain.lab.bench.options import SIZE
@@ -164,12 +164,12 @@ def parse_size(size: str) -> tuple[int, int]:
     """Return width and height of WIDTHxHEIGHT.
 
     Raises:
-        UnrainError: It is no size.
+        UsageError: It is no size.
     """
     try:
         width, height = (int(part) for part in size.split("x"))
     except ValueError:
         width = height = 0
     if width < 1 or height < 1:
-        raise UnrainError(f"{size}: give a size as WIDTHxHEIGHT, for example 1280x720")
+        raise UsageError(f"{size}: give a size as WIDTHxHEIGHT, for example 1280x720")
     return width, height

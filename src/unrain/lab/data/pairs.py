@@ -21,6 +21,7 @@ from PIL import Image
 
 from unrain import image
 from unrain.errors import UnrainError
+from unrain.image import size_of
 from unrain.lab.data.rain import RGB8, add_layer
 
 MAX_PIXELS = 1_500_000
@@ -31,8 +32,6 @@ TWO_SIDES = (
     f"a sub-folder called one of {', '.join(RAIN_FOLDERS)} and one called one of {', '.join(CLEAN_FOLDERS)}"
 )
 
-_FORMATS = tuple(dict.fromkeys(image.FORMATS.values()))
-_ORIENTATION = 0x0112
 _PREFIX = re.compile(r"^(?:no)?rain-")
 # Rain100L's "x2", SPA-Data's "gt", and the endings of sets that keep both sides in one folder.
 _SUFFIX = re.compile(r"(?:x2|gt|_(?:in|gt|rain|rainy|clean|norain|input|target))$", re.IGNORECASE)
@@ -61,24 +60,6 @@ def read(path: Path) -> RGB8:
     """
     pixels: RGB8 = image.eight_bit(image.read(path)).pixels
     return pixels if pixels.ndim == 3 else pixels[..., None].repeat(3, axis=2)
-
-
-def size_of(path: Path) -> tuple[int, int]:
-    """Return the width and height of an upright picture from its header.
-
-    Raises:
-        UnrainError: The file is no readable picture.
-    """
-    try:
-        with Image.open(path, formats=_FORMATS) as header:
-            width, height = header.size
-            # Pillow has already turned the size of a TIFF.
-            turned = header.format != "TIFF" and header.getexif().get(_ORIENTATION, 1) >= 5
-    except (OSError, SyntaxError, ValueError):
-        # The reader says what is wrong with it.
-        height, width = read(path).shape[:2]
-        turned = False
-    return (height, width) if turned else (width, height)
 
 
 def pictures(folder: Path) -> list[Path]:

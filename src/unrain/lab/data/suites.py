@@ -20,7 +20,8 @@ from typing import Literal
 
 import numpy as np
 
-from unrain.errors import UnrainError
+from unrain.errors import UnrainError, UsageError
+from unrain.image import size_of
 from unrain.lab.data.pairs import (
     TWO_SIDES,
     Pair,
@@ -29,7 +30,6 @@ from unrain.lab.data.pairs import (
     pairs,
     pictures,
     read,
-    size_of,
 )
 
 SUITES = ("rain100l/test", "rain100h/test", "rain800/test", "clean/kodak24")
@@ -164,13 +164,13 @@ def find_suites(data: Path, wanted: tuple[str, ...]) -> tuple[str, ...]:
     """Return the wanted suites, or those of the usual ones that lie below the data folder.
 
     Raises:
-        UnrainError: None of the usual suites is there.
+        UsageError: None of the usual suites is there.
     """
     if wanted:
         return wanted
     found = tuple(suite for suite in SUITES if (data / suite).is_dir() or packed(data, suite))
     if not found:
-        raise UnrainError(f"{data}: holds none of {', '.join(SUITES)}; name a suite with --suite")
+        raise UsageError(f"{data}: holds none of {', '.join(SUITES)}; name a suite with --suite")
     return found
 
 

@@ -17,7 +17,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from unrain.errors import UnrainError
 from unrain.files import write
-from unrain.lab.checkpoint import load_checkpoint
+from unrain.lab.checkpoint import load_checkpoint, sha256
 from unrain.lab.data.batches import Source, Unpaired
 from unrain.lab.data.pairs import pairs, photographs, rain_layers
 from unrain.lab.data.rain import RainMaker
@@ -161,11 +161,13 @@ class Distillation:
 
     Attributes:
         weights: Its file (.safetensors).
+        sha256: Its SHA-256; another file of that name is refused. Without it any file is taken.
         weight: Of the loss against its result, relative to that against the ground truth.
         recursions: Its number of recursions.
     """
 
     weights: str
+    sha256: str = ""
     weight: float = 1.0
     recursions: int = 1
 
@@ -173,9 +175,12 @@ class Distillation:
         """Build it.
 
         Raises:
-            UnrainError: The file is missing or broken.
+            UnrainError: The file is missing, broken or another one.
         """
-        return load_checkpoint(Path(self.weights)).net
+        path = Path(self.weights)
+        if self.sha256 and path.is_file() and sha256(path) != self.sha256:
+            raise UnrainError(f"{path}: not the weights with the SHA-256 {self.sha256}, get those back")
+        return load_checkpoint(path).net
 
 
 @dataclass(frozen=True)

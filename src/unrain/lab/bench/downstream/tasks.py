@@ -19,13 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unrain.errors import UnrainError, UsageError
+from unrain.image import size_of
 from unrain.lab.bench.cache import FOLDER, Results, fingerprint, identity, open_results
 from unrain.lab.bench.candidates import Candidate, to_8_bit
 from unrain.lab.bench.downstream import detection, onnx_network, segmentation
 from unrain.lab.bench.options import TaskOptions
 from unrain.lab.bench.report import tables
 from unrain.lab.bench.run import INPUT, restorers
-from unrain.lab.data.pairs import Pair, pictures, read, size_of
+from unrain.lab.data.pairs import Pair, pictures, read
 from unrain.lab.data.rain import RGB8, RainMaker, StreakRain
 from unrain.lab.metrics import psnr_ssim
 from unrain.lab.metrics.measures import finite
