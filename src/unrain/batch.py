@@ -186,7 +186,7 @@ class _Saved:
         written: The files that are there.
         notes: What could not be kept.
         problem: What could not be written, and what was nevertheless; empty if all was.
-        disk_full: Whether there is no use in going on.
+        disk_full: Whether there is no point in continuing.
     """
 
     written: list[Path] = field(default_factory=list)

@@ -35,7 +35,7 @@ def here(tmp_path, monkeypatch):
     """A folder with toy weights, three rainy pictures, and six clean photographs."""
     rain = RainMaker()
     for seed in range(9):
-        folder = tmp_path / ("wet" if seed < 3 else "dry")
+        folder = tmp_path / ("wet" if seed < 3 else "clean")
         folder.mkdir(exist_ok=True)
         picture = natural(70, 80, seed)
         picture = rain(picture, [], np.random.default_rng(seed)) if seed < 3 else picture
@@ -73,7 +73,7 @@ def test_a_toy_is_adapted_and_unrain_takes_it(here, capsys):
         "--real",
         "wet",
         "--clean",
-        "dry",
+        "clean",
         "--steps",
         "2",
         "-o",
@@ -84,7 +84,7 @@ def test_a_toy_is_adapted_and_unrain_takes_it(here, capsys):
     assert "2 pairs held out: " in said and " kept within 0.1 dB" in said
     assert "2 steps, " in said and said.endswith("use it: unrain IN --model mine.onnx\n")
     assert sorted(path.name for path in here.iterdir()) == [
-        "dry",
+        "clean",
         "mine.json",
         "mine.onnx",
         "toy.safetensors",
@@ -93,7 +93,7 @@ def test_a_toy_is_adapted_and_unrain_takes_it(here, capsys):
     card = json.loads(Path("mine.json").read_text())
     assert card["training_data"][-2:] == [
         "wet: real rain without ground truth",
-        "dry: clean, unpaired",
+        "clean: clean, unpaired",
     ]
     assert card["licence"] == "MIT" and card["went_on_from"]["steps"] == 7
     assert card["drawn_rain"]["pairs"] == 2
@@ -135,7 +135,7 @@ def test_a_network_that_became_worse_goes_back_until_it_is_good_enough(here, qui
         return 30.0 if len(seen) in (1, 4) else 29.0
 
     monkeypatch.setattr(adapting, "score", scored)
-    found = adapt("toy.safetensors", Path("wet"), clean=Path("dry"), steps=2)
+    found = adapt("toy.safetensors", Path("wet"), clean=Path("clean"), steps=2)
     assert found.share == 0.25 and found.kept
     assert seen[0] == 0 < seen[1]
     assert seen[2:] == pytest.approx([seen[1] / 2, seen[1] / 4], rel=1e-3)

@@ -160,8 +160,8 @@ def test_a_checkpoint_is_measured_without_exporting_it(data, tmp_path):
         def restore(pair, recursions=recursions):
             rainy = torch.from_numpy(pair.rainy.transpose(2, 0, 1)[None] / np.float32(255))
             with torch.inference_mode():
-                dry = net.eval()(rainy, recursions)[-1][0].clamp(0, 1).numpy()
-            return to_8_bit(dry.transpose(1, 2, 0))
+                derained = net.eval()(rainy, recursions)[-1][0].clamp(0, 1).numpy()
+            return to_8_bit(derained.transpose(1, 2, 0))
 
         (expected,) = measure(restore, data, "set/test", recursions)
         assert (score.recursions, score.psnr, score.ssim) == (recursions, expected.psnr, expected.ssim)

@@ -114,7 +114,7 @@ def test_covering_drops_are_as_bright_as_they_are():
     assert (cover(bright, layer, 200) == bright).all()
 
 
-def test_sharpened_streaks_have_dark_edges_and_leave_dry_ground_alone():
+def test_sharpened_streaks_have_dark_edges_and_leave_the_rest_alone():
     clean = photo()
     rainy = clean.copy()
     rainy[:, 20] = np.minimum(rainy[:, 20].astype(int) + 80, 255)
@@ -137,15 +137,15 @@ def test_both_sides_of_a_pair_can_come_from_the_same_camera():
     options = {"scratch": 1.0, "veil": 0.5, "jpeg": 1.0}
     apart, alike = RainMaker(**options), RainMaker(**options, same_camera=True)
     for seed in range(3):
-        rainy, clean = apart.pair(photo(), [], np.random.default_rng(seed))
-        assert (clean == photo()).all()
-        same, dry = alike.pair(photo(), [], np.random.default_rng(seed))
+        rainy, untouched = apart.pair(photo(), [], np.random.default_rng(seed))
+        assert (untouched == photo()).all()
+        same, clean = alike.pair(photo(), [], np.random.default_rng(seed))
         assert (same == rainy).all() and (apart(photo(), [], np.random.default_rng(seed)) == rainy).all()
-        assert (dry != photo()).any()
-        assert np.abs(dry.astype(int) - rainy).mean() < np.abs(photo().astype(int) - rainy).mean()
+        assert (clean != photo()).any()
+        assert np.abs(clean.astype(int) - rainy).mean() < np.abs(photo().astype(int) - rainy).mean()
 
 
 def test_without_rain_both_sides_from_the_same_camera_are_equal():
     still = RainMaker(LayerRain(intensity=(0, 0)), veil=0.5, jpeg=1.0, same_camera=True)
-    rainy, dry = still.pair(photo(), [np.full((64, 64), 200, np.uint8)], np.random.default_rng(0))
-    assert (rainy == dry).all() and (dry != photo()).any()
+    rainy, clean = still.pair(photo(), [np.full((64, 64), 200, np.uint8)], np.random.default_rng(0))
+    assert (rainy == clean).all() and (clean != photo()).any()

@@ -89,9 +89,9 @@ def test_the_direction_of_the_rain_is_found(direction):
 
 
 def test_only_pictures_with_streaks_count():
-    wet = streaks.Lines(excess=0.2, rainy_excess=1.0, kept=1.0, away=1.0)
-    dry = streaks.Lines(excess=-5.0, rainy_excess=0.1, kept=0.1, away=3.0)
-    assert streaks.removed([wet, dry]) == pytest.approx(0.8)
+    rainy = streaks.Lines(excess=0.2, rainy_excess=1.0, kept=1.0, away=1.0)
+    clean = streaks.Lines(excess=-5.0, rainy_excess=0.1, kept=0.1, away=3.0)
+    assert streaks.removed([rainy, clean]) == pytest.approx(0.8)
 
 
 def test_pictures_without_rain_have_no_share():

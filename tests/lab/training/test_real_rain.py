@@ -53,11 +53,11 @@ patch = 32
 batch = 2
 real = 2
 [[sources]]
-photos = ["dry"]
+photos = ["clean"]
 [sources.rain]
 [real]
 photos = ["wet"]
-clean = ["dry"]
+clean = ["clean"]
 warmup = 2
 encoder_steps = 2
 teacher = 0.5
@@ -69,7 +69,7 @@ dark_channel = 0.01
 @pytest.fixture
 def toy(tmp_path):
     for seed in range(4):
-        folder = tmp_path / "data" / ("dry" if seed % 2 else "wet")
+        folder = tmp_path / "data" / ("clean" if seed % 2 else "wet")
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(natural(48, 40, seed)).save(folder / f"{seed}.png")
     (tmp_path / "toy.toml").write_text(RECIPE)
@@ -258,7 +258,7 @@ def test_a_killed_run_on_real_rain_resumes_with_its_encoders(toy, dies_at):
     card = load_checkpoint(toy / "whole" / "weights.safetensors").card
     assert card["training_data"][1:] == [
         "wet: real rain without ground truth",
-        "dry: clean, unpaired",
+        "clean: clean, unpaired",
     ]
 
 

@@ -1,4 +1,7 @@
-"""Training losses. Every loss takes N x 3 x H x W tensors in [0, 1] and returns a scalar tensor."""
+"""Training losses. Every loss takes N x 3 x H x W tensors in [0, 1] and returns a scalar tensor.
+
+A new loss also needs a weight in `recipe.LossWeights` and a term in `objective.estimate_loss`.
+"""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from unrain.lab.data.suites import open_suite
 
 @pytest.fixture
 def data(tmp_path, monkeypatch):
-    """A made-up Rain12, the smallest set that papers measure on, and a folder that nobody knows."""
+    """A made-up Rain12, the smallest set that papers measure on, and a folder that is no published set."""
     monkeypatch.chdir(tmp_path)
     random = np.random.default_rng(0)
     for name, count in (("rain12", 12), ("mine", 2)):

@@ -146,12 +146,12 @@ def test_files_are_compared(tmp_path):
 
 
 def test_the_demo_has_picture_and_sound_of_one_length(data, tmp_path):
-    for name, rainy in (("wet.mp4", True), ("dry.mp4", False)):
-        write_demo(tmp_path / name, data, rainy=rainy, count=3)
-    wet, dry = measure(tmp_path / "dry.mp4", [tmp_path / "wet.mp4", tmp_path / "dry.mp4"])
-    assert len(wet.errors) == 3
-    assert wet.flicker > dry.flicker + 1
-    with av.open(str(tmp_path / "wet.mp4")) as file:
+    for name, with_rain in (("rainy.mp4", True), ("clean.mp4", False)):
+        write_demo(tmp_path / name, data, rainy=with_rain, count=3)
+    rainy, clean = measure(tmp_path / "clean.mp4", [tmp_path / "rainy.mp4", tmp_path / "clean.mp4"])
+    assert len(rainy.errors) == 3
+    assert rainy.flicker > clean.flicker + 1
+    with av.open(str(tmp_path / "rainy.mp4")) as file:
         (video,), (sound,) = file.streams.video, file.streams.audio
         assert (video.width, video.height, video.average_rate) == (1280, 720, 24)
         assert float(video.duration * video.time_base) == 3 / 24
