@@ -403,13 +403,13 @@ def test_models_are_a_table(here, capsys, monkeypatch):
     shutil.copy(zoo.find(zoo.DEFAULT).path, zoo.WEIGHTS / "bare.onnx")
     assert cli.main(["models"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["model", "MB", "Rain100L", "Rain100H", "Rain800", "seconds", "for"]
+    assert lines[0].split() == ["model", "MB", "Rain100L", "Rain100H", "Rain800", "for"]
     # The scores are those of the recursions that the model makes by default.
-    assert lines[1].split() == ["rdmc-lite", "*", "0.0", "35.10", "-", "-", "0.12", *SUMMARY.split()[:5]]
+    assert lines[1].split() == ["rdmc-lite", "*", "0.0", "35.10", "-", "-", *SUMMARY.split()[:7]]
     assert all(len(line) <= 80 for line in lines[:-2])
     bare = next(i for i, line in enumerate(lines) if line.startswith("bare "))
-    assert " ".join(line.strip() for line in lines[2:bare]) == " ".join(SUMMARY.split()[5:])
-    assert lines[bare].split() == ["bare", "0.0", "-", "-", "-", "-"]
+    assert " ".join(line.strip() for line in lines[2:bare]) == " ".join(SUMMARY.split()[7:])
+    assert lines[bare].split() == ["bare", "0.0", "-", "-", "-"]
     assert lines[-1] == "unrain models NAME shows one; unrain IN --model NAME uses it."
 
 
@@ -533,6 +533,7 @@ def test_the_help_of_a_command_starts_as_its_docstring(name):
     [
         (["bench", "--speed", "x", "--rounds", "7"], "unrain bench --speed is now unrain bench speed"),
         (["bench", "x", "--sheet=a.png"], "unrain bench --sheet is now unrain bench sheet -o FILE"),
+        (["help", "bench-tasks"], "unrain bench-tasks is now unrain bench tasks"),
         (["bench-tasks", "--data", "d"], "unrain bench-tasks is now unrain bench tasks"),
     ],
 )

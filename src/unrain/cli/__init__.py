@@ -147,6 +147,7 @@ def show_help(*command: Annotated[str, Parameter(name="COMMAND")]) -> None:
     Args:
         command: The command, for example bench speed.
     """
+    _refuse_old_spelling(list(command))
     if command and command[0] not in _LAZY:
         raise UsageError(f"{command[0]}: no such command, unrain --help lists them")
     app.help_print(list(command))

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 _SUITES = {"Rain100L": "rain100l/test", "Rain100H": "rain100h/test", "Rain800": "rain800/test"}
 # The set whose pictures all have 481x321 pixels.
-_TIMED = "rain100l/test"
 _MIN_TEXT = 24
 
 
@@ -43,7 +42,7 @@ def models(name: Annotated[str | None, Parameter(name="NAME")] = None, /, *, jso
 
 def _table(found: list["Model"]) -> Iterator[str]:
     """Give the lines of a table with a row for each model."""
-    rows = [("model", "MB", *_SUITES, "seconds")]
+    rows = [("model", "MB", *_SUITES)]
     for model in found:
         scores = [_score(model, suite) for suite in _SUITES.values()]
         rows.append(
@@ -51,7 +50,6 @@ def _table(found: list["Model"]) -> Iterator[str]:
                 model.name + " *" * (model.name == zoo.DEFAULT),
                 _megabytes(model),
                 *(_number(score.get("psnr"), 2) for score in scores),
-                _number(_score(model, _TIMED).get("seconds"), 2),
             )
         )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -64,7 +62,7 @@ def _table(found: list["Model"]) -> Iterator[str]:
         yield f"{'  '.join(cells)}  {first}".rstrip()
         yield from (" " * used + other for other in others)
     yield ""
-    yield "* the default. PSNR in dB on the Y channel; seconds for a picture of 481x321."
+    yield "* the default. PSNR in dB on the Y channel."
     yield "unrain models NAME shows one; unrain IN --model NAME uses it."
 
 
