@@ -448,7 +448,16 @@ def test_ctrl_c_while_the_threads_are_started_ends_the_run(tmp_path, started):
     assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
 
 
+@pytest.fixture
+def heeds_interrupts():
+    """Ctrl-C raises as usual, also where the tests run in the background of a shell, which has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="needs signals for one thread")
+@pytest.mark.usefixtures("heeds_interrupts")
 def test_ctrl_c_while_the_file_is_brought_to_the_disk_loses_nothing(tmp_path, monkeypatch):
     source = clip(tmp_path / "clip.mp4")
     real, calls = os.fsync, []

@@ -105,5 +105,5 @@ def test_costs_are_columns_only_if_asked_for(data, tiny_model, capsys):
     assert tiny.split()[-5:-3] == ["1,049", "1.8"]
     assert cli.main([*arguments, "--cost", "--size", "24x16", "--size", "16x16"]) == cli.EXIT_USAGE
     assert "--size" in capsys.readouterr().err
-    assert cli.main([*arguments, "--cost", "--size", "24"]) == cli.EXIT_FAILED
+    assert cli.main([*arguments, "--cost", "--size", "24"]) == cli.EXIT_USAGE
     assert "WIDTHxHEIGHT" in capsys.readouterr().err
