@@ -77,6 +77,7 @@ def test_a_model_stays_loaded(monkeypatch, tiny_model):
     unrain.derain(pixels, model=tiny_model)
 
 
+@pytest.mark.slow
 def test_unknown_names_are_errors(tmp_path):
     with pytest.raises(AttributeError, match="no attribute 'derrain'"):
         _ = unrain.derrain

@@ -260,6 +260,7 @@ def test_blending_is_linear():
     np.testing.assert_allclose(row[23:], 0.1, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", zoo.models(), ids=lambda model: model.name)
 @pytest.mark.parametrize("kind", ["noise", "natural"])
 def test_every_model_of_the_zoo_tiles_without_seams(model, kind):
@@ -403,6 +404,7 @@ def test_a_network_that_fails_says_where(tmp_path):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("until", ["None", "1e-9"])
 def test_a_big_picture_stays_within_bounds(tiny_model, until):
     """16 megapixels: 48 MB in, 48 MB out, 96 MB of estimate; the rest is tiles, Python and ONNX Runtime."""

@@ -210,6 +210,7 @@ def exported(tmp_path_factory):
     return network, path
 
 
+@pytest.mark.slow
 def test_the_exported_network_gives_what_pytorch_gives(exported):
     network, path = exported
     image = natural(33, 50) / np.float32(255)
