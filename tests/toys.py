@@ -82,3 +82,14 @@ def flat_picture(path, value=200, size=(12, 8)):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, (value, value, 7)).save(path)
     return path
+
+
+def toy_pairs(root, count, height, width):
+    """Write a set of pairs of noise, root/data/set/rain and root/data/set/clean."""
+    rng = np.random.default_rng(0)
+    for side in ("rain", "clean"):
+        folder = root / "data" / "set" / side
+        folder.mkdir(parents=True)
+        for i in range(count):
+            picture = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+            Image.fromarray(picture).save(folder / f"{i}.png")

@@ -5,11 +5,9 @@ import json
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 
-import numpy as np
 import pytest
-from PIL import Image
 
-from toys import ROOT
+from toys import ROOT, toy_pairs
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("pytorch_lightning")
@@ -61,12 +59,7 @@ change = {{ loss = {{ l1 = 0.0, ssim = 1.0 }} }}
 
 @pytest.fixture
 def toy(tmp_path):
-    rng = np.random.default_rng(0)
-    for side in ("rain", "clean"):
-        folder = tmp_path / "data" / "set" / side
-        folder.mkdir(parents=True)
-        for i in range(2):
-            Image.fromarray(rng.integers(0, 256, (18, 20, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+    toy_pairs(tmp_path, 2, 18, 20)
     (tmp_path / "plan.toml").write_text(PLAN.format(close=0.0))
     return tmp_path
 

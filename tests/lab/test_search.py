@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from PIL import Image
+
+from toys import toy_pairs
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("pytorch_lightning")
@@ -49,12 +50,7 @@ pairs = "set"
 
 @pytest.fixture
 def toy(tmp_path):
-    rng = np.random.default_rng(0)
-    for side in ("rain", "clean"):
-        folder = tmp_path / "data" / "set" / side
-        folder.mkdir(parents=True)
-        for i in range(4):
-            Image.fromarray(rng.integers(0, 256, (40, 36, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+    toy_pairs(tmp_path, 4, 40, 36)
     (tmp_path / "toy.toml").write_text(TOY.format(network="rdmc", arguments="width = 8"))
     return tmp_path
 
