@@ -41,7 +41,7 @@ def run(
         quality: 1 to 100 for JPEG, WebP and AVIF; None keeps what the source has.
         max_pixels: Refuse pictures and frames with more pixels.
         settings: What is wanted of videos.
-        progress: Called with the job, the tiles done and the tiles in all; for a video with frames instead.
+        progress: Called with the job, the parts done and the parts in all; for a video with frames instead.
 
     Yields:
         What became of each input, as soon as it is known. After a full disk the rest is not tried.

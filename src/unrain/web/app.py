@@ -143,7 +143,7 @@ def _add_routes(app: FastAPI, queue: JobQueue, models: Sequence[zoo.Model]) -> N
     @app.get(
         "/api/progress/{ticket}",
         summary="Progress of a picture",
-        response_description="ahead: pictures before it; done: tiles done; total: tiles in all, 0 before the "
+        response_description="ahead: pictures before it; done: parts done; total: parts in all, 0 before the "
         "first is done.",
         responses={404: _refused("No picture with this ticket is being processed.")},
     )
