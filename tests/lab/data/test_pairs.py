@@ -61,6 +61,16 @@ def test_missing_folders_and_broken_files_are_named(tmp_path):
         photographs(tmp_path, ("photos",))
 
 
+def test_large_photographs_are_reduced_unless_their_native_size_is_asked_for(tmp_path):
+    random = np.random.default_rng(0)
+    large = random.integers(256, size=(1100, 1400, 3), dtype=np.uint8)
+    Image.fromarray(large).save(tmp_path / "1.png", compress_level=0)
+    (reduced,) = photographs(tmp_path, (".",))
+    assert reduced.shape == (550, 700, 3)
+    (native,) = photographs(tmp_path, (".",), native=True)
+    np.testing.assert_array_equal(native, large)
+
+
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_pictures_are_upright(tmp_path, suffix, orientation):

@@ -152,6 +152,7 @@ def test_a_missing_key_and_a_missing_recipe_are_named(toy):
         (SourceSpec(photos=("x",), exposure=(2.0, 1.0)), "exposure is 2.0 to 1.0"),
         (SourceSpec(photos=("x",), exposure=(0.0, 1.0)), "exposure is 0.0 to 1.0"),
         (SourceSpec(pairs="x", exposure=(1.0, 2.0)), "exposure is for photos"),
+        (SourceSpec(pairs="x", native=True), "native is for photos"),
         (SourceSpec(pairs="x", stride=0), "stride is 0"),
     ],
 )
@@ -182,6 +183,21 @@ def test_a_share_is_a_part_of_the_way_from_somewhere(toy, more):
     (toy / "share.toml").write_text(TOY.format(more=more))
     with pytest.raises(UnrainError, match="share is"):
         read_recipe(toy / "share.toml")
+
+
+@pytest.mark.parametrize(
+    ("stage", "message"),
+    [
+        ("lifted = 1.0", "lifted: give a weight above 0 in a stage with split"),
+        ("split = true\nlifted = -1.0", "lifted: give a weight above 0"),
+        ("split = true\nlifted = 1.0\nrecursions = 2", "batch: split needs at least one patch for each"),
+    ],
+)
+def test_a_lifted_share_is_part_of_a_split_batch(toy, stage, message):
+    text = TOY.format(more="").replace("recursions = 2\n[[sources]]", f"{stage}\n[[sources]]")
+    (toy / "lifted.toml").write_text(text)
+    with pytest.raises(UnrainError, match=message):
+        read_recipe(toy / "lifted.toml")
 
 
 def test_a_recipe_is_the_same_in_another_checkout(toy):

@@ -50,6 +50,15 @@ def test_a_killed_run_resumes_with_the_same_result(toy, dies_at):
         assert card["training_data"] == ["set", "set/clean: with rain made from scratch"]
 
 
+def test_a_run_from_coarse_to_fine_is_measured_at_several_sizes(toy):
+    text = TOY.format(more="validation_levels = 2").replace("recursions = 2", "split = true\nlifted = 1.0")
+    (toy / "toy.toml").write_text(text)
+    trainer.train(toy / "toy.toml", toy / "data", out=toy / "run")
+    with safe_open(toy / "run" / "weights.safetensors", framework="pt") as file:
+        card = json.loads(file.metadata()["card"])
+    assert set(card["validation"]) == {"psnr/set/T1", "psnr/set/T2", "psnr/set/x2"}
+
+
 def test_a_run_is_not_started_over_by_accident(toy):
     (toy / "run").mkdir()
     (toy / "run" / "last.ckpt").write_bytes(b"")

@@ -230,9 +230,10 @@ def key(stem: str) -> str:
     return _SUFFIX.sub("", _PREFIX.sub("", stem))
 
 
-def photographs(root: Path, names: tuple[str, ...]) -> list[RGB8]:
-    """Read clean photographs from folders below the root; those above MAX_PIXELS are reduced."""
-    return [_reduced(path) for name in names for path in pictures(root / name)]
+def photographs(root: Path, names: tuple[str, ...], *, native: bool = False) -> list[RGB8]:
+    """Read photographs from folders below the root; those above MAX_PIXELS are reduced, unless native."""
+    take = read if native else _reduced
+    return [take(path) for name in names for path in pictures(root / name)]
 
 
 def _reduced(path: Path) -> RGB8:

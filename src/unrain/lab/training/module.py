@@ -23,9 +23,10 @@ from unrain.lab.nets import build
 from unrain.lab.nets.layers import RecursiveNet
 from unrain.lab.training.averaging import Averaging
 from unrain.lab.training.batch_norm import frozen_statistics, recalibrate_batchnorm
-from unrain.lab.training.data import to_unit
+from unrain.lab.training.data import resized, to_unit
 from unrain.lab.training.losses import ContrastivePrior
 from unrain.lab.training.objective import recursive_loss, split_recursions
+from unrain.lab.training.octaves import coarse_to_fine
 from unrain.lab.training.optimiser import build_optimiser
 from unrain.lab.training.real_rain import RealBatch, RealRain, contrast_share, darkest_view, predict
 from unrain.lab.training.recipe import Distillation, Initial, Recipe, differences, fingerprint
@@ -107,7 +108,8 @@ class Deraining(pl.LightningModule):
         recursions = stage.recursions
         with frozen_statistics(self.net) if stage.keeps_statistics else nullcontext():
             if stage.split:
-                return [split_recursions(self.net, rainy, self.recipe.recursion_weights[-recursions:])]
+                weights = self.recipe.recursion_weights[-recursions:]
+                return [split_recursions(self.net, rainy, weights, stage.lifted)]
             whole: list[Tensor] = self.net(rainy, recursions)
             return whole
 
@@ -157,12 +159,17 @@ class Deraining(pl.LightningModule):
         self._errors = {}
 
     def validation_step(self, batch: tuple[str, RGB8, RGB8], batch_idx: int) -> None:
-        """Measure Y-PSNR of every estimate of one whole picture (set, rainy, clean)."""
-        name, rainy_picture, clean = batch
-        rainy = torch.from_numpy(rainy_picture.copy()).permute(2, 0, 1)[None].to(self.device)
-        for t, estimate in enumerate(self.net(to_unit(rainy)), 1):
-            picture = (estimate[0].float().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
-            self._errors.setdefault(f"{name}/T{t}", []).append(psnr_ssim.psnr(picture, clean))
+        """Measure Y-PSNR of every estimate of one whole picture (set, rainy, clean), and of larger copies."""
+        name, rainy, clean = batch
+        for t, estimate in enumerate(self.net(self._picture(rainy)), 1):
+            self._errors.setdefault(f"{name}/T{t}", []).append(_psnr(estimate, clean))
+        for levels in range(2, self.recipe.validation_levels + 1):
+            larger = [resized(side, 2 ** (levels - 1)) for side in (rainy, clean)]
+            estimate = coarse_to_fine(self.net, self._picture(larger[0]), levels)
+            self._errors.setdefault(f"{name}/x{2 ** (levels - 1)}", []).append(_psnr(estimate, larger[1]))
+
+    def _picture(self, picture: RGB8) -> Tensor:
+        return to_unit(torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].to(self.device))
 
     def on_validation_epoch_end(self) -> None:
         """Average over all pictures of all devices."""
@@ -277,6 +284,12 @@ def start_from(module: Deraining, initial: Initial) -> None:
         raise UnrainError(f"{path}: weights of another network than the recipe's ({reason})") from error
     earlier = ("recipe", "steps", "wall_time", "went_on_from")
     module.initial_card = {key: start.card[key] for key in earlier if key in start.card}
+
+
+def _psnr(estimate: Tensor, clean: RGB8) -> float:
+    """Return the Y-PSNR of one estimate, 1 x 3 x H x W, rounded to 8 bits."""
+    picture = (estimate[0].float().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+    return psnr_ssim.psnr(picture, clean)
 
 
 def channels_last(net: RecursiveNet) -> RecursiveNet:

@@ -13,6 +13,7 @@ from torch import Tensor
 from unrain.lab.nets.layers import RecursiveNet, pad_to_multiple
 from unrain.lab.training import losses
 from unrain.lab.training.batch_norm import frozen_statistics
+from unrain.lab.training.octaves import lifted_estimate
 from unrain.lab.training.recipe import LossWeights, Recipe
 
 
@@ -77,30 +78,35 @@ def shares(batch: int, weights: Sequence[float]) -> list[int]:
     return sizes
 
 
-def split_recursions(net: RecursiveNet, rainy: Tensor, weights: Sequence[float]) -> Tensor:
+def split_recursions(
+    net: RecursiveNet, rainy: Tensor, weights: Sequence[float], lifted: float = 0.0
+) -> Tensor:
     """Run one recursion on a batch: the first on one share of it, the second on the next, and so on.
 
     The estimates that recursions start from are computed without gradient: x_t of a share costs t - 1 forward
-    recursions on that share only.
+    recursions on that share only. One share more may start from what is found at half the size.
 
     Args:
         net: The network.
-        rainy: N x 3 x H x W in [0, 1], at least one patch for each recursion.
+        rainy: N x 3 x H x W in [0, 1], at least one patch for each share.
         weights: The relative size of each recursion's share.
+        lifted: That of the share which starts from the lifted estimate of the half-size picture; 0 for none.
 
     Returns:
-        x_1 of the first share, .., x_T of the last, N x 3 x H x W.
+        x_1 of the first share, .., x_T of the last or last but one, N x 3 x H x W.
     """
     height, width = rainy.shape[-2:]
     padded = pad_to_multiple(rainy, net.multiple)
+    parts = torch.split(padded, shares(len(padded), [*weights, lifted] if lifted else weights))
     starts = []
     # As at inference: BatchNorm would learn from these recursions too, from one share's statistics alone.
     with torch.no_grad(), frozen_statistics(net):
-        for done, share in enumerate(torch.split(padded, shares(len(padded), weights))):
+        for done, share in enumerate(parts[: len(weights)]):
             estimate = share
             for _ in range(done):
                 estimate = net.step(share, estimate)
             starts.append(estimate)
+        starts += [lifted_estimate(net, share) for share in parts[len(weights) :]]
     # Autocast would reuse the weights that it rounded without gradient, and they would get none.
     torch.clear_autocast_cache()
     return net.step(padded, torch.cat(starts))[..., :height, :width]

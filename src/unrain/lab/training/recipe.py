@@ -31,7 +31,15 @@ T = TypeVar("T")
 W = TypeVar("W", "Distillation", "Initial")
 
 # Keys that may change when a run resumes: none of them changes its weights.
-FREE = {"checkpoint_every", "validate_every", "validation", "workers", "summary", "licence"}
+FREE = {
+    "checkpoint_every",
+    "validate_every",
+    "validation",
+    "validation_levels",
+    "workers",
+    "summary",
+    "licence",
+}
 
 
 @dataclass(frozen=True)
@@ -49,6 +57,8 @@ class SourceSpec:
         stride: Patches are cut at multiples of this only: a grid of 80 is the literature's.
         without_twins_in: Leave out pairs whose background occurs in the test part of that set, for example
             "Rain800".
+        native: Photographs keep their size, however large: detail as cameras record it. Otherwise those above
+            1.5 megapixels are reduced.
         exposure: Photographs get darker or brighter by a random factor between these two, with white where
             that is above 255.
     """
@@ -63,6 +73,7 @@ class SourceSpec:
     stride: int = 1
     without_twins_in: str | None = None
     exposure: tuple[float, float] = (1.0, 1.0)
+    native: bool = False
 
     @property
     def described(self) -> str:
@@ -73,7 +84,8 @@ class SourceSpec:
         rain = f"with rain made from {', '.join(self.layers) or 'scratch'}" if self.rain else "left clean"
         low, high = self.exposure
         light = f", their light times {low:g} to {high:g}" if low != 1 or high != 1 else ""
-        return f"{', '.join(self.photos)}: {rain}{light}"
+        size = ", at native size" if self.native else ""
+        return f"{', '.join(self.photos)}: {rain}{light}{size}"
 
     def load(self, root: Path) -> Source:
         """Read the pictures from below the data folder.
@@ -90,11 +102,13 @@ class SourceSpec:
             raise UnrainError(f"recipe: exposure is {low} to {high}: give two factors, the smaller one first")
         if self.pairs is not None and self.exposure != (1.0, 1.0):
             raise UnrainError("recipe: exposure is for photos, pairs have their light")
+        if self.pairs is not None and self.native:
+            raise UnrainError("recipe: native is for photos, pairs keep their size anyway")
         if self.pairs is not None:
             found = pairs(root, self.pairs, without_twins_in=self.without_twins_in)
             return Source(pairs=found, turns=self.turns, flip=self.flip, stride=self.stride)
         return Source(
-            photos=photographs(root, self.photos),
+            photos=photographs(root, self.photos, native=self.native),
             layers=rain_layers(root, self.layers),
             maker=self.rain,
             turns=self.turns,
@@ -285,6 +299,8 @@ class Recipe:
         share: How far from these to the trained weights the result is interpolated (Wortsman et al., "Robust
             fine-tuning of zero-shot models", CVPR 2022).
         validation: Sets of pairs that are measured whole.
+        validation_levels: They are also measured at 2, 4, .. times their size, from coarse to fine in so many
+            levels; 1 for their own size only.
         validate_every: Steps between validations; 0 for the end only.
         checkpoint_every: Steps between checkpoints.
         recursion_weights: Weights of the loss on x_1 .. x_T, aligned at the last; a missing one is 0. In a
@@ -317,6 +333,7 @@ class Recipe:
     initial: Initial | None = None
     share: float = 1.0
     validation: tuple[str, ...] = ()
+    validation_levels: int = 1
     validate_every: int = 0
     checkpoint_every: int = 500
     recursion_weights: tuple[float, ...] = (1.0,)
@@ -388,8 +405,12 @@ def recipe_from(table: dict[str, Any], where: str, beside: Path) -> Recipe:
         raise UnrainError(
             f"{where}: recursion_weights: split needs a weight above 0 for each of {split} recursions"
         )
-    if any(stage.split and stage.batch < stage.recursions for stage in recipe.stages):
-        raise UnrainError(f"{where}: batch: split needs at least one patch for each recursion")
+    if any(stage.split and stage.batch < stage.recursions + (stage.lifted > 0) for stage in recipe.stages):
+        raise UnrainError(f"{where}: batch: split needs at least one patch for each recursion and for lifted")
+    if any(stage.lifted < 0 or (stage.lifted and not stage.split) for stage in recipe.stages):
+        raise UnrainError(f"{where}: lifted: give a weight above 0 in a stage with split = true")
+    if recipe.validation_levels < 1:
+        raise UnrainError(f"{where}: validation_levels is {recipe.validation_levels}, but starts at 1")
     vgg, initial, teacher = recipe.contrastive.vgg, recipe.initial, recipe.distillation
     return dataclasses.replace(
         recipe,

@@ -15,6 +15,8 @@ class Stage:
         recursions: Recursions T in this stage.
         split: Whether each recursion has its own share of the batch and starts from a finished estimate, so
             that T recursions cost little more than one; if not, gradients run back through all of them.
+        lifted: In a stage with `split`, the weight of one share more, beside the recursions' weights: it
+            starts from the lifted estimate of the half-size picture, as finer octaves do.
         lr: Peak learning rate; each stage has its own cosine, down to zero.
         warmup: Steps of linear warm-up before the peak.
         milestones: Steps within the stage at which the learning rate falls, in place of the cosine, and
@@ -29,6 +31,7 @@ class Stage:
     real: int = 0
     recursions: int = 1
     split: bool = False
+    lifted: float = 0.0
     lr: float = 1e-3
     warmup: int = 200
     milestones: tuple[int, ...] = ()
