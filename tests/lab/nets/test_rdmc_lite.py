@@ -1,7 +1,11 @@
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
+from skimage.color import rgb2ycbcr  # noqa: E402
+
 from unrain.lab.nets import build  # noqa: E402
+from unrain.lab.nets.rdmc_lite import limit_chroma  # noqa: E402
 
 
 def small(**changes):
@@ -67,3 +71,28 @@ def test_the_form_for_export_is_the_same_network(monkeypatch):
         torch.testing.assert_close(net(rainy, 2)[-1], expected, atol=1e-5, rtol=0)
         hook.remove()
     assert not norms
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4])
+def test_a_limited_layer_keeps_its_luma_and_a_share_of_its_colour(share):
+    torch.manual_seed(0)
+    rainy, change = 0.9 * torch.rand(1, 3, 8, 9), 0.2 * torch.randn(1, 3, 8, 9)
+    rainy[..., 0] = 1.0
+    limited = limit_chroma(change, rainy, share)
+
+    def ycbcr(layer):
+        """What a layer adds to Y, Cb and Cr: differences from black."""
+        return rgb2ycbcr(layer[0].permute(1, 2, 0).numpy()) - rgb2ycbcr(np.zeros((1, 1, 3)))
+
+    before, after = ycbcr(change), ycbcr(limited)
+    np.testing.assert_allclose(after[..., 0], before[..., 0], atol=0.02)
+    np.testing.assert_allclose(after[:, 1:, 1:], share * before[:, 1:, 1:], atol=0.02)
+    torch.testing.assert_close(limited[..., 0], change[..., 0])
+
+
+def test_the_limit_is_part_of_the_network():
+    net, rainy = stirred(), torch.rand(1, 3, 16, 24)
+    limited = stirred(chroma=0.3)
+    with torch.inference_mode():
+        expected = rainy + limit_chroma(net.step(rainy, rainy) - rainy, rainy, 0.3)
+        torch.testing.assert_close(limited.step(rainy, rainy), expected)

@@ -11,7 +11,8 @@ What is ours: the 2x2 pixel folding before the first convolution, so that no fea
 resolution; gated depthwise blocks (after Chen et al., "Simple Baselines for Image Restoration", ECCV 2022,
 without its global pooling, so that tiles equal the whole picture) in place of BN-ReLU double convolutions;
 three levels in place of five; one encoder whose dilations share a block in place of three encoders;
-addition in place of concatenation.
+addition in place of concatenation; and a limit to the colour of the layer that is taken away, since rain has
+hardly any of its own.
 """
 
 from collections.abc import Sequence
@@ -134,6 +135,8 @@ class RDMCLite(RecursiveNet):
         recursions: T by default.
         dilations: Of the multi-scale extraction.
         fold: Pixels folded into channels at the entrance, fold x fold.
+        chroma: Share of the layer's Cb and Cr that is kept, but all where the rainy picture is saturated:
+            there the colour behind the rain is lost, and has to be given back.
     """
 
     def __init__(
@@ -144,12 +147,13 @@ class RDMCLite(RecursiveNet):
         recursions: int = 2,
         dilations: Sequence[int] = (1, 2, 3),
         fold: int = 2,
+        chroma: float = 1.0,
     ) -> None:
         levels = len(encoder)
         if len(decoder) != levels - 1:
             raise ValueError(f"{levels} encoder levels need {levels - 1} decoder levels, not {len(decoder)}")
         super().__init__(multiple=fold * 2 ** (levels - 1), recursions=recursions)
-        self.fold = fold
+        self.fold, self.chroma = fold, chroma
         widths = [width * 2**k for k in range(levels)]
         self.entrance = nn.Conv2d(6 * fold * fold, width, 3, padding=1)
         self.encoders = nn.ModuleList(
@@ -194,7 +198,23 @@ class RDMCLite(RecursiveNet):
                 finer = self.recruit_finer[level - 1](encoded[level - 1])
                 features = features + self.gate_finer[level - 1] * finer
             features = self.decoders[level](features)
-        return rainy + F.pixel_shuffle(self.exit(features), self.fold).float()
+        change = F.pixel_shuffle(self.exit(features), self.fold).float()
+        return rainy + (change if self.chroma == 1 else limit_chroma(change, rainy, self.chroma))
+
+
+def limit_chroma(change: Tensor, rainy: Tensor, share: float) -> Tensor:
+    """Keep a change's Y and a share of its Cb and Cr; all of them where the picture is saturated.
+
+    Args:
+        change: What is added to the picture, N x 3 x H x W.
+        rainy: The picture, the same shape, in [0, 1]. It counts as saturated where a channel is close to 1:
+            from 0.95, where a little more than the share is kept, to 0.99, where all is.
+        share: From 0, no change of colour, to 1.
+    """
+    red, green, blue = change.split(1, 1)
+    luma = 0.299 * red + 0.587 * green + 0.114 * blue
+    saturated = ((rainy.amax(1, keepdim=True) - 0.95) / 0.04).clamp(0, 1)
+    return luma + (share + (1 - share) * saturated) * (change - luma)
 
 
 class Up(nn.Sequential):
