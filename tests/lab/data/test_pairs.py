@@ -9,7 +9,7 @@ from toys import SHARED
 torch = pytest.importorskip("torch")
 from unrain.errors import UnrainError  # noqa: E402
 from unrain.image import size_of  # noqa: E402
-from unrain.lab.data.batches import Batches, Source, Unpaired  # noqa: E402
+from unrain.lab.data.batches import Batches, Source, Unpaired, upright_lines  # noqa: E402
 from unrain.lab.data.pairs import Pair, pairs, photographs, rain_layers, read  # noqa: E402
 from unrain.lab.data.rain import RainMaker  # noqa: E402
 from unrain.lab.training.stage import Stage, stage_at  # noqa: E402
@@ -279,3 +279,17 @@ def test_exposure_makes_photographs_darker_or_brighter_with_white_where_it_is_to
     # Without it the light stays, and so does the sequence of patches.
     plain, _ = Source(photos=[photo], flip=False).patch(16, np.random.default_rng(0))
     assert (plain == photo).all()
+
+
+def test_of_several_patches_the_one_with_the_strongest_upright_lines_is_taken():
+    photo = np.full((64, 256, 3), 128, np.uint8)
+    photo[:, 64:128:4] += 60  # pickets
+    photo[::4, 192:] += 60  # steps, lying
+    assert upright_lines(photo[:, 64:128]) > upright_lines(photo[:, :64]) == 0
+    assert upright_lines(photo[:, 192:]) == 0
+    rng = np.random.default_rng(0)
+    upright, plain = (
+        np.mean([upright_lines(source.patch(32, rng)[1]) for _ in range(60)])
+        for source in (Source(photos=[photo], upright=8), Source(photos=[photo]))
+    )
+    assert upright > 2 * plain > 0

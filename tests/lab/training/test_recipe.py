@@ -153,6 +153,8 @@ def test_a_missing_key_and_a_missing_recipe_are_named(toy):
         (SourceSpec(photos=("x",), exposure=(0.0, 1.0)), "exposure is 0.0 to 1.0"),
         (SourceSpec(pairs="x", exposure=(1.0, 2.0)), "exposure is for photos"),
         (SourceSpec(pairs="x", native=True), "native is for photos"),
+        (SourceSpec(pairs="x", upright=2), "upright is 2: give 1 or more, more for photos only"),
+        (SourceSpec(photos=("x",), upright=0), "upright is 0"),
         (SourceSpec(pairs="x", stride=0), "stride is 0"),
     ],
 )

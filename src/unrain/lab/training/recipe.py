@@ -59,6 +59,7 @@ class SourceSpec:
             "Rain800".
         native: Photographs keep their size, however large: detail as cameras record it. Otherwise those above
             1.5 megapixels are reduced.
+        upright: Of so many random patches of a photograph the one with the strongest upright lines is taken.
         exposure: Photographs get darker or brighter by a random factor between these two, with white where
             that is above 255.
     """
@@ -74,6 +75,7 @@ class SourceSpec:
     without_twins_in: str | None = None
     exposure: tuple[float, float] = (1.0, 1.0)
     native: bool = False
+    upright: int = 1
 
     @property
     def described(self) -> str:
@@ -85,7 +87,8 @@ class SourceSpec:
         low, high = self.exposure
         light = f", their light times {low:g} to {high:g}" if low != 1 or high != 1 else ""
         size = ", at native size" if self.native else ""
-        return f"{', '.join(self.photos)}: {rain}{light}{size}"
+        lines = ", patches with upright lines" if self.upright > 1 else ""
+        return f"{', '.join(self.photos)}: {rain}{light}{size}{lines}"
 
     def load(self, root: Path) -> Source:
         """Read the pictures from below the data folder.
@@ -104,6 +107,8 @@ class SourceSpec:
             raise UnrainError("recipe: exposure is for photos, pairs have their light")
         if self.pairs is not None and self.native:
             raise UnrainError("recipe: native is for photos, pairs keep their size anyway")
+        if self.upright < 1 or (self.pairs is not None and self.upright > 1):
+            raise UnrainError(f"recipe: upright is {self.upright}: give 1 or more, more for photos only")
         if self.pairs is not None:
             found = pairs(root, self.pairs, without_twins_in=self.without_twins_in)
             return Source(pairs=found, turns=self.turns, flip=self.flip, stride=self.stride)
@@ -115,6 +120,7 @@ class SourceSpec:
             flip=self.flip,
             stride=self.stride,
             exposure=self.exposure,
+            upright=self.upright,
         )
 
 
