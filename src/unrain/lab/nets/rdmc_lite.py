@@ -211,10 +211,10 @@ def limit_chroma(change: Tensor, rainy: Tensor, share: float) -> Tensor:
             from 0.95, where a little more than the share is kept, to 0.99, where all is.
         share: From 0, no change of colour, to 1.
     """
-    red, green, blue = change.split(1, 1)
-    luma = 0.299 * red + 0.587 * green + 0.114 * blue
+    luma = 0.299 * change[:, :1] + 0.587 * change[:, 1:2] + 0.114 * change[:, 2:]
     saturated = ((rainy.amax(1, keepdim=True) - 0.95) / 0.04).clamp(0, 1)
-    return luma + (share + (1 - share) * saturated) * (change - luma)
+    limited: Tensor = luma + (share + (1 - share) * saturated) * (change - luma)
+    return limited
 
 
 class Up(nn.Sequential):
