@@ -69,6 +69,10 @@ def test_large_photographs_are_reduced_unless_their_native_size_is_asked_for(tmp
     assert reduced.shape == (550, 700, 3)
     (native,) = photographs(tmp_path, (".",), native=True)
     np.testing.assert_array_equal(native, large)
+    # Several sources share them, and what has changed is read again.
+    assert photographs(tmp_path, (".",), native=True)[0] is native
+    Image.fromarray(255 - large).save(tmp_path / "1.png", compress_level=0)
+    assert photographs(tmp_path, (".",), native=True)[0] is not native
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])

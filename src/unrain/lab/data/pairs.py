@@ -15,6 +15,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 from PIL import Image
@@ -37,6 +38,7 @@ _PREFIX = re.compile(r"^(?:no)?rain-")
 _SUFFIX = re.compile(r"(?:x2|gt|_(?:in|gt|rain|rainy|clean|norain|input|target))$", re.IGNORECASE)
 _IS_CLEAN = re.compile(r"^norain-|(?:gt|_(?:clean|norain|target))$", re.IGNORECASE)
 _VARIANT = re.compile(r"_\d+$")
+_in_use: WeakValueDictionary[tuple[str, int, int, bool], RGB8] = WeakValueDictionary()
 _TURNS = {"id": 0, "rot90": 1, "rot180": 2, "rot270": 3}
 
 
@@ -231,9 +233,20 @@ def key(stem: str) -> str:
 
 
 def photographs(root: Path, names: tuple[str, ...], *, native: bool = False) -> list[RGB8]:
-    """Read photographs from folders below the root; those above MAX_PIXELS are reduced, unless native."""
-    take = read if native else _reduced
-    return [take(path) for name in names for path in pictures(root / name)]
+    """Read photographs from folders below the root; those above MAX_PIXELS are reduced, unless native.
+
+    Several sources share the pictures of a folder: they are read once, and not to be written to.
+    """
+    return [_shared(path, native) for name in names for path in pictures(root / name)]
+
+
+def _shared(path: Path, native: bool) -> RGB8:
+    state = path.stat()
+    key = (str(path.resolve()), state.st_mtime_ns, state.st_size, native)
+    picture = _in_use.get(key)
+    if picture is None:
+        picture = _in_use[key] = read(path) if native else _reduced(path)
+    return picture
 
 
 def _reduced(path: Path) -> RGB8:
