@@ -19,7 +19,7 @@ from unrain.plan import make_plan
 class Dimmer:
     """An engine that halves the light, so that results can be foretold."""
 
-    multiple, halo, recursions, recursive = 1, 0, 1, False
+    multiple, halo, recursions, recursive, levels = 1, 0, 1, False, 1
 
     def step(self, rainy, estimate):
         return rainy * np.float32(0.5)

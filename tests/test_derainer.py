@@ -21,7 +21,7 @@ from unrain.errors import UnrainError, UsageError
 class Fake:
     """An engine which adds to the estimate, so that the number of recursions shows in the result."""
 
-    multiple, halo, recursions, recursive = 8, 0, 3, True
+    multiple, halo, recursions, recursive, levels = 8, 0, 3, True, 1
 
     def __init__(self, gain=0.0, **attributes):
         self.gain = gain

@@ -10,18 +10,27 @@ from scipy.ndimage import minimum_filter1d
 from toys import natural
 from unrain.derainer import MOST_LEVELS, Derainer
 from unrain.errors import UsageError
-from unrain.octaves import choose, coarsest, lift, shrink, windows
+from unrain.octaves import BLOCK, Sample, Start, blocks, choose, coarsest, lift, shrink, windows
 
 
 class Opens:
     """An engine that takes away what is bright and up to four pixels wide, and leaves wider things alone."""
 
-    multiple, halo, recursions, recursive = 1, 8, 1, False
+    multiple, halo, recursions, recursive, levels = 1, 8, 1, False, 1
 
     def step(self, rainy, estimate):
         eroded = minimum_filter1d(rainy, 5, axis=3, mode="nearest")
         opened = -minimum_filter1d(-eroded, 5, axis=3, mode="nearest")
         return np.minimum(rainy, opened).astype(np.float32)
+
+
+class OpensFurther:
+    """The same, from an estimate: it gives back what is faint there, and opens the rest."""
+
+    multiple, halo, recursions, recursive, levels = 4, 8, 1, True, 2
+
+    def step(self, rainy, estimate):
+        return Opens().step(rainy - np.maximum(rainy - estimate - np.float32(0.02), 0), rainy)
 
 
 def rained_on(width, height=1600, side=3200, value=60):
@@ -70,16 +79,17 @@ def test_rows_are_lifted_as_in_the_whole_picture(start, rows, width, octave):
     random = np.random.default_rng(0)
     shape = (-(-height // 2**octave), -(-width // 2**octave), 3)
     layer = random.random(shape, np.float32)
-    whole = lift(layer, octave, slice(0, height), width)
-    part = lift(layer, octave, slice(start, start + rows), width)
+    whole = lift(layer, octave, slice(0, height), slice(0, width))
+    columns = slice(width // 3, width)
+    part = lift(layer, octave, slice(start, start + rows), columns)
     assert whole.shape == (height, width, 3)
-    assert np.abs(part - whole[start : start + rows]).max() < 1e-5
+    assert np.abs(part - whole[start : start + rows, columns]).max() < 1e-5
 
 
 def test_a_smooth_layer_is_lifted_to_what_it_was_made_of():
     y, x = np.mgrid[:203, :301]
     layer = (0.5 + 0.2 * np.sin(x / 40) + 0.2 * np.cos(y / 30)).astype(np.float32)
-    again = lift(shrink(layer, 2), 2, slice(0, 203), 301)
+    again = lift(shrink(layer, 2), 2, slice(0, 203), slice(0, 301))
     assert np.abs(again - layer)[8:-8, 8:-8].max() < 2e-3
 
 
@@ -175,3 +185,93 @@ def test_a_plan_of_octaves_is_followed():
     assert derainer.derain(rainy, octaves=(0,)).octaves == (0,)
     assert chosen.sizes == "at 1/4 of its size"
     assert derainer.derain(rainy, octaves=(0, 2)).sizes == "at full size and then 1/4 of its size"
+
+
+def straightforward(image, levels):
+    """Coarse to fine in a few lines: all of every octave, no tiles, no strips."""
+    engine = OpensFurther()
+    pyramid = [shrink(image, octave, 255) for octave in range(levels)]
+    layer = None
+    for picture in reversed(pyramid):
+        height, width = picture.shape[:2]
+        grow = ((0, -height % 4), (0, -width % 4), (0, 0))
+        estimate = picture
+        if layer is not None:
+            size, box = (width, height), (0, 0, width / 2, height / 2)
+            channels = [
+                np.asarray(Image.fromarray(layer[..., c]).resize(size, Image.Resampling.BICUBIC, box=box))
+                for c in range(3)
+            ]
+            estimate = np.clip(picture - np.stack(channels, 2), 0, 1)
+        padded = (np.pad(one, grow, "reflect").transpose(2, 0, 1)[None] for one in (picture, estimate))
+        derained = engine.step(*padded)[0].transpose(1, 2, 0)[:height, :width].clip(0, 1)
+        layer = picture - derained
+    return np.rint(255 * derained).astype(np.uint8)
+
+
+@given(
+    height=st.integers(40, 260),
+    width=st.integers(40, 260),
+    levels=st.integers(2, 4),
+    tile=st.sampled_from([None, 80, 120]),
+)
+@settings(max_examples=25, deadline=None)
+def test_octaves_equal_a_straightforward_implementation(height, width, levels, tile):
+    image = natural(height, width)
+    image[:, :: max(7, width // 9)] //= 2
+    plan = tuple(reversed(range(levels)))
+    found = Derainer(OpensFurther(), levels=levels, tile=tile).derain(image, octaves=plan)
+    assert found.octaves == plan and found.shares == (1.0,) * levels
+    assert np.abs(found.image.astype(int) - straightforward(image, levels)).max() <= 1
+
+
+@pytest.mark.parametrize("tile", [None, 200, 600])
+def test_finer_octaves_are_computed_where_they_pay(tile):
+    """Wide rain everywhere is found in the small picture; narrow rain in a corner at full size."""
+    _, clean = rained_on(1, 1024, 3072)
+    soft = (
+        60
+        * np.clip(np.cos((np.arange(3072) % 160 - 80) / 16 * np.pi), 0, 1)
+        * (np.abs(np.arange(3072) % 160 - 80) < 8)
+    )
+    rainy = (clean + soft[None, :, None]).astype(np.uint8)
+    narrow = rainy.copy()
+    narrow[:, :500] = np.maximum(narrow[:, :500], rained_on(3, 1024, 3072, 90)[0][:, :500])
+    derainer = Derainer(OpensFurther(), tile=tile)
+    assert derainer.derain(rainy).octaves == (2,)
+    found = derainer.derain(narrow)
+    assert found.octaves[0] == 2 and found.octaves[-1] == 0
+    assert 0 < found.shares[-1] <= 0.5
+    coarse = derainer.derain(narrow, octaves=(2,))
+    stripes = np.flatnonzero(np.arange(400) // 3 % 40 == 0)
+    assert (found.image[:, stripes] < coarse.image[:, stripes]).mean() > 0.9
+    assert np.array_equal(found.image[:, 1024:], coarse.image[:, 1024:])
+    # The same blocks whatever the tiles.
+    whole = Derainer(OpensFurther(), tile=4096).derain(narrow)
+    assert whole.shares == found.shares
+    assert np.abs(whole.image.astype(int) - found.image).max() <= 1
+
+
+def test_a_block_is_computed_where_much_is_expected_and_ends_in_a_ramp():
+    layer = np.zeros((512, 768), np.float32)
+    layer[:256, :256] = 0.1
+    start = blocks((1024, 1536), layer, 1, [Sample(0, 0, 0.05, 0.1), Sample(200, 500, 0.0, 0.0)])
+    assert start.wanted.tolist() == [[True, False, False], [False, False, False]]
+    rows, columns = np.arange(1024), np.arange(1536)
+    share = start.share(rows, columns)
+    assert share[: BLOCK - 96, : BLOCK - 96].min() == 1
+    assert share[BLOCK + 32 :].max() == share[:, BLOCK + 32 :].max() == 0
+    assert np.abs(np.diff(share, axis=0)).max() < 0.03
+    part = start.share(rows[100:700], columns[450:900])
+    assert np.abs(part - share[100:700, 450:900]).max() < 1e-6
+    assert blocks((1024, 1536), layer, 1, [Sample(0, 0, 0.001, 0.1)]).wanted.sum() == 0
+    # What the coarser octave cannot see may be everywhere.
+    assert blocks((1024, 1536), 0 * layer, 1, [Sample(0, 0, 0.05, 0.0)]).wanted.all()
+    assert blocks((1024, 1536), 0 * layer, 1, [Sample(0, 0, 0.05, 0.0)]).share(rows, columns) is None
+
+
+def test_the_estimate_that_an_octave_starts_from_is_the_picture_without_the_lifted_layer():
+    layer = np.full((50, 60), 0.2, np.float32)
+    rainy = np.full((3, 10, 12), 0.5, np.float32)
+    start = Start(layer, 2, top=8, left=16)
+    np.testing.assert_allclose(start.estimate(rainy, np.arange(10), np.arange(12)), 0.3, atol=1e-6)

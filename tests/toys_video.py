@@ -17,7 +17,7 @@ QUARTER_TURN = (0, 65536, 0, -65536, 0, 0, 0, 0, 1 << 30)
 class Same:
     """An engine that finds no rain."""
 
-    multiple, halo, recursions, recursive = 1, 0, 1, False
+    multiple, halo, recursions, recursive, levels = 1, 0, 1, False, 1
 
     def step(self, rainy, estimate):
         return rainy

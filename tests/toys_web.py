@@ -21,7 +21,7 @@ WIDE, NARROW = {"width": 1280, "height": 860}, {"width": 390, "height": 844}
 class Doorkeeper:
     """An engine that waits before each recursion until the test opens the gate."""
 
-    multiple, halo, recursions, recursive = 8, 8, 1, False
+    multiple, halo, recursions, recursive, levels = 8, 8, 1, False, 1
 
     def __init__(self):
         self.entered = threading.Semaphore(0)

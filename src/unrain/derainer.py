@@ -24,7 +24,20 @@ from unrain import zoo
 from unrain.engine import Engine, OnnxEngine, Planes
 from unrain.errors import UsageError
 from unrain.image import Array, from_pil, read, to_pil
-from unrain.octaves import HARDLY_ANY, LEFT_OVER, choose, coarsest, lift, rms, shrink, strips, windows
+from unrain.octaves import (
+    HARDLY_ANY,
+    LEFT_OVER,
+    Sample,
+    Start,
+    blocks,
+    choose,
+    coarsest,
+    lift,
+    rms,
+    shrink,
+    strips,
+    windows,
+)
 
 Progress = Callable[[int, int], None]
 
@@ -44,14 +57,15 @@ class Derained:
         image: The result, with the shape and dtype of the input.
         rainy: The input itself, not a copy.
         recursions: How many recursions were computed; with `until` perhaps fewer than allowed.
-        octaves: At which sizes the network ran over the whole picture, in turn: 0 is full size, 1 half, 2 a
-            quarter.
+        octaves: At which sizes the network ran, in turn: 0 is full size, 1 half, 2 a quarter.
+        shares: On what share of the picture it ran at each of them.
     """
 
     image: Array
     rainy: Array
     recursions: int
     octaves: tuple[int, ...] = (0,)
+    shares: tuple[float, ...] = (1.0,)
 
     @property
     def rain_layer(self) -> Array:
@@ -61,8 +75,12 @@ class Derained:
 
     @property
     def sizes(self) -> str:
-        """The sizes at which the network ran, for people: "at full size", "at 1/4 of its size"."""
-        names = ["full size" if octave == 0 else f"1/{2**octave} of its size" for octave in self.octaves]
+        """The sizes at which the network ran, for people: "at 1/4 of its size and then full size (30 %)"."""
+        names = [
+            ("full size" if octave == 0 else f"1/{2**octave} of its size")
+            + (f" ({share:.0%})" if share < 1 else "")
+            for octave, share in zip(self.octaves, self.shares, strict=True)
+        ]
         return f"at {' and then '.join(names)}"
 
 
@@ -267,17 +285,67 @@ class Derainer:
         last = coarsest(*image.shape[:2]) if self._levels is None else self._levels - 1
         if last == 0 or octaves == (0,):
             return self._at_full_size(image, progress)
+        progress = progress or (lambda done, total: None)
+        if self.engine.levels > 1:
+            return self._coarse_to_fine(image, last, octaves, progress)
         if octaves is None:
-            return self._by_octaves(image, last, progress or (lambda done, total: None))
-        derained = Derained(image, image, 0, ())
+            return self._at_best_octave(image, last, progress)
+        derained = Derained(image, image, 0, (), ())
         for octave in octaves:
             derained = self._at(derained, octave)
         return derained
 
-    def _by_octaves(self, image: Array, last: int, progress: Progress) -> Derained:
+    def _coarse_to_fine(
+        self, image: Array, last: int, octaves: tuple[int, ...] | None, progress: Progress
+    ) -> Derained:
+        """Start at the coarsest octave; each finer one starts from what was found, where it pays."""
+        steps = tuple(range(last, -1, -1)) if octaves is None else octaves
+        at = steps[0]
+        derained, layer = self._found(image, at, _part(progress, 0, len(steps)))
+        ran, shares, recursions = [at], [1.0], derained.recursions
+        for number, octave in enumerate(steps[1:], 1):
+            start = Start(layer, at - octave)
+            if octaves is None:
+                start = self._worth(image, octave, start)
+            if start.wanted is not None and not start.wanted.any():
+                continue
+            now = _part(progress, number, len(steps))
+            if octave:
+                derained, layer = self._found(image, octave, now, start)
+            else:
+                derained = self._at_full_size(image, now, start)
+            at = octave
+            ran.append(octave)
+            shares.append(1.0 if start.wanted is None else float(start.wanted.mean()))
+            recursions = max(recursions, derained.recursions)
+        result = derained.image if at == 0 else _subtract(image, layer, at)
+        progress(1, 1)
+        return Derained(result, image, recursions, tuple(ran), tuple(shares))
+
+    def _worth(self, image: Array, octave: int, start: Start) -> Start:
+        """Find the blocks of an octave that are worth computing, from samples where the most was found."""
+        side = _SAMPLE >> start.octave
+        samples = []
+        for top, left in windows(start.layer, side):
+            inner = start.layer[top : top + side, left : left + side]
+            edges = ((top, inner.shape[0], image.shape[0]), (left, inner.shape[1], image.shape[1]))
+            (rows, y), (columns, x) = (
+                self._window(first << start.octave, extent << start.octave, whole, octave)
+                for first, extent, whole in edges
+            )
+            crop = shrink(image[rows, columns], octave, _full_scale(image.dtype))
+            local = replace(start, top=rows.start >> octave, left=columns.start >> octave)
+            before = local.estimate(_planes(crop, *_indices(crop)), *_indices(crop))
+            after = _planes(self._at_full_size(crop, start=local).image, *_indices(crop))
+            samples.append(Sample(top, left, rms((after - before)[:, y, x]), rms(inner)))
+        shape = tuple(-(-extent >> octave) for extent in image.shape[:2])
+        return blocks(shape, start.layer, start.octave, samples)
+
+    def _at_best_octave(self, image: Array, last: int, progress: Progress) -> Derained:
         """Work at the octave in which the rain is seen best, and lift what is found there to full size.
 
-        Then the coarsest octave is looked at again, for wider rain that is left.
+        For networks that do not know lifted estimates. The coarsest octave is looked at again, for wider rain
+        that is left.
         """
         small, found = self._found(image, last)
         progress(5, 100)
@@ -286,10 +354,10 @@ class Derainer:
             energies.append(self._energy(image, octave, last, found))
             progress(5 + 15 * (octave + 1) // last, 100)
         chosen = choose([*energies, rms(found)])
-        start = Derained(image, image, 0, ())
+        start = Derained(image, image, 0, (), ())
         if chosen == last:
             lifted = _subtract(image, found, last)
-            derained = replace(start, image=lifted, recursions=small.recursions, octaves=(last,))
+            derained = Derained(lifted, image, small.recursions, (last,))
         else:
             derained = self._at(
                 start, chosen, lambda done, total: progress(20 * total + 75 * done, 100 * total)
@@ -297,7 +365,7 @@ class Derainer:
             _, left = self._found(derained.image, last)
             if rms(left) > LEFT_OVER * max(energies[chosen], rms(found)):
                 cleaner = _subtract(derained.image, left, last)
-                derained = replace(derained, image=cleaner, octaves=(chosen, last))
+                derained = replace(derained, image=cleaner, octaves=(chosen, last), shares=(1.0, 1.0))
         progress(100, 100)
         return derained
 
@@ -310,11 +378,13 @@ class Derainer:
             derained, found = self._found(before.image, octave, progress)
             image = _subtract(before.image, found, octave)
         recursions = max(before.recursions, derained.recursions)
-        return Derained(image, before.rainy, recursions, (*before.octaves, octave))
+        return Derained(image, before.rainy, recursions, (*before.octaves, octave), (*before.shares, 1.0))
 
-    def _found(self, image: Array, octave: int, progress: Progress | None = None) -> tuple[Derained, Planes]:
+    def _found(
+        self, image: Array, octave: int, progress: Progress | None = None, start: Start | None = None
+    ) -> tuple[Derained, Planes]:
         """Run the network on a shrunk picture: its result, and the layer that it takes away."""
-        derained = self._at_full_size(shrink(image, octave, _full_scale(image.dtype)), progress)
+        derained = self._at_full_size(shrink(image, octave, _full_scale(image.dtype)), progress, start)
         layer: Planes = derained.rainy - derained.image
         return derained, layer
 
@@ -339,8 +409,10 @@ class Derainer:
         first, stop = max(0, start - self._halo), start + extent + self._halo
         return slice(first * factor, min(stop * factor, whole)), slice(start - first, start - first + extent)
 
-    def _at_full_size(self, image: Array, progress: Progress | None = None) -> Derained:
-        """Run every recursion over a picture as it is."""
+    def _at_full_size(
+        self, image: Array, progress: Progress | None = None, start: Start | None = None
+    ) -> Derained:
+        """Run every recursion over a picture as it is, from itself or from what a coarser octave found."""
         grid = self._grid(*image.shape[:2])
         kept = np.float16 if grid.height * grid.width >= _HALF_PRECISION_FROM else np.float32
         result = np.empty_like(image, order="C", subok=False)
@@ -361,14 +433,14 @@ class Derainer:
             if not last:
                 target = np.empty((3, grid.height, grid.width), kept) if spare is None else spare
             change = 0.0
-            for start, planes in self._recursion(image, estimate, grid, count):
+            for top, planes in self._recursion(image, estimate, grid, count, start):
                 if target is not None:
-                    target[:, start : start + planes.shape[1]] = planes
+                    target[:, top : top + planes.shape[1]] = planes
                 if self.until is not None and not last:
-                    change += _change(image, estimate, planes, grid, start)
+                    change += _change(image, estimate, planes, grid, top)
                 # Any recursion may be the last: writing each keeps all its digits and takes no memory.
                 if last or self.until is not None:
-                    _write(result, planes, start)
+                    _write(result, planes, top)
             if self.until is not None and change * 255 < self.until * 3 * math.prod(image.shape[:2]):
                 break
             spare, estimate = estimate, target
@@ -388,22 +460,64 @@ class Derainer:
         )
 
     def _recursion(
-        self, image: Array, estimate: NDArray[Any] | None, grid: _Grid, count: Callable[[], None]
+        self,
+        image: Array,
+        estimate: NDArray[Any] | None,
+        grid: _Grid,
+        count: Callable[[], None],
+        start: Start | None,
     ) -> Iterator[tuple[int, Planes]]:
         """Give the next estimate from top to bottom: first row and planes, 3 x rows x padded width."""
         carried: Planes | None = None
         for i, row in enumerate(grid.rows):
             strip = np.empty((3, row.stop - row.start, grid.width), np.float32)
             for column in grid.columns:
-                rainy = _planes(image, grid.y[row.crop], grid.x[column.crop])
-                before = rainy if estimate is None else estimate[:, row.crop, column.crop].astype(np.float32)
-                _place(strip, self.engine.step(rainy[None], before[None])[0], row, column)
+                y, x = grid.y[row.crop], grid.x[column.crop]
+                rainy = before = _planes(image, y, x)
+                if estimate is not None:
+                    before = estimate[:, row.crop, column.crop].astype(np.float32)
+                elif start is not None:
+                    before = start.estimate(rainy, y, x)
+                share = None if start is None else start.share(y, x)
+                _place(strip, self._step(rainy, before, share), row, column)
                 count()
             if carried is not None:
                 _blend(carried, strip[:, : row.blend], axis=1)
             end = grid.rows[i + 1].start if i + 1 < len(grid.rows) else row.stop
             carried = strip[:, end - row.start :].copy()
             yield row.start, strip[:, : end - row.start]
+
+    def _step(self, rainy: Planes, before: Planes, share: Planes | None) -> Planes:
+        """Make a recursion on a tile, where a share of its result is wanted: 3 x h x w, and h x w."""
+        after: Planes
+        if share is None:
+            after = self.engine.step(rainy[None], before[None])[0]
+            return after
+        after = before.copy()
+        wanted = np.argwhere(share > 0)
+        if not len(wanted):
+            return after
+        # The smallest part that holds all of them, with its context, on the network's grid.
+        part = []
+        for axis, extent in enumerate(share.shape):
+            first, stop = int(wanted[:, axis].min()) - self._halo, int(wanted[:, axis].max()) + 1 + self._halo
+            first = max(0, first // self._multiple * self._multiple)
+            part.append(slice(first, min(extent, _up(stop, self._multiple))))
+        inner = (slice(None), *part)
+        there = share[tuple(part)]
+        step = self.engine.step(rainy[None][:, *inner], before[None][:, *inner])[0]
+        after[*inner] += there * (step - before[*inner])
+        return after
+
+
+def _indices(image: Array) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return the numbers of a picture's rows and of its columns."""
+    return np.arange(image.shape[0]), np.arange(image.shape[1])
+
+
+def _part(progress: Progress, number: int, parts: int) -> Progress:
+    """Return what reports the progress of one part out of several equal ones."""
+    return lambda done, total: progress(number * total + done, parts * total)
 
 
 def _check(image: Array) -> None:
@@ -427,7 +541,7 @@ def _subtract(image: Array, layer: Planes, octave: int) -> Array:
     scale = np.float32(_full_scale(image.dtype))
     result = np.empty_like(image, order="C", subok=False)
     for rows in strips(image.shape[0]):
-        values = image[rows] - lift(layer, octave, rows, image.shape[1]) * scale
+        values = image[rows] - lift(layer, octave, rows, slice(0, image.shape[1])) * scale
         result[rows] = np.clip(values if image.dtype.kind == "f" else np.rint(values), 0, scale)
     return result
 

@@ -21,6 +21,8 @@ class Engine(Protocol):
         halo: Pixels of context around a tile within which a tile's recursion equals the whole picture's.
         recursions: How many recursions the network was trained for.
         recursive: Whether `step` looks at the estimate; if not, there is a single recursion.
+        levels: Over how many sizes it was trained from coarse to fine, each starting from the lifted estimate
+            of the coarser one; 1 if it knows no lifted estimates.
     """
 
     @property
@@ -34,6 +36,9 @@ class Engine(Protocol):
 
     @property
     def recursive(self) -> bool: ...  # noqa: D102
+
+    @property
+    def levels(self) -> int: ...  # noqa: D102
 
     def step(self, rainy: Planes, estimate: Planes) -> Planes:
         """Compute one recursion.
@@ -106,11 +111,13 @@ class OnnxEngine:
     def _read_contract(self, card: dict[str, Any]) -> None:
         try:
             inside = json.loads(self._session.get_modelmeta().custom_metadata_map.get("unrain", "{}"))
-            contract = {"recursions": 1, "recursive": "estimate" in self._inputs, **inside, **card}
+            silent = {"recursions": 1, "recursive": "estimate" in self._inputs, "levels": 1}
+            contract = {**silent, **inside, **card}
             self.multiple = int(contract["multiple"])
             self.halo = int(contract["halo"])
             self.recursions = int(contract["recursions"])
             self.recursive = bool(contract["recursive"])
+            self.levels = int(contract["levels"])
         except (KeyError, TypeError, ValueError) as error:
             raise UnrainError(
                 f"{self._path}: its card and metadata do not give {error}; "
@@ -120,6 +127,11 @@ class OnnxEngine:
             raise UnrainError(
                 f"{self._path}: multiple {self.multiple}, halo {self.halo} and recursions {self.recursions} "
                 "make no sense together; mend its card"
+            )
+        if self.levels < 1 or (self.levels > 1 and not self.recursive):
+            raise UnrainError(
+                f"{self._path}: the card says levels = {self.levels}: give 1 or more, and 1 for a network "
+                "that does not look at the estimate"
             )
         if self.recursive != ("estimate" in self._inputs):
             raise UnrainError(

@@ -3,14 +3,18 @@
 A network knows rain as it looks in pictures of a certain size. In a large photograph the same rain is several
 times as wide; shrunk by the right number of octaves it is what the network knows. The layer that it finds
 there, enlarged, is subtracted from the photograph, which keeps every other detail at full size.
+
+A network that was trained from coarse to fine looks again, octave by octave, at what the coarser one left:
+RDMC's recursion over sizes. A finer octave is computed in blocks, and only where much is left.
 """
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFilter
 
 Floats = NDArray[np.float32]
 
@@ -25,7 +29,16 @@ LEFT_OVER = 0.12
 # Below this energy an octave has found hardly any rain, and the coarsest is taken.
 HARDLY_ANY = 2.5 / 255
 
+# A block of a finer octave is computed where its estimate is expected to change by this share of the layer
+# found in the whole picture (RMS), and by this much of the full range.
+WORTH_SHARE = 0.15
+WORTH_CHANGE = 1 / 255
+BLOCK = 512
+"""Side of a block of a finer octave, in its pixels."""
+
 _STRIP = 256
+# Blocks end in a ramp, drawn in cells of so many pixels.
+_CELL = 32
 
 
 def coarsest(height: int, width: int) -> int:
@@ -55,24 +68,130 @@ def shrink(image: NDArray[np.generic], octave: int, scale: float = 1.0) -> Float
     return np.clip(_each(means, lambda one: one.resize(size, Image.Resampling.LANCZOS)), 0, 1)
 
 
-def lift(layer: Floats, octave: int, rows: slice, width: int) -> Floats:
-    """Enlarge some rows of a layer to full size by bicubic interpolation.
+def lift(layer: Floats, octave: int, rows: slice, columns: slice) -> Floats:
+    """Enlarge a part of a layer to full size by bicubic interpolation.
 
     Args:
         layer: Of the octave: h x w or h x w x 3.
         octave: How often the picture was halved.
         rows: Rows of the full-size picture.
-        width: Its width.
+        columns: Its columns.
 
     Returns:
-        len(rows) x width, or x 3; the same values whatever rows are asked for together.
+        len(rows) x len(columns), or x 3; the same values whatever is asked for together.
     """
     if octave == 0:
-        return layer[rows]
-    factor = 2**octave
-    size = (width, rows.stop - rows.start)
-    box = (0.0, rows.start / factor, width / factor, rows.stop / factor)
-    return _each(layer, lambda one: one.resize(size, Image.Resampling.BICUBIC, box=box))
+        return layer[rows, columns]
+    return _each(layer, lambda one: _enlarged(one, 2**octave, rows, columns, Image.Resampling.BICUBIC))
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """What an octave starts from: the layer of a coarser one, and which blocks are worth computing.
+
+    Attributes:
+        layer: Of the coarser octave, h x w or h x w x 3, to be subtracted.
+        octave: How often the picture was halved from this octave to that one.
+        wanted: For each block of `BLOCK` pixels whether it is computed; None for all.
+        top: First row of the picture, if it is a part of what the layer belongs to.
+        left: First column.
+    """
+
+    layer: Floats
+    octave: int
+    wanted: NDArray[np.bool_] | None = None
+    top: int = 0
+    left: int = 0
+
+    def estimate(self, rainy: Floats, y: NDArray[np.intp], x: NDArray[np.intp]) -> Floats:
+        """Subtract the lifted layer from some pixels.
+
+        Args:
+            rainy: 3 x h x w in [0, 1].
+            y: The picture's row of each of the h rows.
+            x: The same for columns.
+
+        Returns:
+            3 x h x w in [0, 1].
+        """
+        rows, columns = _around(y + self.top), _around(x + self.left)
+        lifted = lift(self.layer, self.octave, rows, columns)
+        lifted = lifted[(y + self.top - rows.start)[:, None], x + self.left - columns.start]
+        planes = lifted[None] if lifted.ndim == 2 else lifted.transpose(2, 0, 1)
+        estimate: Floats = np.clip(rainy - planes, 0, 1)
+        return estimate
+
+    def share(self, y: NDArray[np.intp], x: NDArray[np.intp]) -> Floats | None:
+        """Return how much of a computed pixel is taken, h x w: 1 in a wanted block, with a ramp at its edge.
+
+        Returns:
+            None for all of all.
+        """
+        if self.wanted is None or self.wanted.all():
+            return None
+        cells = np.kron(self.wanted, np.full((BLOCK // _CELL,) * 2, 255, np.uint8))
+        # The ramp is inside the block: what is beside it need not be computed.
+        inner = Image.fromarray(cells).filter(ImageFilter.MinFilter(3)).filter(ImageFilter.BoxBlur(1))
+        rows, columns = _around(y), _around(x)
+        smooth = Image.fromarray(np.asarray(inner, np.float32) / np.float32(255))
+        share: Floats = np.asarray(_enlarged(smooth, _CELL, rows, columns, Image.Resampling.BILINEAR))
+        chosen: Floats = share[(y - rows.start)[:, None], x - columns.start]
+        return chosen
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What a finer octave found in a window of the picture.
+
+    Attributes:
+        top: Of the window, in pixels of the coarser octave's layer.
+        left: The same.
+        change: How much the estimate changed there (RMS).
+        found: The energy (RMS) of the coarser octave's layer there.
+    """
+
+    top: int
+    left: int
+    change: float
+    found: float
+
+
+def blocks(shape: tuple[int, ...], layer: Floats, octave: int, samples: list[Sample]) -> Start:
+    """Choose the blocks of an octave that are worth computing.
+
+    A block is expected to change like the sample nearest to it, in proportion to what the coarser octave
+    found in both. Rain that the coarser octave does not see at all may be everywhere.
+
+    Args:
+        shape: Height and width of the picture in this octave.
+        layer: What the coarser octave found.
+        octave: How often the picture was halved from this octave to that one.
+        samples: One at least.
+    """
+    side = BLOCK >> octave
+    most = math.hypot(*(sample.change for sample in samples)) / math.sqrt(len(samples))
+    enough = max(WORTH_CHANGE, WORTH_SHARE * max(rms(layer), most))
+    wanted = np.zeros([-(-extent // BLOCK) for extent in shape[:2]], np.bool_)
+    for row, column in np.ndindex(*wanted.shape):
+        y, x = row * side, column * side
+        near = min(samples, key=lambda one: math.hypot(one.top - y, one.left - x))
+        expected = near.change
+        if near.found > HARDLY_ANY / 10:
+            expected *= rms(layer[y : y + side, x : x + side]) / near.found
+        wanted[row, column] = expected > enough
+    return Start(layer, octave, wanted)
+
+
+def _around(index: NDArray[np.intp]) -> slice:
+    return slice(int(index.min()), int(index.max()) + 1)
+
+
+def _enlarged(
+    one: Image.Image, factor: int, rows: slice, columns: slice, kind: Image.Resampling
+) -> Image.Image:
+    size = (columns.stop - columns.start, rows.stop - rows.start)
+    box = tuple(edge / factor for edge in (columns.start, rows.start, columns.stop, rows.stop))
+    return one.resize(size, kind, box=box)
 
 
 def strips(height: int) -> Iterator[slice]:

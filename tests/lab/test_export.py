@@ -104,7 +104,7 @@ def test_the_file_holds_all_it_needs_and_no_batchnorm_or_paths(exported):
     assert b"site-packages" not in path.read_bytes()
     inside = json.loads(network.metadata_props[0].value)
     card = json.loads(path.with_suffix(".json").read_text())
-    assert inside == {key: card[key] for key in ("multiple", "halo", "recursions", "recursive")}
+    assert inside == {key: card[key] for key in ("multiple", "halo", "recursions", "recursive", "levels")}
     assert card["parameters"] == sum(parameter.numel() for parameter in net.parameters())
     assert card["licence"] == "Apache-2.0" and card["name"] == "small"
     assert card["halo"] > 0

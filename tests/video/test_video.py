@@ -621,7 +621,7 @@ import signal, sys
 from unrain import cli, derainer
 
 class Ended:
-    multiple, halo, recursions, recursive = 1, 0, 1, False
+    multiple, halo, recursions, recursive, levels = 1, 0, 1, False, 1
     left = int(sys.argv[1])
 
     def step(self, rainy, estimate):

@@ -2,9 +2,9 @@
 
 The file holds one recursion with the inputs `rainy` and `estimate`, so that the number of recursions T is
 chosen at run time; or, with a fixed T, all recursions behind the single input `rainy`. BatchNorm is folded
-into the convolutions. What an engine needs to know (multiple, halo, recursions, recursive) is in the file's
-metadata entry `unrain` and in the JSON card beside it. Weights are stored in half precision where the results
-stay within `PARITY`, which is nearly always.
+into the convolutions. What an engine needs to know (multiple, halo, recursions, recursive, levels) is in the
+file's metadata entry `unrain` and in the JSON card beside it. Weights are stored in half precision where the
+results stay within `PARITY`, which is nearly always.
 """
 
 import json
@@ -169,6 +169,8 @@ def export_checkpoint(
         "halo": measure_halo(net, unrolled),
         "recursions": (default or net.recursions) if unrolled is None else 1,
         "recursive": unrolled is None,
+        # Recursions in a row hide the estimate that a finer octave would start from.
+        "levels": loaded.card.get("levels", 1) if unrolled is None else 1,
     }
     network = _to_onnx(net, unrolled)
     onnx.helper.set_model_props(network, {"unrain": json.dumps(contract)})

@@ -53,7 +53,7 @@ def test_one_level_is_one_recursion() -> None:
 def test_training_and_inference_shrink_and_lift_alike() -> None:
     random = np.random.default_rng(3)
     coarse = random.random((12, 16, 3), np.float32)
-    picture = octaves.lift(coarse, 2, slice(0, 48), 64).clip(
+    picture = octaves.lift(coarse, 2, slice(0, 48), slice(0, 64)).clip(
         0, 1
     )  # smooth, as photographs are at their pixels
     tensor = torch.from_numpy(picture).permute(2, 0, 1)[None]
@@ -62,7 +62,7 @@ def test_training_and_inference_shrink_and_lift_alike() -> None:
     layer = 0.3 * random.random((24, 32, 3), np.float32)
     half = torch.from_numpy(small).permute(2, 0, 1)[None]
     lifted = lift(tensor, half, half - torch.from_numpy(layer).permute(2, 0, 1)[None])
-    expected = (picture - octaves.lift(np.minimum(layer, small), 1, slice(0, 48), 64)).clip(0, 1)
+    expected = (picture - octaves.lift(np.minimum(layer, small), 1, slice(0, 48), slice(0, 64))).clip(0, 1)
     np.testing.assert_allclose(lifted[0].permute(1, 2, 0), expected, atol=0.01)
 
 

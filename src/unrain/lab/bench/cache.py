@@ -106,7 +106,8 @@ def identity(candidate: Candidate) -> str:
     if source is None:
         return "input"
     if isinstance(source, zoo.Model):
-        contract = {name: source.card.get(name) for name in ("multiple", "halo", "recursions", "recursive")}
+        keys = ("multiple", "halo", "recursions", "recursive", "levels")
+        contract = {name: source.card.get(name) for name in keys}
         total.update(source.path.read_bytes() + json.dumps(contract, sort_keys=True).encode())
     elif isinstance(source, RecursiveNet):
         total.update(repr(source).encode())

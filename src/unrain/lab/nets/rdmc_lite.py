@@ -178,6 +178,10 @@ class RDMCLite(RecursiveNet):
         if self.exit.bias is not None:
             nn.init.zeros_(self.exit.bias)
 
+    def extra_repr(self) -> str:
+        """Name what the layers do not show."""
+        return f"chroma={self.chroma:g}"
+
     def step(self, rainy: Tensor, estimate: Tensor) -> Tensor:
         """Make one recursion: x_t = O + g(concat[O, x_{t-1}]).
 

@@ -209,6 +209,7 @@ class Deraining(pl.LightningModule):
             **({"share": recipe.share} if recipe.share < 1 else {}),
             **({"distilled_from": Path(recipe.distillation.weights).name} if recipe.distillation else {}),
             "optimiser": recipe.optimiser,
+            "levels": 2 if any(stage.lifted for stage in recipe.stages) else 1,
             "hardware": hardware(self.device, trainer.world_size),
             "torch": str(torch.__version__),
             "licence": recipe.licence,
