@@ -51,7 +51,7 @@ def test_strength_needs_no_other_model(tmp_path, tiny_model, monkeypatch):
     np.testing.assert_allclose(half, (pixels + whole.astype(float)) / 2, atol=0.5)
     from_file = unrain.derain(tmp_path / "a.png", model=tiny_model, strength=0.5)
     np.testing.assert_array_equal(np.asarray(from_file), half)
-    with pytest.raises(unrain.UsageError, match="strength is 2: give 0 to 1.5"):
+    with pytest.raises(unrain.UsageError, match=r"strength is 2: give 0 to 1\.5"):
         unrain.derain(pixels, model=tiny_model, strength=2)
 
 
