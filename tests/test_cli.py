@@ -199,7 +199,7 @@ def test_hardly_any_rain_is_said(here, capsys, monkeypatch):
             where = next(at for at, line in enumerate(lines) if line.startswith(f"in/{name}.png -> "))
             assert lines[where + 1] == said
         assert lines[-2:] == [
-            "unrain: hardly any rain found in 2 of 4",
+            "unrain: hardly any rain found in 2 of 3",
             "unrain: 3 derained, 0 skipped, 1 failed",
         ]
     assert cli.main(["in", "-o", "out", "--overwrite", "-q"]) == 1

@@ -190,6 +190,9 @@ def test_a_refusal_of_a_strength_is_shown(visit):
     sync_api.expect(page.locator("#problem")).to_have_text("too large")
     sync_api.expect(page.locator("#download")).to_have_text("Download")
     page.unroute("**/api/strength")
+    # A busy server is asked once more.
+    busy = {"status": 429, "headers": {"Retry-After": "1"}, "json": {"detail": "busy"}}
+    page.route("**/api/strength", lambda route: route.fulfill(**busy), times=1)
     with page.expect_download():
         page.click("#download")
     assert not page.locator("#problem").is_visible()

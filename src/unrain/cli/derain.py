@@ -264,7 +264,7 @@ class Screen:
         """Say how it went, if there was more than one input, and return the exit code."""
         left = self._inputs - self._done
         if self._hardly_any and self._inputs > 1 and not self._quiet:
-            error_line(f"unrain: hardly any rain found in {self._hardly_any} of {self._inputs}")
+            error_line(f"unrain: hardly any rain found in {self._hardly_any} of {self._counts['derained']}")
         if self.interrupted or (self._inputs > 1 and (not self._quiet or self._counts["failed"])):
             counts = ", ".join(
                 f"{self._counts[status]} {status}" for status in ("derained", "skipped", "failed")
