@@ -768,7 +768,9 @@ def test_no_file_is_left_or_even_written(model_folder, monkeypatch, tmp_path):
     monkeypatch.setattr(tempfile, "_TemporaryFileWrapper", None)
     with limited(model_folder) as (client, _):
         # Above the megabyte from which the form parser would write into a file.
-        assert send(client, picture("BMP", 640, 700), rain_layer="true").status_code == 200
+        large = picture("BMP", 640, 700)
+        assert send(client, large, rain_layer="true").status_code == 200
+        assert strengthened(client, large, large, strength="0.5").status_code == 200
     assert list(tmp_path.iterdir()) == []
 
 
