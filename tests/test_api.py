@@ -40,6 +40,21 @@ def test_recursions_end_early_with_until(tiny_model):
     np.testing.assert_array_equal(unrain.derain(pixels, model=tiny_model, until=255), once)
 
 
+def test_strength_needs_no_other_model(tmp_path, tiny_model, monkeypatch):
+    pixels = natural(24, 32)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    whole = unrain.derain(pixels, model=tiny_model)
+    monkeypatch.setattr("unrain.derainer.OnnxEngine", None)
+    np.testing.assert_array_equal(unrain.derain(pixels, model=tiny_model, strength=0), pixels)
+    np.testing.assert_array_equal(unrain.derain(pixels, model=tiny_model, strength=1), whole)
+    half = unrain.derain(pixels, model=tiny_model, strength=0.5)
+    np.testing.assert_allclose(half, (pixels + whole.astype(float)) / 2, atol=0.5)
+    from_file = unrain.derain(tmp_path / "a.png", model=tiny_model, strength=0.5)
+    np.testing.assert_array_equal(np.asarray(from_file), half)
+    with pytest.raises(unrain.UsageError, match=r"strength is 2: give 0 to 1\.5"):
+        unrain.derain(pixels, model=tiny_model, strength=2)
+
+
 @pytest.mark.parametrize("as_model", [False, True])
 def test_a_model_that_is_replaced_is_loaded_again(tmp_path, tiny_model, as_model):
     pixels = natural(24, 32)

@@ -16,8 +16,8 @@ from cyclopts import App
 from PIL import Image
 
 import unrain
-from toys import ROOT, png_of
-from unrain import cli, plan, zoo
+from toys import ROOT, flat_picture, png_of
+from unrain import cli, image, plan, zoo
 from unrain.derainer import Derainer
 from unrain.errors import UnrainError
 
@@ -50,6 +50,15 @@ def here(tmp_path, monkeypatch, tiny_model):
     monkeypatch.chdir(folder)
     picture("photo.jpg")
     return folder
+
+
+class HalvesBright:
+    """An engine that finds rain in bright pictures only."""
+
+    multiple, halo, recursions, recursive = 1, 0, 1, False
+
+    def step(self, rainy, estimate):
+        return rainy * np.float32(0.5 if rainy.max() > 0.6 else 1)
 
 
 def picture(name, seed=0):
@@ -127,6 +136,78 @@ def test_verbose_says_how_many_recursions_were_run(here, capsys):
         assert words in capsys.readouterr().err
     assert cli.main(["photo.jpg", "--overwrite"]) == 0
     assert "recursion" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["RGB", "RGBA", "LA", "L", "I;16", "16 bits"])
+def test_strength_takes_a_share_of_the_rain_away(here, kind):
+    pixels = np.random.default_rng(0).integers(0, 65536, (24, 40, 4), np.uint16)
+    if kind == "16 bits":
+        source = image.Picture(pixels[..., :3], pixels[..., 3])
+        Path("a.png").write_bytes(image.encode(source, "PNG")[0])
+    elif kind == "I;16":
+        Image.fromarray(pixels[..., 0]).save("a.png")
+    else:
+        bands = len(Image.new(kind, (1, 1)).getbands())
+        Image.fromarray((pixels[..., :bands] >> 8).astype(np.uint8).squeeze()).save("a.png")
+    results = {}
+    for strength in ("0", "0.5", "1", "1.5", None):
+        options = ["--strength", strength] if strength else []
+        assert cli.main(["a.png", "-o", f"{strength}.png", *options]) == 0
+        results[strength] = image.read(Path(f"{strength}.png"))
+    source = image.read(Path("a.png"))
+    assert results["0"].pixels.tobytes() == source.pixels.tobytes()
+    assert Path("1.png").read_bytes() == Path("None.png").read_bytes()
+    most = np.iinfo(source.pixels.dtype).max
+    before, after = (each.pixels.astype(float) for each in (source, results["1"]))
+    assert (before != after).any()
+    for strength in ("0.5", "1.5"):
+        expected = np.rint(np.clip(before - float(strength) * (before - after), 0, most))
+        np.testing.assert_allclose(results[strength].pixels, expected, atol=0.5)
+    for result in results.values():
+        assert result.pixels.dtype == source.pixels.dtype
+        if source.alpha is not None:
+            np.testing.assert_array_equal(result.alpha, source.alpha)
+
+
+def test_strength_holds_for_a_folder_and_for_all_results(here):
+    for name in ("in/a.png", "in/sub/b.png"):
+        picture(name, seed=len(name))
+    assert cli.main(["in", "-o", "out", "--strength", "0.4", "--rain-layer", "--compare"]) == 0
+    for name in ("a", "sub/b"):
+        before = image.read(Path(f"in/{name}.png")).pixels
+        after = image.read(Path(f"out/{name}_derained.png")).pixels
+        np.testing.assert_array_equal(after, unrain.derain(before, strength=0.4))
+        assert (after != unrain.derain(before)).any()
+        layer = image.read(Path(f"out/{name}_rain.png")).pixels
+        np.testing.assert_array_equal(layer, np.maximum(before.astype(int) - after, 0))
+        both = image.read(Path(f"out/{name}_compare.png")).pixels
+        np.testing.assert_array_equal(both[:, :40], before)
+        np.testing.assert_array_equal(both[:, -40:], after)
+
+
+def test_hardly_any_rain_is_said(here, capsys, monkeypatch):
+    monkeypatch.setattr("unrain.derainer.OnnxEngine", lambda model, threads: HalvesBright())
+    for name, value in (("in/dark.png", 100), ("in/bright.png", 200), ("in/black.png", 0)):
+        flat_picture(Path(name), value)
+    Path("in/bad.png").touch()
+    said = "  hardly any rain found"
+    for strength in ("1", "0"):
+        assert cli.main(["in", "-o", "out", "--overwrite", "-v", "--strength", strength]) == 1
+        lines = capsys.readouterr().err.splitlines()
+        assert [line for line in lines if said in line] == [said] * 2
+        for name in ("dark", "black"):
+            where = next(at for at, line in enumerate(lines) if line.startswith(f"in/{name}.png -> "))
+            assert lines[where + 1] == said
+        assert lines[-2:] == [
+            "unrain: hardly any rain found in 2 of 3",
+            "unrain: 3 derained, 0 skipped, 1 failed",
+        ]
+    assert cli.main(["in", "-o", "out", "--overwrite", "-q"]) == 1
+    assert "hardly" not in capsys.readouterr().err
+    assert cli.main(["in/dark.png", "-o", "out", "--overwrite", "-v"]) == 0
+    assert capsys.readouterr().err.splitlines()[-1] == said
+    assert cli.main(["in/bright.png", "-o", "out", "--overwrite", "-v"]) == 0
+    assert said not in capsys.readouterr().err
 
 
 def test_a_folder_is_summed_up(here, capsys):
@@ -331,6 +412,14 @@ BAD = {
     "number out of range": (["photo.jpg", "--quality", "101"], None, 2, "Invalid value"),
     "option without value": (["photo.jpg", "-o"], None, 2, "Parameter -o requires an argument"),
     "unknown output format": (["photo.jpg", "-o", "x.gif"], None, 2, "x.gif: extension .gif"),
+    "strength out of range": (
+        ["photo.jpg", "--strength", "1.6"],
+        None,
+        2,
+        "strength is 1.6: give 0 to 1.5",
+    ),
+    "strength below zero": (["photo.jpg", "--strength=-1", "--dry-run"], None, 2, "strength is -1: give 0"),
+    "strength that is no number": (["photo.jpg", "--strength", "nan"], None, 2, "strength is nan: give 0"),
     "too small a tile": (["photo.jpg", "--tile", "9"], None, 2, "tile is 9"),
 }
 
@@ -482,7 +571,8 @@ def test_help_shows_first_what_people_do(capsys):
     assert cli.main(["--help"]) == 0
     printed = capsys.readouterr().out
     options = (
-        "output overwrite rain-layer compare quality model recursions tile threads max-pixels dry-run quiet"
+        "output overwrite strength rain-layer compare quality model recursions tile threads max-pixels "
+        "dry-run quiet"
     )
     for word in [*(f"--{name}" for name in options.split()), "-o", "-q", "-v", "--version"]:
         assert word in printed
@@ -497,7 +587,7 @@ def test_help_shows_first_what_people_do(capsys):
         assert f"│ {command} " in research
     assert "pip install 'unrain[lab]'" in research
     # The lines of the docstring are not those of the help.
-    assert "one input also a file name, whose extension decides the" in printed
+    assert "one input also a file name, whose extension decides" in printed
     # A default is shown where there is one.
     flat = " ".join(printed.replace("│", "").split())
     assert "[default: rdmc-lite]" in flat and "[default: yes]" in flat and "[default: 0]" in flat

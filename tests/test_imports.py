@@ -14,7 +14,7 @@ FLOORS = (
     ("unrain.errors", "unrain.version"),
     ("unrain.files",),
     ("unrain.image", "unrain.octaves", "unrain.zoo"),
-    ("unrain.engine",),
+    ("unrain.engine", "unrain.layer"),
     ("unrain.derainer",),
     ("unrain",),
     ("unrain.video",),

@@ -57,8 +57,8 @@ def picture(kind="PNG", height=40, width=56, seed=0, **options):
     return buffer.getvalue()
 
 
-def expected(model_folder, data, kind, **options):
+def expected(model_folder, data, kind, strength=1.0, **options):
     """What the command line would write."""
     source = image.decode(data, "x")
     result = Derainer(model_folder / "tiny.onnx", threads=1, **options).derain(source.pixels)
-    return image.encode(replace(source, pixels=result.image), kind)[0], result, source
+    return image.encode(replace(source, pixels=result.at(strength)), kind)[0], result, source

@@ -33,6 +33,7 @@ def derain(
     tile: int | None = None,
     threads: int = 0,
     levels: int | None = None,
+    strength: float = 1.0,
 ) -> "Array": ...
 
 
@@ -46,6 +47,7 @@ def derain(
     tile: int | None = None,
     threads: int = 0,
     levels: int | None = None,
+    strength: float = 1.0,
 ) -> "Image": ...
 
 
@@ -58,6 +60,7 @@ def derain(
     tile: int | None = None,
     threads: int = 0,
     levels: int | None = None,
+    strength: float = 1.0,
 ) -> "Array | Image":
     """Take the rain out of one picture.
 
@@ -75,6 +78,7 @@ def derain(
         threads: Processor threads; 0 takes all.
         levels: How many sizes of a large picture are looked at, each half of the one before; 1 for full size
             only, None for as many as bring the long side closest to 800 pixels.
+        strength: How much of the rain is taken away: 0 none, 1 what is found, up to 1.5.
 
     Returns:
         For an array, an array of the same shape and type. Otherwise a Pillow image with the same alpha and
@@ -93,7 +97,7 @@ def derain(
         version: tuple[object, ...] = (found.path.resolve(), state.st_ino, state.st_mtime_ns, state.st_size)
     except OSError:
         version = ()  # opening it says what is wrong
-    return _derainer(found, version, recursions, until, tile, threads, levels)(picture)
+    return _derainer(found, version, recursions, until, tile, threads, levels)(picture, strength=strength)
 
 
 @functools.lru_cache(maxsize=1)

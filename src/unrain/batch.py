@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from unrain import files, image, video
+from unrain import files, image, layer, video
 from unrain.errors import UnrainError
 from unrain.plan import Job, Kind, Outcome, Plan
 
@@ -27,6 +27,7 @@ def run(
     load: "Callable[[], Derainer]",
     *,
     overwrite: bool = False,
+    strength: float = 1.0,
     quality: int | None = None,
     max_pixels: int = image.MAX_PIXELS,
     settings: video.VideoOptions | None = None,
@@ -38,6 +39,7 @@ def run(
         plan: What to do.
         load: Makes the Derainer; called once, and only if there is something to do.
         overwrite: Replace results that are already there.
+        strength: How much of the rain is taken away: 0 none, 1 what is found, up to 1.5.
         quality: 1 to 100 for JPEG, WebP and AVIF; None keeps what the source has.
         max_pixels: Refuse pictures and frames with more pixels.
         settings: What is wanted of videos.
@@ -48,9 +50,11 @@ def run(
 
     Raises:
         OptionError: The settings do not fit the container of a result.
+        UsageError: The strength is out of range.
         UnrainError: The model cannot be loaded, or no result can be written into the plan's folder.
         KeyboardInterrupt: Ctrl-C; in the middle of a video after its outcome, since what was done is kept.
     """
+    layer.check_strength(strength)
     if settings is not None:
         for job in plan.jobs:
             if job.is_video:
@@ -71,12 +75,12 @@ def run(
             for target in pending.values():
                 _make_folder(target)
             if job.is_video:
-                report = _video(job, pending["derained"], derainer, settings, max_pixels, progress)
+                report = _video(job, pending["derained"], derainer, strength, settings, max_pixels, progress)
                 yield _told(job, pending["derained"], report, time.monotonic() - start)
                 if report.interrupted:
                     raise KeyboardInterrupt
                 continue
-            results, notes, recursions = _results(job, pending, derainer, max_pixels, progress)
+            results, found = _results(job, pending, derainer, strength, max_pixels, progress)
             saved = _save_all(results, pending, quality)
         except files.DiskFullError as error:
             yield Outcome(job.name, "failed", str(error))
@@ -92,9 +96,10 @@ def run(
                 "failed" if saved.problem else "derained",
                 saved.problem,
                 tuple(saved.written),
-                tuple(dict.fromkeys((*notes, *saved.notes))),
+                tuple(dict.fromkeys((*found.notes, *saved.notes))),
                 time.monotonic() - start,
-                recursions,
+                found.recursions,
+                hardly_any_rain=found.hardly_any_rain,
             )
             if saved.disk_full:
                 return
@@ -104,6 +109,7 @@ def _video(
     job: Job,
     target: Path,
     derainer: "Derainer",
+    strength: float,
     settings: video.VideoOptions | None,
     max_pixels: int,
     progress: Callable[[Job, int, int], None] | None,
@@ -114,7 +120,9 @@ def _video(
         if progress is not None:
             progress(job, done, total)
 
-    return video.derain(job.source, target, derainer, settings, max_pixels=max_pixels, progress=step)
+    return video.derain(
+        job.source, target, derainer, settings, strength=strength, max_pixels=max_pixels, progress=step
+    )
 
 
 def _told(job: Job, target: Path, report: video.VideoReport, seconds: float) -> Outcome:
@@ -130,16 +138,33 @@ def _told(job: Job, target: Path, report: video.VideoReport, seconds: float) -> 
         recursions=report.recursions,
         warnings=report.warnings,
         frames=report.frames,
+        hardly_any_rain=report.hardly_any_rain,
     )
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What is said of a picture that was derained, besides what became of its results.
+
+    Attributes:
+        notes: What was not kept as it was, and at which sizes the network ran.
+        recursions: How many were computed.
+        hardly_any_rain: Whether next to no rain was found.
+    """
+
+    notes: tuple[str, ...]
+    recursions: int
+    hardly_any_rain: bool
 
 
 def _results(
     job: Job,
     pending: Mapping[Kind, Path],
     derainer: "Derainer",
+    strength: float,
     max_pixels: int,
     progress: Callable[[Job, int, int], None] | None,
-) -> tuple[dict[Kind, image.Picture], tuple[str, ...], int]:
+) -> tuple[dict[Kind, image.Picture], _Found]:
     if job.source is None:
         picture = image.decode(sys.stdin.buffer.read(), job.name, max_pixels=max_pixels)
     else:
@@ -153,16 +178,17 @@ def _results(
         result = derainer.derain(picture.pixels, progress=step)
     except UnrainError as error:
         raise UnrainError(f"{job.name}: {error}") from error
-    after = replace(picture, pixels=result.image)
+    after = replace(picture, pixels=result.at(strength))
     results: dict[Kind, image.Picture] = {}
     if "derained" in pending or job.to_stdout:
         results["derained"] = after
     if "rain" in pending:
-        results["rain"] = image.Picture(result.rain_layer, colour=picture.colour)
+        results["rain"] = image.Picture(layer.taken(picture.pixels, after.pixels), colour=picture.colour)
     if "compare" in pending:
         results["compare"] = side_by_side(picture, after)
     scaled = (f"derained {result.sizes}",) if result.octaves != (0,) else ()
-    return results, (*picture.notes, *scaled), result.recursions
+    notes = (*picture.notes, *scaled)
+    return results, _Found(notes, result.recursions, result.hardly_any_rain)
 
 
 def side_by_side(before: image.Picture, after: image.Picture) -> image.Picture:

@@ -24,6 +24,7 @@ from unrain import zoo
 from unrain.engine import Engine, OnnxEngine, Planes
 from unrain.errors import UsageError
 from unrain.image import Array, from_pil, read, to_pil
+from unrain.layer import HARDLY_ANY_RAIN, at_strength, check_strength, mean_change, taken
 from unrain.octaves import (
     HARDLY_ANY,
     LEFT_OVER,
@@ -70,8 +71,12 @@ class Derained:
     @property
     def rain_layer(self) -> Array:
         """The light that was taken away, max(input - result, 0), computed when asked for."""
-        layer: Array = self.rainy - np.minimum(self.rainy, self.image)
-        return layer
+        return taken(self.rainy, self.image)
+
+    @property
+    def hardly_any_rain(self) -> bool:
+        """Whether the picture is all but unchanged: its mean absolute change is below `HARDLY_ANY_RAIN`."""
+        return mean_change(self.rainy, self.image) < HARDLY_ANY_RAIN
 
     @property
     def sizes(self) -> str:
@@ -82,6 +87,21 @@ class Derained:
             for octave, share in zip(self.octaves, self.shares, strict=True)
         ]
         return f"at {' and then '.join(names)}"
+
+    def at(self, strength: float) -> Array:
+        """Return the result with more or less of the rain taken away; the network is not run again.
+
+        Args:
+            strength: 0 for none, 1 for what was found, up to 1.5 for half as much again.
+
+        Returns:
+            input - strength (input - `image`), clipped and rounded once, with the shape and dtype of the
+            input: equal to the input at 0, `image` itself at 1.
+
+        Raises:
+            UsageError: The strength is out of range.
+        """
+        return at_strength(self.rainy, self.image, strength)
 
 
 @dataclass(frozen=True)
@@ -230,28 +250,32 @@ class Derainer:
         self._default_tile = max(_up(_DEFAULT_TILE, self._multiple), smallest)
 
     @overload
-    def __call__(self, image: Array) -> Array: ...
+    def __call__(self, image: Array, *, strength: float = 1.0) -> Array: ...
 
     @overload
-    def __call__(self, image: str | Path | Image.Image) -> Image.Image: ...
+    def __call__(self, image: str | Path | Image.Image, *, strength: float = 1.0) -> Image.Image: ...
 
-    def __call__(self, image: Array | str | Path | Image.Image) -> Array | Image.Image:
+    def __call__(
+        self, image: Array | str | Path | Image.Image, *, strength: float = 1.0
+    ) -> Array | Image.Image:
         """Take the rain out of a picture.
 
         Args:
             image: A file (turned upright as its EXIF says), a Pillow image, or an array: H x W x 3 RGB or
                 H x W grey, uint8 or uint16 in full range, or float in [0, 1].
+            strength: How much of the rain is taken away: 0 none, 1 what is found, up to 1.5.
 
         Returns:
             For an array, an array of the same shape and dtype. Otherwise a Pillow image with the same alpha
             and metadata. Pillow has no 16-bit colour: a file with it comes back rounded to 8 bits.
 
         Raises:
-            UsageError: It is no such picture.
+            UsageError: It is no such picture, or the strength is out of range.
             UnrainError: The file cannot be read.
         """
+        check_strength(strength)
         if isinstance(image, np.ndarray):
-            return self.derain(image).image
+            return self.derain(image).at(strength)
         if isinstance(image, str | Path):
             picture = read(Path(image))
         elif isinstance(image, Image.Image):
@@ -261,7 +285,7 @@ class Derainer:
                 f"a picture is a file name, a Pillow image or a NumPy array, not {type(image).__name__}: "
                 "open bytes with PIL.Image.open(io.BytesIO(data)), turn sequences into np.asarray(data)"
             )
-        return to_pil(replace(picture, pixels=self.derain(picture.pixels).image))
+        return to_pil(replace(picture, pixels=self.derain(picture.pixels).at(strength)))
 
     def derain(
         self, image: Array, progress: Progress | None = None, *, octaves: tuple[int, ...] | None = None

@@ -87,6 +87,7 @@ class Outcome:
         recursions: How many recursions were computed.
         warnings: Like notes, but of things that are missed: said without being asked for.
         frames: How many frames a video has; 0 for a picture.
+        hardly_any_rain: Whether next to no rain was found in it.
     """
 
     name: str
@@ -98,6 +99,7 @@ class Outcome:
     recursions: int = 0
     warnings: tuple[str, ...] = ()
     frames: int = 0
+    hardly_any_rain: bool = False
 
 
 @dataclass(frozen=True)

@@ -248,6 +248,49 @@ def test_still_areas_are_steadied_unless_told_otherwise(tmp_path):
     )
 
 
+@pytest.mark.parametrize("neighbours", [True, False])
+def test_strength_counts_behind_the_median(tmp_path, neighbours):
+    source = clip(tmp_path / "clip.mp4", frames=8, sound=False)
+
+    class Leaves(Same):
+        """Takes much away, and leaves a little of it in every third frame."""
+
+        def __init__(self):
+            self.count = 0
+
+        def step(self, rainy, estimate):
+            self.count += 1
+            return rainy * np.float32(0.8) + np.float32(0.02 * (self.count % 3 == 2))
+
+    frames = {}
+    for strength in (0, 0.5, 1):
+        target = tmp_path / f"{strength}.mkv"
+        options = VideoOptions(crf=0, neighbours=neighbours)
+        video.derain(source, target, Derainer(Leaves()), options, strength=strength)
+        frames[strength] = np.stack(Seen(target).frames).astype(int)
+    before = np.stack(Seen(source).frames).astype(int)
+    # What the codec's colours lose, and no more.
+    assert np.abs(frames[0] - before).mean() < 2
+    assert np.abs(frames[1] - before).mean() > 10
+    assert np.abs(frames[0.5] - (frames[0] + frames[1]) / 2).mean() < 1
+
+
+def test_hardly_any_rain_is_that_of_the_whole_clip(tmp_path):
+    source = clip(tmp_path / "clip.mp4", frames=4, sound=False)
+
+    class Once(Same):
+        """Finds rain in one frame."""
+
+        count = 0
+
+        def step(self, rainy, estimate):
+            self.count += 1
+            return rainy * np.float32(0.5 if self.count == 2 else 1)
+
+    assert run(source, target=tmp_path / "same.mp4")[0].hardly_any_rain
+    assert not run(source, Once(), target=tmp_path / "once.mp4")[0].hardly_any_rain
+
+
 # -------------------------------------------------------------------------------------- what goes wrong
 
 
@@ -568,7 +611,10 @@ def test_a_folder_with_pictures_and_videos_goes_on_after_a_bad_one(here, capsys)
     assert sorted(path.name for path in (here / "out").iterdir()) == ["b_derained.mp4", "c_derained.png"]
     assert "unrain: error: in/a.mp4: not a readable video" in said
     assert "in/b.mp4 -> out/b_derained.mp4" in said and "3 frames, " in said
-    assert said.splitlines()[-1] == "unrain: 2 derained, 0 skipped, 1 failed"
+    assert said.splitlines()[-2:] == [
+        "unrain: hardly any rain found in 2 of 2",
+        "unrain: 2 derained, 0 skipped, 1 failed",
+    ]
     assert cli.main(["in/b.mp4", "-o", "out"]) == 0
     assert "exists, --overwrite replaces it" in capsys.readouterr().err
 

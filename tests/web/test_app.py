@@ -34,7 +34,7 @@ from unrain import image, zoo  # noqa: E402
 from unrain.errors import UnrainError  # noqa: E402
 from unrain.web import server  # noqa: E402
 from unrain.web.app import STATIC, create  # noqa: E402
-from unrain.web.job import WebOptions, harmless  # noqa: E402
+from unrain.web.job import ResultOptions, WebOptions, harmless  # noqa: E402
 from unrain.web.queue import Limits  # noqa: E402
 
 URL = "http://127.0.0.1:8000"
@@ -136,6 +136,103 @@ def test_rain_layer_comparison_and_previews_come_in_a_zip(client, model_folder):
         assert np.abs(before.astype(int) - source.pixels).mean() < 4
 
 
+KINDS = {
+    "8 bits": ("PNG", natural(24, 32), None),
+    "grey": ("PNG", natural(24, 32)[..., 0], None),
+    "16 bits with alpha": (
+        "PNG",
+        (natural(24, 32).astype(np.uint16) * 257) ^ 3,
+        np.full((24, 32), 40_000, np.uint16),
+    ),
+    "16 bits, grey": ("TIFF", (natural(24, 32)[..., 1].astype(np.uint16) * 257) ^ 3, None),
+    "JPEG": ("JPEG", natural(40, 56), None),
+}
+
+
+def strengthened(client, data, difference, name="photo.png", **fields):
+    files = {"picture": (name, data), "difference": ("difference.png", difference)}
+    return client.post("/api/strength", files=files, data=fields)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("strength", [0, 0.35, 1, 1.5])
+def test_strength_with_and_without_the_network_is_that_of_the_command_line(
+    client, model_folder, monkeypatch, kind, strength
+):
+    format, pixels, alpha = KINDS[kind]
+    data, _ = image.encode(image.Picture(pixels, alpha, metadata=image.Metadata(exif=exif())), format)
+    right, result, source = expected(model_folder, data, format, strength)
+    assert send(client, data, strength=str(strength)).content == right
+    with zipfile.ZipFile(io.BytesIO(send(client, data, difference="true").content)) as archive:
+        difference = archive.read("difference.png")
+    monkeypatch.setattr("unrain.web.job.Derainer", None)
+    answer = strengthened(client, data, difference, strength=str(strength))
+    assert answer.status_code == 200, answer.text
+    assert answer.content == right
+    assert answer.headers["unrain-recursions"] == "0"
+    both = strengthened(client, data, difference, strength=str(strength), rain_layer="true", compare="true")
+    with zipfile.ZipFile(io.BytesIO(both.content)) as archive:
+        suffix = archive.namelist()[0].rpartition(".")[2]
+        assert archive.namelist()[1:] == ["photo_rain.png", f"photo_compare.{suffix}"]
+        layer = image.decode(archive.read("photo_rain.png"), "layer").pixels
+    taken = np.maximum(source.pixels.astype(int) - result.at(strength), 0)
+    # A layer without colours is read as grey.
+    layer = layer[..., None] if layer.ndim < taken.ndim else layer
+    np.testing.assert_array_equal(np.broadcast_to(layer, taken.shape), taken)
+
+
+def test_a_colourless_difference_is_one_of_a_colour_picture_too(client):
+    data = picture()
+    flat = np.full((40, 56), 3, np.uint8)
+    difference, _ = image.encode(image.Picture(flat), "PNG")
+    answer = strengthened(client, data, difference)
+    wrapped = image.decode(data, "a").pixels - np.uint8(3)
+    np.testing.assert_array_equal(image.decode(answer.content, "b").pixels, wrapped)
+
+
+def test_differences_of_other_pictures_are_refused(client):
+    data = picture()
+    for difference in (picture(height=41), picture(width=57), grey_of_16_bits()):
+        answer = strengthened(client, data, difference)
+        assert answer.status_code == 422
+        assert answer.json()["detail"].startswith("difference: not that of photo.png, send")
+    answer = strengthened(client, data, b"noise")
+    assert answer.status_code == 422 and answer.json()["detail"].startswith("difference: no picture in")
+    assert send(client, data).status_code == 200
+    answer = client.post("/api/strength", files={"picture": ("a.png", data)})
+    assert (answer.status_code, answer.json()["detail"]) == (
+        422,
+        "difference: attach a file in a part of this name",
+    )
+    answer = strengthened(client, data, picture(), recursions="2")
+    assert (answer.status_code, answer.json()["detail"]) == (422, "recursions: unknown, leave it out")
+    assert strengthened(client, data, bomb()).status_code == 413
+
+
+def grey_of_16_bits():
+    return image.encode(image.Picture(np.zeros((40, 56), np.uint16)), "PNG")[0]
+
+
+def test_both_files_of_a_strength_count_towards_the_limits(model_folder):
+    with limited(model_folder, upload=100_000) as (client, queue):
+        answer = strengthened(client, picture(), bytes(100_001))
+        assert answer.status_code == 413
+        assert answer.json()["detail"].startswith("difference: more than 0.1 MB")
+        assert strengthened(client, bytes(100_001), picture()).status_code == 413
+        assert strengthened(client, bytes(200_000), bytes(200_000)).status_code == 413
+        assert queue.reserved == 0
+
+
+def test_hardly_any_rain_is_in_a_header(model_folder):
+    engine = Doorkeeper()
+    engine.gate.release(9)
+    with limited(model_folder, engine) as (client, _):
+        assert send(client, difference="true").headers["unrain-hardly-any-rain"] == "true"
+    with limited(model_folder) as (client, _):
+        for strength in ("0", "1"):
+            assert send(client, strength=strength).headers["unrain-hardly-any-rain"] == "false"
+
+
 def test_tiles_quality_and_early_stop(client, model_folder):
     data = picture("JPEG", 96, 120)
     whole = send(client, data)
@@ -158,7 +255,17 @@ def test_models_limits_health_and_openapi(client, app):
     schema = paths["/api/derain"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
     assert set(schema["properties"]) == {"picture", *WebOptions.model_fields}
     assert schema["required"] == ["picture"]
-    assert set(paths) == {"/healthz", "/api/models", "/api/limits", "/api/progress/{ticket}", "/api/derain"}
+    assert set(paths) == {
+        "/healthz",
+        "/api/models",
+        "/api/limits",
+        "/api/progress/{ticket}",
+        "/api/derain",
+        "/api/strength",
+    }
+    body = paths["/api/strength"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
+    assert set(body["properties"]) == {"picture", "difference", *ResultOptions.model_fields}
+    assert body["required"] == ["picture", "difference"]
 
 
 def test_the_openapi_document_describes_everything_and_the_page_links_to_it(client):
@@ -230,6 +337,9 @@ def test_no_model_or_two_of_one_name_is_an_error(model_folder, tmp_path):
         ({"until": "0"}, "until"),
         ({"until": "nan"}, "until"),
         ({"quality": "101"}, "quality"),
+        ({"strength": "1.51"}, "strength"),
+        ({"strength": "-0.1"}, "strength"),
+        ({"strength": "nan"}, "strength"),
         ({"tile": "8"}, "tile is 8"),
         ({"tile": "5000"}, "tile"),
         ({"format": "gif"}, "format"),
@@ -658,7 +768,9 @@ def test_no_file_is_left_or_even_written(model_folder, monkeypatch, tmp_path):
     monkeypatch.setattr(tempfile, "_TemporaryFileWrapper", None)
     with limited(model_folder) as (client, _):
         # Above the megabyte from which the form parser would write into a file.
-        assert send(client, picture("BMP", 640, 700), rain_layer="true").status_code == 200
+        large = picture("BMP", 640, 700)
+        assert send(client, large, rain_layer="true").status_code == 200
+        assert strengthened(client, large, large, strength="0.5").status_code == 200
     assert list(tmp_path.iterdir()) == []
 
 

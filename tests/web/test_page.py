@@ -12,6 +12,7 @@ from PIL import Image
 
 from toys import natural
 from toys_web import NARROW, WIDE, Doorkeeper, expected, picture, running
+from unrain import image
 
 pytestmark = pytest.mark.slow
 
@@ -93,12 +94,121 @@ def test_upload_slider_views_and_download(visit, model_folder):
     assert read(download) == derained
 
     page.get_by_label("Rain layer").check()
-    page.locator("#stage > img.fitted").wait_for()
+    page.locator("#stage canvas").wait_for()
+    assert np.abs(canvas(page) - result.rain_layer).max() <= 1
     with page.expect_download() as download:
         page.click("#download")
     assert download.value.suggested_filename == "street_rain.png"
     with Image.open(io.BytesIO(read(download))) as layer:
         assert np.array_equal(np.asarray(layer), result.rain_layer)
+
+
+def canvas(page):
+    """What is drawn over the image on the stage."""
+    width, height, values = page.evaluate(
+        """() => {
+            const canvas = document.querySelector("#stage canvas");
+            const { width, height } = canvas;
+            return [width, height, [...canvas.getContext("2d").getImageData(0, 0, width, height).data]];
+        }"""
+    )
+    return np.array(values).reshape(height, width, 4)[..., :3]
+
+
+def test_the_strength_slider_needs_no_second_run(visit, model_folder):
+    with running(model_folder) as (port, queue):
+        page = visit(port)
+        pixels = (natural(120, 200).astype(np.uint16) * 257) ^ 3
+        alpha = np.full((120, 200), 40_000, np.uint16)
+        data, _ = image.encode(image.Picture(pixels, alpha), "PNG")
+        upload(page, ("deep.png", "image/png", data), ("other.png", "image/png", picture()))
+        done(page, "deep.png")
+        done(page, "other.png")
+        # Whatever the network is asked for from here on fails.
+        queue.engines["tiny"] = None
+        page.get_by_label("Compare").check()
+        sync_api.expect(page.locator("#stage .mixed img")).to_be_visible()
+        assert not page.locator("#stage canvas").is_visible()
+        slider = page.get_by_role("slider", name="Strength")
+        slider.focus()
+        for _ in range(8):
+            page.keyboard.press("ArrowLeft")
+        sync_api.expect(slider).to_have_attribute("aria-valuetext", "60 %")
+        sync_api.expect(page.locator("#strength-shown")).to_have_text("60 %")
+        right, result, source = expected(model_folder, data, "PNG", 0.6)
+        page.locator("#stage canvas").wait_for()
+        with page.expect_download() as download:
+            page.click("#download")
+        assert download.value.suggested_filename == "deep_derained.png"
+        assert read(download) == right
+        page.get_by_label("Rain layer").check()
+        with page.expect_download() as download:
+            page.click("#download")
+        layer = image.decode(read(download), "layer").pixels
+        np.testing.assert_array_equal(layer, np.maximum(source.pixels.astype(int) - result.at(0.6), 0))
+        with page.expect_download() as download:
+            page.click("#all")
+        with zipfile.ZipFile(io.BytesIO(read(download))) as archive:
+            assert archive.read("deep_derained.png") == right
+            assert archive.read("other_derained.png") == expected(model_folder, picture(), "PNG")[0]
+        # Each picture has a strength of its own.
+        entry(page, "other.png").locator(".open").click()
+        sync_api.expect(slider).to_have_value("100")
+        entry(page, "deep.png").locator(".open").click()
+        sync_api.expect(slider).to_have_value("60")
+
+
+@pytest.mark.parametrize("percent", [0, 35, 150])
+def test_what_is_shown_at_a_strength_is_what_the_server_makes(visit, model_folder, percent):
+    page = visit()
+    data = picture("PNG", 60, 80)
+    upload(page, ("a.png", "image/png", data))
+    done(page, "a.png")
+    page.locator("#strength").fill(str(percent))
+    page.locator("#stage canvas").wait_for()
+    _, result, _ = expected(model_folder, data, "PNG")
+    strong = result.at(percent / 100)
+    assert np.abs(canvas(page) - strong).max() <= 1
+    page.get_by_label("Rain layer").check()
+    page.locator("#stage canvas").wait_for()
+    assert np.abs(canvas(page) - np.maximum(result.rainy.astype(int) - strong, 0)).max() <= 1
+    page.get_by_label("Result").check()
+    page.get_by_label("Actual size").check()
+    page.locator("#stage canvas").wait_for()
+    assert np.abs(canvas(page) - strong).max() <= 1
+    page.locator("#strength").fill("100")
+    page.locator("#stage canvas").wait_for(state="hidden")
+
+
+def test_a_refusal_of_a_strength_is_shown(visit):
+    page = visit()
+    upload(page, ("a.png", "image/png", picture()))
+    done(page, "a.png")
+    page.locator("#strength").fill("50")
+    page.route("**/api/strength", lambda route: route.fulfill(status=413, json={"detail": "too large"}))
+    page.click("#download")
+    sync_api.expect(page.locator("#problem")).to_have_text("too large")
+    sync_api.expect(page.locator("#download")).to_have_text("Download")
+    page.unroute("**/api/strength")
+    # A busy server is asked once more.
+    busy = {"status": 429, "headers": {"Retry-After": "1"}, "json": {"detail": "busy"}}
+    page.route("**/api/strength", lambda route: route.fulfill(**busy), times=1)
+    with page.expect_download():
+        page.click("#download")
+    assert not page.locator("#problem").is_visible()
+
+
+def test_hardly_any_rain_is_said(visit, model_folder):
+    engine = Doorkeeper()
+    engine.recursive = True
+    engine.gate.release(9)
+    with running(model_folder, engine) as (port, _):
+        page = visit(port)
+        upload(page, ("clean.png", "image/png", picture()))
+        done(page, "clean.png")
+        assert "hardly any rain found" in entry(page, "clean.png").locator(".status").inner_text()
+        sync_api.expect(page.locator("#facts")).to_contain_text("Hardly any rain found. tiny, ")
+        assert page.locator("#live").inner_text() == "clean.png: done, hardly any rain found, 1 of 1"
 
 
 def read(download):
@@ -177,7 +287,8 @@ def test_by_keyboard_alone(visit):
             page.keyboard.up("ArrowLeft")
         elif name == "open":
             page.keyboard.press("Enter")
-    assert {"files", "model", "recursions", "download", "all", "open", "quiet remove", "slid"} <= reached
+    names = {"files", "model", "recursions", "strength", "download", "all", "open", "quiet remove", "slid"}
+    assert names <= reached
     assert page.locator("#title").inner_text() == "b.png"
 
 
@@ -196,6 +307,11 @@ def test_labels_and_live_region(visit):
     tree = page.locator("main").aria_snapshot()
     assert 'slider "Part of the picture that is shown as it was before"' in tree
     assert 'radio "Compare" [checked]' in tree
+    assert 'slider "Strength"' in tree and 'button "Download a.png"' in tree
+    assert 'img "a.png after, without its rain"' in tree
+    page.get_by_label("Rain layer").check()
+    page.locator("#stage canvas").wait_for()
+    assert 'img "What was removed from a.png"' in page.locator("main").aria_snapshot()
 
 
 def test_drop_and_paste(visit):

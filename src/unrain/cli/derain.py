@@ -35,6 +35,7 @@ def derain(
     *inputs: Annotated[str, Parameter(name="IN")],
     output: Annotated[str | None, Parameter(alias="-o", group=_RESULT)] = None,
     overwrite: Annotated[bool, Parameter(group=_RESULT)] = False,
+    strength: Annotated[float, Parameter(group=_RESULT)] = 1.0,
     rain_layer: Annotated[bool, Parameter(group=_RESULT)] = False,
     compare: Annotated[bool, Parameter(group=_RESULT)] = False,
     quality: Annotated[
@@ -68,6 +69,7 @@ def derain(
         output: A folder, where the structure of input folders is kept. For one input also a file name, whose
             extension decides the format, or - for standard output.
         overwrite: Replace results that exist. An input is never overwritten.
+        strength: How much of the rain is taken away: 0 none, 1 what is found, up to 1.5.
         rain_layer: Also write the rain that was removed, as NAME_rain.png.
         compare: Also write before and after side by side, as NAME_compare.EXT.
         quality: Of JPEG, WebP and AVIF, 1 to 100; a JPEG keeps its own unless given.
@@ -89,8 +91,9 @@ def derain(
         quiet: Print errors only.
         verbose: Say what was done to each picture, and name the files left aside.
     """
-    from unrain import batch, image, plan, video
+    from unrain import batch, image, layer, plan, video
 
+    layer.check_strength(strength)
     settings = video.VideoOptions(
         codec,
         crf,
@@ -128,6 +131,7 @@ def derain(
                 planned,
                 load,
                 overwrite=overwrite,
+                strength=strength,
                 quality=quality,
                 max_pixels=image.MAX_PIXELS if max_pixels is None else max_pixels,
                 settings=settings,
@@ -196,6 +200,7 @@ class Screen:
         self._inputs = inputs
         self._done = 0
         self._counts: Counter[str] = Counter()
+        self._hardly_any = 0
         self._quiet = quiet
         self._verbose = verbose
         self._first_frame = 0.0
@@ -225,6 +230,7 @@ class Screen:
     def settle(self, outcome: "Outcome") -> None:
         """Count an outcome and say what is to be said about it."""
         self._counts[outcome.status] += 1
+        self._hardly_any += outcome.hardly_any_rain and outcome.status == "derained"
         self._done += 1
         if not self._quiet:
             for warning in outcome.warnings:
@@ -250,12 +256,15 @@ class Screen:
             speed = outcome.frames / max(outcome.seconds, 1e-9)
             frames = f", {outcome.frames} frames, {speed:.2f} a second"
         self.say(f"{outcome.name} -> {where} ({outcome.seconds:.1f} s{frames}{recursions})")
-        for note in outcome.notes if self._verbose else ():
-            self.say(f"  {note}")
+        if self._verbose:
+            for note in (*outcome.notes, *(["hardly any rain found"] * outcome.hardly_any_rain)):
+                self.say(f"  {note}")
 
     def summary(self) -> int:
         """Say how it went, if there was more than one input, and return the exit code."""
         left = self._inputs - self._done
+        if self._hardly_any and self._inputs > 1 and not self._quiet:
+            error_line(f"unrain: hardly any rain found in {self._hardly_any} of {self._counts['derained']}")
         if self.interrupted or (self._inputs > 1 and (not self._quiet or self._counts["failed"])):
             counts = ", ".join(
                 f"{self._counts[status]} {status}" for status in ("derained", "skipped", "failed")

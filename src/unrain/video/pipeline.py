@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from unrain import files, image
 from unrain.errors import UnrainError
+from unrain.layer import at_strength, check_strength
 from unrain.video.frames import DerainedFrame, Frame, Item
 from unrain.video.options import VideoOptions
 from unrain.video.reader import Reader, opened
@@ -43,6 +44,7 @@ class VideoReport:
         warnings: What could not be kept, one sentence each.
         problem: Why the result is not the whole clip; empty if it is.
         interrupted: Whether Ctrl-C ended it early.
+        hardly_any_rain: Whether next to no rain was found in every frame.
     """
 
     frames: int
@@ -51,6 +53,7 @@ class VideoReport:
     warnings: tuple[str, ...] = ()
     problem: str = ""
     interrupted: bool = False
+    hardly_any_rain: bool = False
 
 
 def derain(
@@ -59,6 +62,7 @@ def derain(
     derainer: "Derainer",
     options: VideoOptions | None = None,
     *,
+    strength: float = 1.0,
     max_pixels: int = image.MAX_PIXELS,
     progress: Callable[[int, int], None] | None = None,
 ) -> VideoReport:
@@ -72,6 +76,7 @@ def derain(
         target: The result; its extension, one of `WRITTEN`, chooses the container.
         derainer: Derains each frame.
         options: Codec, quality and part of the clip.
+        strength: How much of the rain is taken away: 0 none, 1 what is found, up to 1.5.
         max_pixels: Refuse frames with more pixels.
         progress: Called with the number of frames done and the expected total.
 
@@ -80,11 +85,13 @@ def derain(
 
     Raises:
         OptionError: The options do not fit the result's container.
+        UsageError: The strength is out of range.
         UnrainError: Nothing could be read or written, or PyAV is missing.
         KeyboardInterrupt: Ctrl-C before the first frame was done.
     """
     options = options or VideoOptions()
     options.check(target)
+    check_strength(strength)
     _check_library(source)
     with opened(source) as container:
         reader = Reader(container, source, options, max_pixels)
@@ -97,7 +104,7 @@ def derain(
             early.append(item)
         with files.replacing(target) as file, written(target):
             with Writer(file, target, reader, options) as writer:
-                pipeline = _Pipeline(reader, writer, derainer, options, progress)
+                pipeline = _Pipeline(reader, writer, derainer, options, strength, progress)
                 interrupted = pipeline.run(early, items)
             return pipeline.report(interrupted=interrupted)
 
@@ -174,17 +181,20 @@ class _Pipeline:
         writer: Writer,
         derainer: "Derainer",
         options: VideoOptions,
+        strength: float,
         progress: Callable[[int, int], None] | None,
     ) -> None:
         self._reader = reader
         self._writer = writer
         self._derainer = derainer
+        self._strength = strength
         self._progress = progress
-        self._median: TemporalMedian[Frame] | None = TemporalMedian() if options.neighbours else None
+        self._median: TemporalMedian[DerainedFrame] | None = TemporalMedian() if options.neighbours else None
         self._incoming = _FrameQueue(_QUEUED_FRAMES)
         self._outgoing = _FrameQueue(_QUEUED_FRAMES)
         self._done = 0
         self._recursions = 0
+        self._hardly_any_rain = True
         self._shot = Shot()
         self._octaves: tuple[int, ...] | None = None
 
@@ -252,6 +262,7 @@ class _Pipeline:
             # One choice for a whole shot: another for a frame in between would flicker.
             self._octaves = found.octaves
             self._recursions = max(self._recursions, found.recursions)
+            self._hardly_any_rain = self._hardly_any_rain and found.hardly_any_rain
             if not self._outgoing.put(DerainedFrame(found.image, item.pts, item.duration, item.pixels)):
                 return
             self._done += 1
@@ -262,14 +273,20 @@ class _Pipeline:
         try:
             for item in self._outgoing:
                 for ready in self._steadied(item):
-                    self._writer.put(ready)
+                    self._put(ready)
             # The last frames have waited for neighbours.
             for frame, pixels in self._median.flush() if self._median is not None else ():
-                self._writer.put(replace(frame, pixels=pixels))
+                self._put(replace(frame, pixels=pixels))
             self._writer.finish()
         finally:
             # After an error no thread may wait for room that never comes.
             self._outgoing.shut()
+
+    def _put(self, item: Item) -> None:
+        """Write a packet, or a frame at its strength: the median before has seen all of what was removed."""
+        if isinstance(item, DerainedFrame):
+            item = replace(item, pixels=at_strength(item.rainy, item.pixels, self._strength))
+        self._writer.put(item)
 
     def _steadied(self, item: Item) -> Sequence[Item]:
         """Add an item and return those that are ready now; packets always are."""
@@ -285,4 +302,12 @@ class _Pipeline:
         if interrupted:
             problem = f"stopped after {self._writer.frames} frames ({seconds:.1f} s)"
         warnings = tuple(dict.fromkeys((*self._reader.warnings, *self._writer.warnings)))
-        return VideoReport(self._writer.frames, seconds, self._recursions, warnings, problem, interrupted)
+        return VideoReport(
+            self._writer.frames,
+            seconds,
+            self._recursions,
+            warnings,
+            problem,
+            interrupted,
+            self._hardly_any_rain,
+        )

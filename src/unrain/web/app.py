@@ -8,10 +8,18 @@ before anything is read.
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+    Sequence,
+)
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 from urllib.parse import quote
 
 import python_multipart  # noqa: F401  (needed to parse forms; missing it would only show at the first request)
@@ -29,13 +37,29 @@ from unrain import image, zoo
 from unrain.errors import UnrainError
 from unrain.version import __version__
 from unrain.web.guard import Guard
-from unrain.web.job import MAX_RECURSIONS, TYPES, AbandonedError, Answer, WebJob, WebOptions, harmless
+from unrain.web.job import (
+    MAX_RECURSIONS,
+    TYPES,
+    AbandonedError,
+    Answer,
+    ResultOptions,
+    StrengthJob,
+    WebJob,
+    WebOptions,
+    harmless,
+)
 from unrain.web.queue import BusyError, JobQueue, Limits, MemoryReservation, OverdueError, open_engines
+
+Options = TypeVar("Options", bound=ResultOptions)
 
 STATIC = Path(__file__).parent / "static"
 _FORM = 65_536  # room for a form's other fields and its boundaries
 _PIECE = 65_536
 _CARD = ("summary", "parameters", "licence", "scores", "training_data")
+_FILES = {
+    "picture": "A picture's file.",
+    "difference": "The difference.png that came with the picture's result.",
+}
 _DESCRIPTION = """Takes the rain out of pictures.
 
     curl -F picture=@photo.jpg http://127.0.0.1:8000/api/derain -o derained.jpg
@@ -161,76 +185,119 @@ def _add_routes(app: FastAPI, queue: JobQueue, models: Sequence[zoo.Model]) -> N
         summary="Take the rain out of a picture",
         response_class=Response,
         responses=_ANSWERS,
-        openapi_extra={"requestBody": _request_body()},
+        openapi_extra={"requestBody": _request_body(WebOptions, "picture")},
     )
     async def derain(request: Request) -> Response:
         """Return the picture in the same format, with alpha, 16 bits, EXIF and ICC profile kept."""
-        with ExitStack() as stack:
-            try:
-                queue.check_room()
-                memory = stack.enter_context(queue.reserve())
-                job = await _received(request, queue, memory)
-                memory.resize(len(job.data))
-                answer = await _answered(queue, job, request)
-            except BusyError as error:
-                headers = {"Retry-After": str(error.retry_after)}
-                raise HTTPException(429, str(error), headers) from error
-            except (ClientDisconnect, AbandonedError):
-                # The client has gone: this is never read.
-                return Response(status_code=400)
-            memory.resize(len(answer.data))
-            return _Sent(answer, stack.pop_all(), queue.limits.transfer)
+        return await _handled(request, queue, _derain_job)
+
+    @app.post(
+        "/api/strength",
+        summary="Take more or less of the rain out of a picture that was derained before",
+        response_class=Response,
+        responses=_ANSWERS,
+        openapi_extra={"requestBody": _request_body(ResultOptions, "picture", "difference")},
+    )
+    async def strengthen(request: Request) -> Response:
+        """Return what /api/derain does for the same strength, without running the network again."""
+        return await _handled(request, queue, _strength_job, files=2)
 
 
-async def _received(request: Request, queue: JobQueue, memory: MemoryReservation) -> WebJob:
-    """Receive a form into memory."""
+async def _handled(
+    request: Request,
+    queue: JobQueue,
+    make: Callable[[FormData, JobQueue], Awaitable[WebJob]],
+    *,
+    files: int = 1,
+) -> Response:
+    """Receive a form with some files, run its job and send the answer."""
+    with ExitStack() as stack:
+        try:
+            queue.check_room()
+            memory = stack.enter_context(queue.reserve())
+            job = await make(await _received(request, queue, memory, files), queue)
+            memory.resize(job.size)
+            answer = await _answered(queue, job, request)
+        except BusyError as error:
+            headers = {"Retry-After": str(error.retry_after)}
+            raise HTTPException(429, str(error), headers) from error
+        except (ClientDisconnect, AbandonedError):
+            # The client has gone: this is never read.
+            return Response(status_code=400)
+        memory.resize(len(answer.data))
+        return _Sent(answer, stack.pop_all(), queue.limits.transfer)
+
+
+async def _received(request: Request, queue: JobQueue, memory: MemoryReservation, files: int) -> FormData:
+    """Receive a form with at most so many files into memory."""
     limits = queue.limits
+    most = files * limits.upload + _FORM
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         raise HTTPException(415, "send multipart/form-data, with the picture in a part called picture")
     # Refused by its header, the picture need not be sent at all.
-    if int(request.headers.get("content-length", 0)) > limits.upload + _FORM:
+    if int(request.headers.get("content-length", 0)) > most:
         raise _too_large(limits)
 
     async def pieces() -> AsyncGenerator[bytes, None]:
         size = 0
         async for piece in request.stream():
             size += len(piece)
-            if size > limits.upload + _FORM:
+            if size > most:
                 raise _too_large(limits)
             memory.grow(len(piece))
             yield piece
 
-    parser = MultiPartParser(request.headers, pieces(), max_files=1, max_fields=16, max_part_size=4096)
+    parser = MultiPartParser(request.headers, pieces(), max_files=files, max_fields=16, max_part_size=4096)
     # Above this size the parser would write to a file.
-    parser.spool_max_size = limits.upload + _FORM
+    parser.spool_max_size = most
     try:
         async with asyncio.timeout(limits.transfer):
-            form = await parser.parse()
+            return await parser.parse()
     except MultiPartException as error:
         raise HTTPException(400, f"the form cannot be read: {error.message}") from error
     except TimeoutError as error:
         message = f"the picture did not arrive within {limits.transfer:g} seconds"
         raise HTTPException(408, message, {"Connection": "close"}) from error
-    return await _job(form, queue)
 
 
-async def _job(form: FormData, queue: JobQueue) -> WebJob:
-    upload = form.get("picture")
-    if not isinstance(upload, UploadFile):
-        raise HTTPException(422, "picture: attach a file in a part of this name")
-    fields = {key: value for key, value in form.items() if isinstance(value, str)}
-    try:
-        # An empty field counts as left out.
-        options = WebOptions.model_validate({key: value for key, value in fields.items() if value})
-    except ValidationError as error:
-        raise HTTPException(422, "; ".join(_complaints(error))) from error
+async def _derain_job(form: FormData, queue: JobQueue) -> WebJob:
+    upload = _upload(form, "picture")
+    options = _options(form, WebOptions)
     if options.model is not None and options.model not in queue.engines:
         raise HTTPException(422, f"model: unknown, known ones: {', '.join(queue.engines)}")
+    return WebJob(await _data(upload, "picture", queue.limits), harmless(upload.filename), options)
+
+
+async def _strength_job(form: FormData, queue: JobQueue) -> StrengthJob:
+    upload, found = _upload(form, "picture"), _upload(form, "difference")
+    options = WebOptions(**_options(form, ResultOptions).model_dump())
+    data = await _data(upload, "picture", queue.limits)
+    difference = await _data(found, "difference", queue.limits)
+    return StrengthJob(data, harmless(upload.filename), options, difference=difference)
+
+
+def _upload(form: FormData, name: str) -> UploadFile:
+    upload = form.get(name)
+    if not isinstance(upload, UploadFile):
+        raise HTTPException(422, f"{name}: attach a file in a part of this name")
+    return upload
+
+
+async def _data(upload: UploadFile, name: str, limits: Limits) -> bytes:
     data = await upload.read()
     await upload.close()
-    if len(data) > queue.limits.upload:
-        raise _too_large(queue.limits)
-    return WebJob(data, harmless(upload.filename), options)
+    if len(data) > limits.upload:
+        raise _too_large(limits, name)
+    return data
+
+
+def _options(form: FormData, kind: type[Options]) -> Options:
+    # An empty field counts as left out.
+    fields = {key: value for key, value in form.items() if isinstance(value, str) and value}
+    try:
+        return kind.model_validate(fields)
+    except ValidationError as error:
+        raise HTTPException(422, "; ".join(_complaints(error))) from error
 
 
 def _complaints(error: ValidationError) -> Iterable[str]:
@@ -240,8 +307,8 @@ def _complaints(error: ValidationError) -> Iterable[str]:
         yield f"{name}: {'unknown, leave it out' if unknown else problem['msg'].lower()}"
 
 
-def _too_large(limits: Limits) -> HTTPException:
-    return HTTPException(413, f"picture: more than {limits.upload / 1e6:g} MB, the limit of this server")
+def _too_large(limits: Limits, name: str = "picture") -> HTTPException:
+    return HTTPException(413, f"{name}: more than {limits.upload / 1e6:g} MB, the limit of this server")
 
 
 async def _answered(queue: JobQueue, job: WebJob, request: Request) -> Answer:
@@ -291,6 +358,7 @@ class _Sent(Response):
                 "Content-Disposition": f"attachment; filename=\"{ascii_name}\"; filename*=UTF-8''"
                 + quote(answer.name, safe=""),
                 "Unrain-Recursions": str(answer.recursions),
+                "Unrain-Hardly-Any-Rain": str(answer.hardly_any_rain).lower(),
                 "Unrain-Seconds": f"{answer.seconds:.3f}",
                 "Unrain-Notes": json.dumps(answer.notes),
             }
@@ -318,11 +386,11 @@ def _described(model: zoo.Model, queue: JobQueue) -> dict[str, Any]:
     }
 
 
-def _request_body() -> dict[str, Any]:
-    schema = WebOptions.model_json_schema()
-    picture = {"type": "string", "format": "binary", "description": "A picture's file."}
-    schema["properties"] = {"picture": picture, **schema["properties"]}
-    schema["required"] = ["picture"]
+def _request_body(options: type[ResultOptions], *files: str) -> dict[str, Any]:
+    schema = options.model_json_schema()
+    described = {name: {"type": "string", "format": "binary", "description": _FILES[name]} for name in files}
+    schema["properties"] = {**described, **schema["properties"]}
+    schema["required"] = list(files)
     return {"required": True, "content": {"multipart/form-data": {"schema": schema}}}
 
 
@@ -338,6 +406,11 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
         "content": dict.fromkeys([*TYPES.values(), "application/zip"], _BINARY),
         "headers": {
             "Unrain-Recursions": {"description": "Recursions made.", "schema": {"type": "integer"}},
+            "Unrain-Hardly-Any-Rain": {
+                "description": "Whether next to no rain was found: the mean absolute change at strength 1 is "
+                "less than 0.3 8-bit levels.",
+                "schema": {"type": "boolean"},
+            },
             "Unrain-Seconds": {
                 "description": "How long it took, without waiting.",
                 "schema": {"type": "number"},

@@ -10,10 +10,11 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from unrain import batch, image
-from unrain.derainer import Derainer
+from unrain import batch, image, layer
+from unrain.derainer import Derained, Derainer
 from unrain.engine import Engine
 from unrain.errors import UnrainError
+from unrain.layer import MOST_STRENGTH
 
 MAX_RECURSIONS = 16
 MAX_TILE = 1152
@@ -36,10 +37,41 @@ _SUFFIXES = {
 }
 
 
-class WebOptions(BaseModel):
-    """The options of a request: those of the command line, except the operator's."""
+class ResultOptions(BaseModel):
+    """What is wanted of a result, however it came about."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    strength: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=MOST_STRENGTH,
+            allow_inf_nan=False,
+            description="How much of the rain is taken away: 0 none, 1 what is found, up to 1.5.",
+        ),
+    ] = 1.0
+    quality: Annotated[
+        int | None,
+        Field(ge=1, le=100, description="Quality of JPEG, WebP and AVIF; a JPEG keeps its own if left out."),
+    ] = None
+    format: Annotated[
+        Literal["jpeg", "png", "webp", "tiff", "bmp", "avif"] | None,
+        Field(description="Format of the result; that of the picture if left out."),
+    ] = None
+    rain_layer: Annotated[
+        bool, Field(description="Also return what was removed, as NAME_rain.png; the answer is a zip.")
+    ] = False
+    compare: Annotated[
+        bool,
+        Field(
+            description="Also return before and after side by side, as NAME_compare.EXT; the answer is a zip."
+        ),
+    ] = False
+
+
+class WebOptions(ResultOptions):
+    """The options of a request: those of the command line, except the operator's."""
 
     model: Annotated[str | None, Field(description="A name from /api/models.")] = None
     recursions: Annotated[
@@ -59,28 +91,18 @@ class WebOptions(BaseModel):
         int | None,
         Field(ge=1, le=MAX_TILE, description="Side of the tiles of a large picture, in pixels."),
     ] = None
-    quality: Annotated[
-        int | None,
-        Field(ge=1, le=100, description="Quality of JPEG, WebP and AVIF; a JPEG keeps its own if left out."),
-    ] = None
-    format: Annotated[
-        Literal["jpeg", "png", "webp", "tiff", "bmp", "avif"] | None,
-        Field(description="Format of the result; that of the picture if left out."),
-    ] = None
-    rain_layer: Annotated[
-        bool, Field(description="Also return what was removed, as NAME_rain.png; the answer is a zip.")
-    ] = False
-    compare: Annotated[
-        bool,
-        Field(
-            description="Also return before and after side by side, as NAME_compare.EXT; the answer is a zip."
-        ),
-    ] = False
     preview: Annotated[
         bool,
         Field(
             description="Also return before and after as JPEG, for browsers that cannot show the format, as "
             "preview_before.jpg and preview_after.jpg; the answer is a zip."
+        ),
+    ] = False
+    difference: Annotated[
+        bool,
+        Field(
+            description="Also return what /api/strength needs, as difference.png: picture minus result at "
+            "strength 1, modulo 256, or 65536 with 16 bits; the answer is a zip."
         ),
     ] = False
     ticket: Annotated[
@@ -100,6 +122,7 @@ class Answer:
         notes: What was not kept of the picture, one sentence each.
         recursions: Recursions made.
         seconds: How long it took, without waiting.
+        hardly_any_rain: Whether next to no rain was found.
     """
 
     data: bytes
@@ -108,6 +131,7 @@ class Answer:
     notes: tuple[str, ...]
     recursions: int
     seconds: float
+    hardly_any_rain: bool
 
 
 class AbandonedError(Exception):
@@ -134,13 +158,18 @@ class WebJob:
     total: int = 0
     abandoned: bool = False
 
+    @property
+    def size(self) -> int:
+        """Bytes in memory."""
+        return len(self.data)
+
     def abandon(self) -> None:
         """Stop as soon as possible, and release the picture."""
         self.abandoned = True
         self.data = b""
 
     def run(self, engine: Engine, max_pixels: int) -> Answer:
-        """Derain the picture.
+        """Derain the picture and encode what is asked for.
 
         Args:
             engine: The network.
@@ -154,14 +183,10 @@ class WebJob:
         if self.abandoned:
             raise AbandonedError
         options = self.options
-        derainer = Derainer(engine, recursions=options.recursions, until=options.until, tile=options.tile)
         before = image.decode(self.data, self.name, max_pixels=max_pixels)
         self.data = b""
-        try:
-            result = derainer.derain(before.pixels, progress=self._step)
-        except UnrainError as error:
-            raise UnrainError(f"{self.name}: {error}") from error
-        after = replace(before, pixels=result.image)
+        result = self._derained(before, engine, max_pixels)
+        after = replace(before, pixels=result.at(options.strength))
         kind = before.format if options.format is None else options.format.upper()
         data, lost = self._encoded(after, kind)
         notes = tuple(dict.fromkeys((*before.notes, *lost)))
@@ -170,17 +195,37 @@ class WebJob:
         suffix = suffix if image.FORMATS.get(suffix.lower()) == kind else _SUFFIXES[kind]
         files = {f"{stem}_derained{suffix}": data}
         if options.rain_layer:
-            layer = image.Picture(result.rain_layer, colour=before.colour)
-            files[f"{stem}_rain.png"] = self._encoded(layer, "PNG")[0]
+            rain = image.Picture(layer.taken(before.pixels, after.pixels), colour=before.colour)
+            files[f"{stem}_rain.png"] = self._encoded(rain, "PNG")[0]
         if options.compare:
             files[f"{stem}_compare{suffix}"] = self._encoded(batch.side_by_side(before, after), kind)[0]
         if options.preview:
             files["preview_before.jpg"] = self._encoded(before, "JPEG")[0]
             files["preview_after.jpg"] = self._encoded(after, "JPEG")[0]
+        if options.difference:
+            whole = image.Picture(layer.difference(before.pixels, result.image), colour=before.colour)
+            files["difference.png"] = self._encoded(whole, "PNG")[0]
         name, media_type = f"{stem}_derained{suffix}", TYPES[kind]
         if len(files) > 1:
             data, name, media_type = _zipped(files), f"{stem}.zip", "application/zip"
-        return Answer(data, media_type, name, notes, result.recursions, time.monotonic() - start)
+        return Answer(
+            data,
+            media_type,
+            name,
+            notes,
+            result.recursions,
+            time.monotonic() - start,
+            result.hardly_any_rain,
+        )
+
+    def _derained(self, before: image.Picture, engine: Engine, max_pixels: int) -> Derained:
+        """Take the rain out of the picture, all that is found."""
+        options = self.options
+        derainer = Derainer(engine, recursions=options.recursions, until=options.until, tile=options.tile)
+        try:
+            return derainer.derain(before.pixels, progress=self._step)
+        except UnrainError as error:
+            raise UnrainError(f"{self.name}: {error}") from error
 
     def _step(self, done: int, total: int) -> None:
         if self.abandoned:
@@ -192,6 +237,38 @@ class WebJob:
             return image.encode(picture, kind, quality=self.options.quality)
         except UnrainError as error:
             raise UnrainError(f"{self.name}: {error}") from error
+
+
+@dataclass(eq=False)
+class StrengthJob(WebJob):
+    """A picture whose rain was found before: nothing is kept here, so its client sends both.
+
+    Attributes:
+        difference: The file of the difference that came with its result.
+    """
+
+    difference: bytes = b""
+
+    @property
+    def size(self) -> int:
+        """Bytes in memory."""
+        return len(self.data) + len(self.difference)
+
+    def abandon(self) -> None:
+        """Release both files, and do not start."""
+        super().abandon()
+        self.difference = b""
+
+    def _derained(self, before: image.Picture, engine: Engine, max_pixels: int) -> Derained:
+        """Subtract the difference, without the network."""
+        found = image.decode(self.difference, "difference", max_pixels=max_pixels).pixels
+        self.difference = b""
+        # A difference that is the same in all colours is read as grey.
+        found = found[..., None] if found.ndim < before.pixels.ndim else found
+        same = found.shape[:2] == before.pixels.shape[:2] and found.ndim == before.pixels.ndim
+        if not same or found.dtype != before.pixels.dtype:
+            raise UnrainError(f"difference: not that of {self.name}, send the one that came with its result")
+        return Derained(before.pixels - found, before.pixels, 0, ())
 
 
 def _zipped(files: dict[str, bytes]) -> bytes:

@@ -5,6 +5,8 @@ import { pack, unpack } from "./zip.js";
 const AT_ONCE = 2;
 const MOST_RECURSIONS = 8;
 const ASK_EVERY = 400; // milliseconds
+// Most pixels that are computed for the screen; at actual size what a phone's canvas holds.
+const MIXED_PIXELS = { fitted: 2e6, actual: 16e6 };
 
 const $ = (id) => document.getElementById(id);
 const pictures = [];
@@ -12,7 +14,8 @@ let limits = { bytes: 25e6, pixels: 40e6, recursions: MOST_RECURSIONS };
 let models = [];
 let chosen = null;
 let atWork = 0;
-let urlOfZip = null;
+let urlOfFile = null;
+let paint = null; // draws what is on the stage at the chosen strength
 
 // ------------------------------------------------------------------------------------------------ start
 
@@ -65,7 +68,7 @@ function add(files) {
   complain("");
   for (const file of files) {
     const element = $("entry").content.firstElementChild.cloneNode(true);
-    const picture = { file, element, state: "waiting", shown: null, result: null, urls: [URL.createObjectURL(file)] };
+    const picture = { file, element, state: "waiting", strength: 100, shown: null, result: null, urls: [URL.createObjectURL(file)] };
     pictures.push(picture);
     element.querySelector(".name").textContent = file.name;
     element.querySelector(".open").addEventListener("click", () => choose(picture));
@@ -187,7 +190,7 @@ async function work(picture) {
 function post(picture, shown) {
   const ticket = Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16)).join("-");
   const form = new FormData();
-  const fields = { ...picture.settings, ticket, rain_layer: true, preview: !shown };
+  const fields = { ...picture.settings, ticket, difference: true, preview: !shown };
   for (const [name, value] of Object.entries(fields)) form.append(name, value);
   form.append("picture", picture.file);
   set(picture, "sending", "Sending");
@@ -207,7 +210,7 @@ function post(picture, shown) {
     request.addEventListener("loadend", () => clearInterval(timer));
     request.addEventListener("load", () => {
       const headers = new Headers();
-      for (const name of ["Retry-After", "Unrain-Recursions", "Unrain-Seconds", "Unrain-Notes"]) {
+      for (const name of ["Retry-After", "Unrain-Recursions", "Unrain-Seconds", "Unrain-Notes", "Unrain-Hardly-Any-Rain"]) {
         const value = request.getResponseHeader(name);
         if (value !== null) headers.set(name, value);
       }
@@ -235,30 +238,28 @@ async function finish(picture, answer, shown) {
   const files = await unpack(await answer.blob());
   const names = [...files.keys()];
   const name = names.find((each) => /_derained\.\w+$/.test(each));
-  const rainName = names.find((each) => each.endsWith("_rain.png"));
   picture.urls.splice(1).forEach((url) => URL.revokeObjectURL(url));
   const url = (each, type) => {
     picture.urls.push(URL.createObjectURL(files.get(each).slice(0, undefined, type)));
     return picture.urls.at(-1);
   };
-  const after = url(name, shown ? picture.file.type : "");
   picture.result = {
     name,
     blob: files.get(name),
-    rainName,
-    after,
-    rain: url(rainName, "image/png"),
+    difference: files.get("difference.png"),
     beforeShown: shown ? picture.urls[0] : url("preview_before.jpg", "image/jpeg"),
-    afterShown: shown ? after : url("preview_after.jpg", "image/jpeg"),
+    afterShown: shown ? url(name, picture.file.type) : url("preview_after.jpg", "image/jpeg"),
     recursions: Number(answer.headers.get("Unrain-Recursions")),
     seconds: Number(answer.headers.get("Unrain-Seconds")),
+    hardlyAny: answer.headers.get("Unrain-Hardly-Any-Rain") === "true",
     notes: JSON.parse(answer.headers.get("Unrain-Notes") ?? "[]"),
     settings: picture.settings,
   };
   if (!shown) picture.element.querySelector(".thumb").src = picture.result.beforeShown;
-  set(picture, "done", `Done in ${picture.result.seconds.toFixed(1)} s`);
+  const hardlyAny = picture.result.hardlyAny ? ", hardly any rain found" : "";
+  set(picture, "done", `Done in ${picture.result.seconds.toFixed(1)} s${hardlyAny}`);
   const done = pictures.filter(({ state }) => state === "done").length;
-  say(`${picture.file.name}: done, ${done} of ${pictures.length}`);
+  say(`${picture.file.name}: done${hardlyAny}, ${done} of ${pictures.length}`);
 }
 
 // ------------------------------------------------------------------------------------------------ viewer
@@ -282,17 +283,17 @@ function show() {
   $("views").disabled = !result;
   $("download").hidden = !result;
   $("size").hidden = !result;
+  $("strengths").hidden = !result;
   $("stage").dataset.state = state;
   if (result) {
-    const rain = view === "rain";
-    $("download").href = rain ? result.rain : result.after;
-    $("download").download = rain ? result.rainName : result.name;
-    $("download").setAttribute("aria-label", `Download ${$("download").download}`);
+    $("download").setAttribute("aria-label", `Download ${view === "rain" ? "the rain layer of " : ""}${file.name}`);
+    showStrength();
   }
-  const key = `${chosen.urls[0]} ${result?.after} ${result ? view : ""} ${state === "failed"}`;
+  const key = `${chosen.urls[0]} ${result?.afterShown} ${result ? view : ""} ${state === "failed"}`;
   if ($("stage").dataset.key === key) return;
   $("stage").dataset.key = key;
   $("facts").textContent = "";
+  paint = null;
   if (!result) {
     const now = chosen;
     shown.then((visible) => {
@@ -301,11 +302,15 @@ function show() {
     });
     return;
   }
-  if (view === "compare") $("stage").replaceChildren(comparison(file.name, result));
-  else if (view === "result") $("stage").replaceChildren(image(result.afterShown, `${file.name} without its rain`));
-  else $("stage").replaceChildren(image(result.rain, `What was removed from ${file.name}`));
+  const frame = document.createElement("div");
+  frame.className = "frame";
+  if (view === "compare") comparison(frame, chosen);
+  else if (view === "result") frame.append(mixed(frame, chosen, `${file.name} without its rain`));
+  else frame.append(mixed(frame, chosen, `What was removed from ${file.name}`, true));
+  $("stage").replaceChildren(frame);
   const recursions = `${result.recursions} recursion${result.recursions === 1 ? "" : "s"}`;
   const facts = [`${result.settings.model}, ${recursions}, ${result.seconds.toFixed(1)} s`, ...result.notes];
+  if (result.hardlyAny) facts.unshift("Hardly any rain found");
   $("facts").textContent = facts.join(". ");
 }
 
@@ -323,19 +328,15 @@ function blank({ state }) {
   return element;
 }
 
-function comparison(name, { beforeShown, afterShown }) {
-  const frame = document.createElement("div");
-  frame.className = "frame";
+function comparison(frame, picture) {
+  const { name } = picture.file;
   const slider = document.createElement("img-comparison-slider");
   const before = new Image();
   before.slot = "first";
   before.alt = `${name} before, with its rain`;
-  before.src = beforeShown;
-  const after = new Image();
+  before.src = picture.result.beforeShown;
+  const after = mixed(frame, picture, `${name} after, without its rain`);
   after.slot = "second";
-  after.alt = `${name} after, without its rain`;
-  after.src = afterShown;
-  fit(after, frame);
   const handle = document.createElement("span");
   handle.slot = "handle";
   handle.className = "handle";
@@ -359,7 +360,6 @@ function comparison(name, { beforeShown, afterShown }) {
   });
   tell();
   frame.append(slider, badge("before", "Before"), badge("after", "After"));
-  return frame;
 }
 
 function badge(place, text) {
@@ -376,6 +376,143 @@ async function fit(picture, frame) {
   frame.style.setProperty("--width", picture.naturalWidth || 1);
   frame.style.setProperty("--height", picture.naturalHeight || 1);
   frame.classList.add("fitted");
+}
+
+// ---------------------------------------------------------------------------------------------- strength
+
+/** A result, or its rain layer, that follows the strength: the image itself at 100 %, else a canvas over it. */
+function mixed(frame, picture, text, rain = false) {
+  const { beforeShown, afterShown } = picture.result;
+  const element = document.createElement("div");
+  element.className = "mixed";
+  const after = new Image();
+  after.alt = rain ? "" : text;
+  after.src = afterShown;
+  fit(after, frame);
+  const canvas = document.createElement("canvas");
+  canvas.hidden = true;
+  if (rain) {
+    canvas.setAttribute("role", "img");
+    canvas.setAttribute("aria-label", text);
+    after.classList.add("covered");
+  } else canvas.setAttribute("aria-hidden", "true");
+  element.append(after, canvas);
+
+  const plain = () => picture.strength === 100 && !rain;
+  const most = () => ($("actual").checked ? MIXED_PIXELS.actual : MIXED_PIXELS.fitted);
+  let both = null;
+  let due = false;
+  const draw = async () => {
+    while (!plain() && both?.most !== most()) {
+      const limit = most();
+      both = { most: limit, ...(await samples(beforeShown, afterShown, limit)) };
+    }
+    due = false;
+    canvas.hidden = plain();
+    if (plain()) return;
+    canvas.width = both.width;
+    canvas.height = both.height;
+    canvas.getContext("2d").putImageData(mix(both, picture.strength / 100, rain), 0, 0);
+  };
+  paint = () => {
+    if (!due) requestAnimationFrame(draw);
+    due = true;
+  };
+  paint();
+  return element;
+}
+
+/** The pixels of two images of one size, reduced to at most so many. */
+async function samples(before, after, most) {
+  const images = await Promise.all([before, after].map(decoded));
+  const { naturalWidth, naturalHeight } = images[1];
+  const scale = Math.min(1, Math.sqrt(most / (naturalWidth * naturalHeight)));
+  const width = Math.max(1, Math.round(naturalWidth * scale));
+  const height = Math.max(1, Math.round(naturalHeight * scale));
+  const [one, other] = images.map((each) => {
+    const canvas = document.createElement("canvas");
+    canvas.width = width;
+    canvas.height = height;
+    const context = canvas.getContext("2d", { willReadFrequently: true });
+    context.imageSmoothingQuality = "high";
+    context.drawImage(each, 0, 0, width, height);
+    return context.getImageData(0, 0, width, height).data;
+  });
+  return { width, height, before: one, after: other };
+}
+
+async function decoded(source) {
+  const element = new Image();
+  element.src = source;
+  await element.decode();
+  return element;
+}
+
+/** before - strength (before - after), as the server computes it; with `rain` what this takes away. */
+function mix({ before, after, width, height }, strength, rain) {
+  const mixed = new ImageData(width, height);
+  const { data } = mixed; // rounds and clips
+  for (let at = 0; at < data.length; at++) data[at] = before[at] - strength * (before[at] - after[at]);
+  if (!rain) return mixed;
+  for (let at = 0; at < data.length; at++) data[at] = at % 4 === 3 ? 255 : before[at] - data[at];
+  return mixed;
+}
+
+function showStrength() {
+  const text = `${chosen.strength} %`;
+  $("strength").value = chosen.strength;
+  $("strength").setAttribute("aria-valuetext", text);
+  $("strength-shown").textContent = text;
+}
+
+/** The file of a result, or of its rain layer, at the strength that is chosen: [name, Blob]. */
+async function fileOf(picture, rain = false) {
+  const { result, strength } = picture;
+  if (strength === 100 && !rain) return [result.name, result.blob];
+  const form = new FormData();
+  form.append("strength", strength / 100);
+  form.append("rain_layer", rain);
+  form.append("picture", picture.file);
+  form.append("difference", result.difference, "difference.png");
+  for (;;) {
+    const answer = await fetch("api/strength", { method: "POST", body: form });
+    if (answer.ok) {
+      const blob = await answer.blob();
+      return rain ? [...(await unpack(blob))].find(([name]) => name.endsWith("_rain.png")) : [result.name, blob];
+    }
+    if (answer.status !== 429) throw new Error((await answer.json()).detail);
+    await new Promise((resolve) => setTimeout(resolve, 1000 * (Number(answer.headers.get("Retry-After")) || 5)));
+  }
+}
+
+async function download() {
+  const rain = document.querySelector("input[name=view]:checked").value === "rain";
+  await busy($("download"), () => fileOf(chosen, rain));
+}
+
+/** Saves the file that is made meanwhile, whose button waits and says so. */
+async function busy(button, make) {
+  if (button.hasAttribute("aria-disabled")) return;
+  const text = button.textContent;
+  complain("");
+  say("Preparing the download");
+  button.setAttribute("aria-disabled", "true");
+  button.textContent = "Preparing";
+  try {
+    const [name, blob] = await make();
+    if (urlOfFile) URL.revokeObjectURL(urlOfFile);
+    urlOfFile = URL.createObjectURL(blob);
+    const link = document.createElement("a");
+    link.href = urlOfFile;
+    link.download = name;
+    link.click();
+    say(`${name} downloaded`);
+  } catch (error) {
+    complain(error.message);
+  } finally {
+    button.removeAttribute("aria-disabled");
+    button.textContent = text;
+  }
 }
 
 // -------------------------------------------------------------------------------------------- everything
@@ -405,20 +542,11 @@ function say(message) {
 }
 
 async function downloadAll() {
-  const results = pictures.filter(({ result }) => result).map(({ result }) => [result.name, result.blob]);
-  try {
-    const zip = await pack(results);
-    if (urlOfZip) URL.revokeObjectURL(urlOfZip);
-    urlOfZip = URL.createObjectURL(zip);
-  } catch (error) {
-    complain(error.message);
-    return;
-  }
-  const link = document.createElement("a");
-  link.href = urlOfZip;
-  link.download = "unrain.zip";
-  link.click();
-  say(`${results.length} pictures in unrain.zip`);
+  await busy($("all"), async () => {
+    const files = [];
+    for (const picture of pictures.filter(({ result }) => result)) files.push(await fileOf(picture));
+    return ["unrain.zip", await pack(files)];
+  });
 }
 
 function take(transfer) {
@@ -440,7 +568,16 @@ $("model").addEventListener("change", showModel);
 $("recursions").addEventListener("change", refresh);
 $("options").addEventListener("submit", (event) => event.preventDefault());
 $("views").addEventListener("change", show);
-$("actual").addEventListener("change", ({ target }) => $("stage").classList.toggle("actual", target.checked));
+$("actual").addEventListener("change", ({ target }) => {
+  $("stage").classList.toggle("actual", target.checked);
+  paint?.();
+});
+$("strength").addEventListener("input", ({ target }) => {
+  chosen.strength = Number(target.value);
+  showStrength();
+  paint?.();
+});
+$("download").addEventListener("click", download);
 $("all").addEventListener("click", downloadAll);
 $("again").addEventListener("click", () => {
   pictures.filter(({ state, result }) => state === "done" && !same(result.settings, settings())).forEach(queue);
