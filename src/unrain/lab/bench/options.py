@@ -57,8 +57,8 @@ class BenchOptions(SuiteOptions):
     """What `unrain bench` measures, and where it writes.
 
     Attributes:
-        metric: Measure also rgb (PSNR and SSIM of all channels), lpips, niqe, brisque or streaks; may be
-            given several times. lpips, niqe and brisque need a file, as NAME:PATH or in UNRAIN_LPIPS,
+        metric: Measure also rgb (PSNR and SSIM of all channels), lpips, niqe, brisque, streaks or chroma
+            (change of colour); may be given several times. lpips, niqe and brisque need a file, as NAME:PATH or in UNRAIN_LPIPS,
             UNRAIN_NIQE and UNRAIN_BRISQUE. Real rain has streaks by default, and niqe and brisque
             if their files are named.
         truncate: Also score the results truncated to 8 bits, as the script of PReNet's authors does.

@@ -59,6 +59,7 @@ _COLUMNS = (
     _Column("streaks_removed", "streaks removed", decimals=3),
     _Column("streak_pictures", "of pictures"),
     _Column("change_away", "change away", decimals=2),
+    _Column("chroma", "change of chroma", decimals=2),
     _Column("seconds", "seconds", decimals=3),
     _Column("parameters", "weights"),
     _Column("macs_per_pixel", "kMAC a pixel", 1e3, 1),
