@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 pytest.importorskip("torch")
-rgb2ycbcr = pytest.importorskip("skimage.color").rgb2ycbcr
+pytest.importorskip("skimage")
+from skimage.color import rgb2ycbcr
 
 from unrain.lab.data.pairs import Pair
 from unrain.lab.metrics.chroma import chroma_change
