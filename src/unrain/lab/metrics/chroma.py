@@ -39,4 +39,4 @@ def chroma_change(picture: NDArray[np.uint8], reference: NDArray[np.uint8]) -> f
         # The transform is linear: one of the difference does for two.
         change = (picture[rows].astype(np.float32) - reference[rows]) @ _CB_CR.T
         total += float(np.abs(change).sum(dtype=np.float64))
-    return total / (2 * picture.shape[0] * picture.shape[1])
+    return float(total / (2 * picture.shape[0] * picture.shape[1]))
