@@ -43,7 +43,7 @@ def bench(capsys, *arguments):
 
 
 def test_every_size_rain_and_number_of_levels_has_a_row(photos, tiny_model, capsys):
-    sizes = ("--size", 64, "--size", 48, "--levels", 1, "--levels", "auto")
+    sizes = ("--size", 64, "--size", 48, "--size", "native", "--levels", 1, "--levels", "auto")
     code, out, _ = bench(capsys, tiny_model, "--photos", photos, *sizes, "--threads", 1, "--json")
     table = json.loads(out)
     assert code == 0 and table["threads"] == 1 and table["photographs"] == 3 and table["machine"]
@@ -85,7 +85,7 @@ def test_a_second_run_only_reads(photos, tiny_model, capsys, monkeypatch):
         patch.setattr(Derainer, "derain", lambda *_: pytest.fail("derained again"))
         _, second, _ = bench(capsys, *options)
     assert second.startswith(first.rstrip("\n").rpartition("smaller than")[0])
-    assert "4 of 4 values are from an earlier run" in second
+    assert "2 of 2 values are from an earlier run" in second
     # Another seed is another rain.
     _, other, _ = bench(capsys, *options, "--seed", 1, "--json")
     assert all(row["reused"] == 0 for row in json.loads(other)["rows"])
@@ -94,7 +94,7 @@ def test_a_second_run_only_reads(photos, tiny_model, capsys, monkeypatch):
 @pytest.mark.slow
 def test_the_table_goes_to_files(photos, tiny_model, capsys):
     files = ("--csv", "out/sizes.csv", "--report", "out/sizes.html")
-    sizes = ("--size", 32, "--size", 48, "--levels", 1, "--levels", "auto")
+    sizes = ("--size", 32, "--size", 48, "--size", "native", "--levels", 1, "--levels", "auto")
     code, out, _ = bench(capsys, tiny_model, "--photos", photos, *sizes, *files)
     assert code == 0 and "smaller than 48, left out there: small (40)" in out
     rows = list(csv.DictReader(Path("out/sizes.csv").read_text().splitlines()))
@@ -107,7 +107,20 @@ def test_the_table_goes_to_files(photos, tiny_model, capsys):
 @pytest.mark.slow
 def test_peers_are_left_out_where_full_size_is_too_large(photos, tiny_model, capsys):
     save_file(build("prenet").state_dict(), "theirs.safetensors")
-    options = ("--size", 32, "--size", 48, "--rain", "fine", "--levels", 1, "--levels", "auto")
+    options = (
+        "--size",
+        32,
+        "--size",
+        48,
+        "--size",
+        "native",
+        "--rain",
+        "fine",
+        "--levels",
+        1,
+        "--levels",
+        "auto",
+    )
     peer = ("--peer", "prenet:theirs.safetensors", "--peer-side", 40)
     code, out, _ = bench(capsys, "--photos", photos, *options, *peer)
     assert code == 0
@@ -135,7 +148,7 @@ def test_a_broken_photograph_is_named_and_the_others_are_measured(photos, tiny_m
     ("arguments", "code", "said"),
     [
         (["--size", "97"], 2, "no photograph is larger than 96"),
-        (["--size", "0"], 2, "Must be >= 32"),
+        (["--size", "0"], 2, "size is 0: give 32 or more"),
         (["--levels", "9"], 2, "levels is 9"),
         (["--levels", "some"], 2, "some"),
         (["--rain", "hail"], 2, "hail"),
@@ -153,6 +166,14 @@ def test_what_cannot_be_measured_is_refused(photos, tiny_model, capsys):
     assert code == 2 and "one size only" in err
     code, _, err = bench(capsys, tiny_model, "--photos", "nowhere")
     assert code == 1 and "nowhere" in err
+
+
+def test_native_alone_is_every_photograph_as_it_is(photos, tiny_model, capsys):
+    options = ("--photos", photos, "--size", "native", "--rain", "scaled", "--json")
+    _, out, _ = bench(capsys, tiny_model, *options)
+    table = json.loads(out)
+    assert [(row["size"], row["pictures"]) for row in table["rows"]] == [("native", 3)]
+    assert table["left_out"] == []
 
 
 def test_pictures_are_never_enlarged():

@@ -11,7 +11,10 @@ from cyclopts import Parameter, validators
 
 SIZE = "481x321"
 SIZES = (SIZE, "1280x720", "1920x1080")
-LONG_SIDES = (640, 1280, 2560, 4000)
+Side = Literal["native"] | int
+Levels = Literal["auto"] | int
+LONG_SIDES: tuple[Side, ...] = (640, 1280, 2560, 4000, "native")
+SHORTEST = 32
 Rain = Literal["scaled", "fine"]
 RAINS: tuple[Rain, ...] = ("scaled", "fine")
 MIN_ROUNDS = 5
@@ -151,8 +154,8 @@ class SizesOptions(CandidateOptions):
     """What `unrain bench sizes` measures, and where it writes.
 
     Attributes:
-        size: Long side that the photographs are reduced to, in pixels; may be given several times. Those
-            larger than the largest are measured as they are, too.
+        size: Long side that the photographs are reduced to, in pixels; or native, for those larger than the
+            largest of these as they are. May be given several times.
         levels: How many sizes of a picture the models look at, each half of the one before: 1 for full size
             only, or auto; may be given several times, each is measured.
         rain: Rain to draw: scaled (as large as the picture is) or fine (as in 640 pixels); may be given
@@ -165,8 +168,8 @@ class SizesOptions(CandidateOptions):
         json: Print the table as JSON.
     """
 
-    size: Annotated[tuple[int, ...], Parameter(validator=validators.Number(gte=32))] = LONG_SIDES
-    levels: tuple[Literal["auto"] | int, ...] = ("auto",)
+    size: tuple[Side, ...] = LONG_SIDES
+    levels: tuple[Levels, ...] = ("auto",)
     rain: tuple[Rain, ...] = RAINS
     peer_side: Annotated[int, _Count] = 1280
     seed: Annotated[int, _Count] = 0

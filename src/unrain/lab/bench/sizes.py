@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from unrain.lab.bench import memory
 from unrain.lab.bench.cache import Results, fingerprint, identity, open_results
 from unrain.lab.bench.candidates import Candidate, halo_of, open_derainer
 from unrain.lab.bench.cost import Given, kind_of
-from unrain.lab.bench.options import Rain, SizesOptions
+from unrain.lab.bench.options import SHORTEST, Levels, Rain, Side, SizesOptions
 from unrain.lab.bench.raindrops import rain_layer
 from unrain.lab.data.rain import RGB8, add_layer
 from unrain.lab.data.suites import Suite, open_suite
@@ -35,10 +35,6 @@ from unrain.lab.metrics.chroma import chroma_change
 from unrain.lab.metrics.measures import finite
 from unrain.lab.metrics.psnr_ssim import psnr
 from unrain.lab.nets.layers import RecursiveNet
-
-Levels = Literal["auto"] | int
-# A long side, or None for photographs as they are.
-Size = int | None
 
 
 @dataclass(frozen=True)
@@ -68,7 +64,7 @@ class SizeRow:
     recursions: int
     levels: Levels
     rain: Rain
-    size: int | Literal["native"]
+    size: Side
     pictures: int
     psnr_rainy: float | None = None
     psnr: float | None = None
@@ -154,17 +150,19 @@ def measure_sizes(
     photos = photos.resolve()
     suite = open_suite(photos.parent, photos.name, real=True)
     runners = list(_runners(candidates, given, options))
-    sizes = sorted(set(options.size))
-    wanted: list[Size] = [*sizes, None]
+    sizes = sorted({size for size in options.size if size != "native"})
+    if sizes and sizes[0] < SHORTEST:
+        raise UsageError(f"size is {sizes[0]}: give {SHORTEST} or more pixels, or native")
+    wanted: list[Side] = [*sizes, *(["native"] if "native" in options.size else [])]
     rains = tuple(dict.fromkeys(options.rain))
     kept = {
         (i, rain, size): _open(suite, runner, rain, size, options, folder)
         for i, runner in enumerate(runners)
         for rain in rains
         for size in wanted
-        if runner.up_to is None or (size is not None and size <= runner.up_to)
+        if runner.up_to is None or (size != "native" and size <= runner.up_to)
     }
-    names: dict[Size, list[str]] = {size: [] for size in wanted}
+    names: dict[Side, list[str]] = {size: [] for size in wanted}
     sides: dict[str, int] = {}
     unreadable = []
     for name in suite.names:
@@ -174,13 +172,13 @@ def measure_sizes(
             unreadable.append(str(error))
             continue
         side = sides[name] = max(clean.shape[:2])
-        its_sizes: list[Size] = [size for size in sizes if size <= side]
-        its_sizes += [None] if side > sizes[-1] else []
+        its_sizes: list[Side] = [size for size in sizes if size <= side]
+        its_sizes += [size for size in wanted if size == "native" and side > max(sizes, default=0)]
         for size in its_sizes:
             names[size].append(name)
         measured = 0
         for size in its_sizes:
-            reduced = clean if size is None else reduce_to(clean, size)
+            reduced = clean if size == "native" else reduce_to(clean, size)
             for rain in rains:
                 results = {i: kept[i, rain, size] for i in range(len(runners)) if (i, rain, size) in kept}
                 _measure(reduced, name, rain, runners, results, options)
@@ -243,7 +241,7 @@ def _runners(
 
 
 def _open(
-    suite: Suite, runner: _Runner, rain: Rain, size: Size, options: SizesOptions, folder: Path | None
+    suite: Suite, runner: _Runner, rain: Rain, size: Side, options: SizesOptions, folder: Path | None
 ) -> Results:
     about = {
         "sizes of": runner.candidate.name,
@@ -306,9 +304,8 @@ def _worked_at(derained: Derained) -> str:
     return ", ".join("1" if octave == 0 else f"1/{2**octave}" for octave in derained.octaves)
 
 
-def _row(runner: _Runner, rain: Rain, size: Size, names: Sequence[str], results: Results | None) -> SizeRow:
-    shown: int | Literal["native"] = "native" if size is None else size
-    what = (runner.candidate.name, runner.recursions, runner.levels, rain, shown)
+def _row(runner: _Runner, rain: Rain, size: Side, names: Sequence[str], results: Results | None) -> SizeRow:
+    what = (runner.candidate.name, runner.recursions, runner.levels, rain, size)
     if results is None:
         return SizeRow(*what, pictures=0)
     rows = [results.rows[name] for name in names]
@@ -341,11 +338,10 @@ def _too_small(sides: dict[str, int], sizes: Sequence[int]) -> Iterator[str]:
 
 
 def _too_large(
-    runners: Sequence[_Runner], wanted: Sequence[Size], names: dict[Size, list[str]]
+    runners: Sequence[_Runner], wanted: Sequence[Side], names: dict[Side, list[str]]
 ) -> Iterator[str]:
     """Say which sizes are too large for a candidate."""
     for name, up_to in {runner.candidate.name: runner.up_to for runner in runners if runner.up_to}.items():
-        over = [size for size in wanted if names[size] and (size is None or size > up_to)]
+        over = [str(size) for size in wanted if names[size] and (size == "native" or size > up_to)]
         if over:
-            listed = ", ".join("native" if size is None else str(size) for size in over)
-            yield f"{name} at full size: left out at {listed}, above --peer-side {up_to}"
+            yield f"{name} at full size: left out at {', '.join(over)}, above --peer-side {up_to}"
