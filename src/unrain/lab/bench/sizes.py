@@ -150,7 +150,7 @@ def measure_sizes(
     photos = photos.resolve()
     suite = open_suite(photos.parent, photos.name, real=True)
     runners = list(_runners(candidates, given, options))
-    sizes = sorted({size for size in options.size if size != "native"})
+    sizes = sorted({size for size in options.size if isinstance(size, int)})
     if sizes and sizes[0] < SHORTEST:
         raise UsageError(f"size is {sizes[0]}: give {SHORTEST} or more pixels, or native")
     wanted: list[Side] = [*sizes, *(["native"] if "native" in options.size else [])]
@@ -160,7 +160,7 @@ def measure_sizes(
         for i, runner in enumerate(runners)
         for rain in rains
         for size in wanted
-        if runner.up_to is None or (size != "native" and size <= runner.up_to)
+        if runner.up_to is None or (isinstance(size, int) and size <= runner.up_to)
     }
     names: dict[Side, list[str]] = {size: [] for size in wanted}
     sides: dict[str, int] = {}
@@ -178,7 +178,7 @@ def measure_sizes(
             names[size].append(name)
         measured = 0
         for size in its_sizes:
-            reduced = clean if size == "native" else reduce_to(clean, size)
+            reduced = reduce_to(clean, size) if isinstance(size, int) else clean
             for rain in rains:
                 results = {i: kept[i, rain, size] for i in range(len(runners)) if (i, rain, size) in kept}
                 _measure(reduced, name, rain, runners, results, options)
@@ -342,6 +342,6 @@ def _too_large(
 ) -> Iterator[str]:
     """Say which sizes are too large for a candidate."""
     for name, up_to in {runner.candidate.name: runner.up_to for runner in runners if runner.up_to}.items():
-        over = [str(size) for size in wanted if names[size] and (size == "native" or size > up_to)]
+        over = [str(size) for size in wanted if names[size] and (not isinstance(size, int) or size > up_to)]
         if over:
             yield f"{name} at full size: left out at {', '.join(over)}, above --peer-side {up_to}"
