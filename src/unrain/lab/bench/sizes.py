@@ -153,7 +153,9 @@ def measure_sizes(
     sizes = sorted({size for size in options.size if isinstance(size, int)})
     if sizes and sizes[0] < SHORTEST:
         raise UsageError(f"size is {sizes[0]}: give {SHORTEST} or more pixels, or native")
-    wanted: list[Side] = [*sizes, *(["native"] if "native" in options.size else [])]
+    wanted: list[Side] = list(sizes)
+    if "native" in options.size:
+        wanted.append("native")
     rains = tuple(dict.fromkeys(options.rain))
     kept = {
         (i, rain, size): _open(suite, runner, rain, size, options, folder)
@@ -271,9 +273,10 @@ def _measure(
     missing = [i for i, found in results.items() if name not in found.rows]
     if not missing:
         return
-    rainy = add_layer(clean, rain_layer(*clean.shape[:2], rain, name=name, seed=options.seed))
+    height, width = clean.shape[:2]
+    rainy = add_layer(clean, rain_layer(height, width, rain, name=name, seed=options.seed))
     before = {"psnr_rainy": finite(psnr(rainy, clean)), "chroma_rainy": chroma_change(rainy, clean)}
-    pixels = clean.shape[0] * clean.shape[1]
+    pixels = height * width
     for i in missing:
         runner, rows = runners[i], results[i].rows
         start = time.perf_counter()
