@@ -7,11 +7,12 @@ from cyclopts import App, Parameter, validators
 
 from unrain.cli.output import extra, print_line
 from unrain.cli.progress import Bar
-from unrain.lab.bench.options import BenchOptions, SheetOptions, SpeedOptions, TaskOptions
+from unrain.lab.bench.options import BenchOptions, SheetOptions, SizesOptions, SpeedOptions, TaskOptions
 
 _Models = Annotated[str, Parameter(name="MODEL")]
 _Flat = Parameter(name="*")
 _BENCH, _SHEET, _SPEED, _TASK = BenchOptions(), SheetOptions(), SpeedOptions(), TaskOptions()
+_SIZES = SizesOptions()
 _Positive = Parameter(validator=validators.Number(gte=1))
 
 
@@ -172,6 +173,24 @@ def bench_speed(*models: _Models, options: Annotated[SpeedOptions, _Flat] = _SPE
         from unrain.lab.bench import command
 
         command.time_models(models, options, say=bar.print, progress=bar.step)
+
+
+@bench.command(name="sizes")
+def bench_sizes(*models: _Models, photos: Path, options: Annotated[SizesOptions, _Flat] = _SIZES) -> None:
+    """Measure models on large photographs in several sizes, in drawn rain.
+
+    Scores are kept in runs/bench.
+
+    Args:
+        models: Models of the zoo, ONNX files, or checkpoints of unrain train; the default model if none is
+            given.
+        photos: Folder with clean, large photographs.
+        options: The rest.
+    """
+    with extra("lab", "bench sizes"), Bar(animated=False) as bar:
+        from unrain.lab.bench import command
+
+        command.compare_sizes(models, photos, options, say=bar.print, progress=bar.step)
 
 
 @bench.command(name="sheet")

@@ -123,7 +123,8 @@ def test_weights_are_those_of_the_network(tiny_model):
 
 
 def test_memory_is_that_of_a_fresh_process(tiny_model, tmp_path, monkeypatch):
-    arguments = {"width": 24, "height": 16, "recursions": 1, "threads": 1}
+    picture = np.zeros((16, 24, 3), np.uint8)
+    arguments = {"picture": picture, "recursions": 1, "threads": 1}
     held = np.ones(100_000_000)
     # A file of the working folder must not be imported in place of a library.
     (tmp_path / "json.py").write_text("raise SystemExit(3)")

@@ -17,6 +17,7 @@ from unrain.errors import UnrainError, UsageError
 from unrain.lab.checkpoint import load_checkpoint
 from unrain.lab.data.pairs import key, pictures, read
 from unrain.lab.data.rain import RGB8
+from unrain.lab.export import measure_halo
 from unrain.lab.nets import build
 from unrain.lab.nets.layers import RecursiveNet
 from unrain.lab.torch_engine import TorchEngine
@@ -82,24 +83,49 @@ def find_peer(text: str) -> Candidate:
 
 
 def open_derainer(
-    source: zoo.Model | RecursiveNet, recursions: int | None, threads: int = 0
+    source: zoo.Model | RecursiveNet,
+    recursions: int | None,
+    threads: int = 0,
+    *,
+    levels: int | None = 1,
+    halo: int | None = None,
 ) -> tuple[Derainer, int]:
-    """Make a network ready to run, at full size whatever the size of a picture: the field's protocol.
+    """Make a network ready to run; by default at full size whatever the picture's: the field's protocol.
 
     Args:
         source: An exported model, or a network.
         recursions: How many; the network's own number when None.
         threads: CPU threads, 0 for all.
+        levels: At how many sizes a picture is looked at, see `Derainer`.
+        halo: Context at the edges of tiles, see `halo_of`, for a network that is not exported; it takes every
+            picture whole when None.
 
     Returns:
         The Derainer, and how many recursions the network makes for a picture.
     """
     if isinstance(source, zoo.Model):
-        derainer = Derainer(source, recursions=recursions, threads=threads, levels=1)
+        derainer = Derainer(source, recursions=recursions, threads=threads, levels=levels)
         return derainer, derainer.recursions
     engine = TorchEngine(source, recursions=recursions, threads=threads)
-    derainer = Derainer(engine, recursions=recursions if engine.recursive else None, levels=1)
+    if halo is not None:
+        engine.halo = halo
+    derainer = Derainer(engine, recursions=recursions if engine.recursive else None, levels=levels)
     return derainer, derainer.recursions * engine.recursions_per_step
+
+
+def halo_of(net: RecursiveNet, recursions: int | None = None) -> int:
+    """Return the context in pixels that a tile needs in one step of `TorchEngine`.
+
+    Args:
+        net: A network that has not been exported.
+        recursions: How many it makes; its own number when None.
+
+    Raises:
+        UnrainError: It sees farther than can be measured.
+    """
+    if net.reach is not None:
+        return net.reach * (1 if net.recursive else recursions or net.recursions)
+    return measure_halo(net.eval(), None if net.recursive else 1)
 
 
 def find_results(folder: Path, suite: str) -> Callable[[str], RGB8]:

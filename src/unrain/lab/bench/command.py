@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from unrain import zoo
-from unrain.errors import UsageError
+from unrain.errors import UnrainError, UsageError
 from unrain.lab.bench import candidates
 from unrain.lab.bench.cache import FOLDER
 from unrain.lab.bench.candidates import Candidate
@@ -17,6 +17,7 @@ from unrain.lab.bench.options import (
     BenchOptions,
     CandidateOptions,
     SheetOptions,
+    SizesOptions,
     SpeedOptions,
     SuiteOptions,
     TaskOptions,
@@ -26,6 +27,7 @@ from unrain.lab.bench.report.contact_sheet import draw_sheet, write_sheet
 from unrain.lab.bench.report.published import figures_of
 from unrain.lab.bench.report.readme import write_scores
 from unrain.lab.bench.run import Measured, run
+from unrain.lab.bench.sizes import measure_sizes
 from unrain.lab.bench.speed import SpeedTable, measure_speed
 from unrain.lab.data.pairs import packed
 from unrain.lab.data.suites import Suite, find_suites, open_suite
@@ -163,6 +165,41 @@ def time_models(models: Sequence[str], options: SpeedOptions, *, say: Say, progr
         return
     for line in _speed_lines(report, peer.name if peer else None, cost=options.cost):
         say(line)
+
+
+def compare_sizes(
+    models: Sequence[str], photos: Path, options: SizesOptions, *, say: Say, progress: Progress
+) -> None:
+    """Measure models on photographs of several sizes, and print the table.
+
+    Args:
+        models: What names them on the command line.
+        photos: The folder of clean photographs.
+        options: The rest.
+        say: Called with each line of the result.
+        progress: Called with (photograph, its measurements done, its measurements in all).
+
+    Raises:
+        UsageError: No photograph is as large as a size, or a number is not right.
+        UnrainError: Something is missing or broken; after the table also where a photograph is.
+    """
+    # Matplotlib takes a second to import.
+    from unrain.lab.bench.report import sizes
+
+    found, given = _candidates(models, options)
+    table = measure_sizes(found, given, photos, options, folder=FOLDER, progress=progress)
+    if options.csv:
+        sizes.write_csv(options.csv, table)
+    if options.report:
+        sizes.write_page(options.report, table)
+    if options.json:
+        say(json.dumps(asdict(table), indent=2))
+    else:
+        for line in sizes.lines(table):
+            say(line)
+    if table.unreadable:
+        more = f" and {len(table.unreadable) - 1} more" * (len(table.unreadable) > 1)
+        raise UnrainError(f"{table.unreadable[0]}{more}: left out, the table is of the others")
 
 
 def measure_tasks(

@@ -84,11 +84,18 @@ def measure_cost(
     if not isinstance(source, zoo.Model | RecursiveNet) or recursions is None:
         return None
     width, height = parse_size(size)
-    kind: memory.Kind = "model" if isinstance(source, zoo.Model) else "peer" if given.peer else "network"
+    picture = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
     peak = memory.peak_memory(
-        given.text, kind, width=width, height=height, recursions=recursions, threads=threads
+        given.text, kind_of(candidate, given), picture, recursions=recursions, threads=threads
     )
     return Cost(count_parameters(source), round(macs_per_pixel(source, recursions), 1), peak, size)
+
+
+def kind_of(candidate: Candidate, given: Given) -> memory.Kind:
+    """Say how another process opens a candidate."""
+    if isinstance(candidate.source, zoo.Model):
+        return "model"
+    return "peer" if given.peer else "network"
 
 
 def count_parameters(source: zoo.Model | RecursiveNet) -> int:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from unrain.errors import UnrainError
 
@@ -22,17 +23,25 @@ Kind = Literal["model", "network", "peer"]
 
 
 def peak_memory(
-    text: str, kind: Kind, *, width: int, height: int, recursions: int, threads: int = 0
+    text: str,
+    kind: Kind,
+    picture: NDArray[np.uint8],
+    *,
+    recursions: int,
+    threads: int = 0,
+    levels: int | None = 1,
+    halo: int | None = None,
 ) -> float | None:
     """Run a model once in a fresh process and return the most memory that it held.
 
     Args:
         text: What names the model on the command line, see `unrain.lab.bench.candidates`.
         kind: An exported model, a checkpoint, or a peer's weights.
-        width: Of the picture.
-        height: Of the picture.
+        picture: What it is run on, H x W x 3.
         recursions: How many.
         threads: CPU threads, 0 for all.
+        levels: At how many sizes the picture is looked at, see `Derainer`.
+        halo: Context at the edges of a network's tiles, see `open_derainer`.
 
     Returns:
         Megabytes of 10^6 bytes; None where the system does not tell (Windows).
@@ -43,34 +52,47 @@ def peak_memory(
     wanted = {
         "text": text,
         "kind": kind,
-        "size": [height, width],
+        "shape": picture.shape,
         "recursions": recursions,
         "threads": threads,
+        "levels": levels,
+        "halo": halo,
     }
     here = str(Path(__file__).parents[3])
     paths = os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))
     # -P: a file in the working folder must not stand in for a library.
     command = [sys.executable, "-P", "-m", "unrain.lab.bench.memory", json.dumps(wanted)]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": paths})
+    environment = os.environ | {"PYTHONPATH": paths}
+    done = subprocess.run(command, input=picture.tobytes(), capture_output=True, env=environment)
     if done.returncode:
-        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        said = done.stderr.decode(errors="replace").strip().splitlines()
+        reason = (said or [f"exit code {done.returncode}"])[-1]
         raise UnrainError(f"{text}: its memory cannot be measured ({reason}); try a smaller --size")
     found: int | None = json.loads(done.stdout.strip().splitlines()[-1])
     return None if found is None else round(found / 1e6, 1)
 
 
-def _run(text: str, kind: Kind, size: list[int], recursions: int, threads: int) -> None:
+def _run(
+    text: str,
+    kind: Kind,
+    shape: list[int],
+    recursions: int,
+    threads: int,
+    levels: int | None,
+    halo: int | None,
+) -> None:
+    picture = np.frombuffer(sys.stdin.buffer.read(), np.uint8).reshape(shape)
     if kind == "model":
         from unrain.derainer import Derainer
 
-        derainer = Derainer(text, recursions=recursions, threads=threads, levels=1)
+        derainer = Derainer(text, recursions=recursions, threads=threads, levels=levels)
     else:
         from unrain.lab.bench import candidates
 
         found = candidates.find_peer(text) if kind == "peer" else candidates.find(text)
         source: Any = found.source
-        derainer, _ = candidates.open_derainer(source, recursions, threads)
-    derainer(np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8))
+        derainer, _ = candidates.open_derainer(source, recursions, threads, levels=levels, halo=halo)
+    derainer(picture)
 
 
 def _peak() -> int | None:

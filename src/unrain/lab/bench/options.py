@@ -5,12 +5,18 @@ They are the parameters of the commands: the attributes' docstrings are what `--
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter, validators
 
 SIZE = "481x321"
 SIZES = (SIZE, "1280x720", "1920x1080")
+Side = Literal["native"] | int
+Levels = Literal["auto"] | int
+LONG_SIDES: tuple[Side, ...] = (640, 1280, 2560, 4000, "native")
+SHORTEST = 32
+Rain = Literal["scaled", "fine"]
+RAINS: tuple[Rain, ...] = ("scaled", "fine")
 MIN_ROUNDS = 5
 PICTURES = 20
 WIDTH = 360
@@ -57,10 +63,10 @@ class BenchOptions(SuiteOptions):
     """What `unrain bench` measures, and where it writes.
 
     Attributes:
-        metric: Measure also rgb (PSNR and SSIM of all channels), lpips, niqe, brisque or streaks; may be
-            given several times. lpips, niqe and brisque need a file, as NAME:PATH or in UNRAIN_LPIPS,
-            UNRAIN_NIQE and UNRAIN_BRISQUE. Real rain has streaks by default, and niqe and brisque
-            if their files are named.
+        metric: Measure also rgb (PSNR and SSIM of all channels), lpips, niqe, brisque, streaks or chroma
+            (change of colour); may be given several times. lpips, niqe and brisque need a file, as NAME:PATH
+            or in UNRAIN_LPIPS, UNRAIN_NIQE and UNRAIN_BRISQUE. Real rain has streaks by default, and niqe
+            and brisque if their files are named.
         truncate: Also score the results truncated to 8 bits, as the script of PReNet's authors does.
         cost: Also print weights, multiplications, and the peak memory of a process that runs the model once.
         size: WIDTHxHEIGHT of the picture that memory is measured on.
@@ -140,4 +146,34 @@ class TaskOptions(CandidateOptions):
     seed: Annotated[int, _Count] = 0
     fresh: bool = False
     csv: Path | None = None
+    json: bool = False
+
+
+@dataclass(frozen=True)
+class SizesOptions(CandidateOptions):
+    """What `unrain bench sizes` measures, and where it writes.
+
+    Attributes:
+        size: Long side that the photographs are reduced to, in pixels; or native, for those larger than the
+            largest of these as they are. May be given several times.
+        levels: How many sizes of a picture the models look at, each half of the one before: 1 for full size
+            only, or auto; may be given several times, each is measured.
+        rain: Rain to draw: scaled (as large as the picture is) or fine (as in 640 pixels); may be given
+            several times, both by default.
+        peer_side: The long side up to which peers work at full size; larger ones are left out.
+        seed: Another number gives other rain.
+        fresh: Measure again what an earlier run has measured.
+        csv: Also write the table into this file.
+        report: Also write an HTML page with the table and plots of gain against size.
+        json: Print the table as JSON.
+    """
+
+    size: tuple[Side, ...] = LONG_SIDES
+    levels: tuple[Levels, ...] = ("auto",)
+    rain: tuple[Rain, ...] = RAINS
+    peer_side: Annotated[int, _Count] = 1280
+    seed: Annotated[int, _Count] = 0
+    fresh: bool = False
+    csv: Path | None = None
+    report: Path | None = None
     json: bool = False

@@ -54,6 +54,7 @@ class Summary:
         streaks_removed: Share of the streak energy removed, see `unrain.lab.metrics.streaks`.
         streak_pictures: How many pictures have streaks enough to count for that share.
         change_away: Mean absolute change away from streaks, in steps of 8 bits.
+        chroma: Mean absolute change of Cb and Cr, see `unrain.lab.metrics.chroma`.
         reused: How many pictures an earlier run had measured already.
     """
 
@@ -72,6 +73,7 @@ class Summary:
     streaks_removed: float | None = None
     streak_pictures: int | None = None
     change_away: float | None = None
+    chroma: float | None = None
     reused: int = 0
 
 
@@ -151,6 +153,7 @@ def summarise(
         streaks_removed=mean("streaks_removed"),
         streak_pictures=None if (counted := means.get("streak_pictures")) is None else int(counted),
         change_away=mean("away"),
+        chroma=mean("chroma"),
         reused=results.reused,
     )
     if not truncate or suite.kind == "real":

@@ -15,10 +15,10 @@ from unrain.errors import UsageError
 from unrain.lab.data.pairs import Pair
 from unrain.lab.data.rain import RGB8
 from unrain.lab.data.suites import Kind
-from unrain.lab.metrics import brisque, lpips, niqe, psnr_ssim, streaks
+from unrain.lab.metrics import brisque, chroma, lpips, niqe, psnr_ssim, streaks
 from unrain.lab.weights_file import weights_file
 
-METRICS = ("rgb", "lpips", "niqe", "brisque", "streaks")
+METRICS = ("rgb", "lpips", "niqe", "brisque", "streaks", "chroma")
 # A picture that comes out unchanged has no finite PSNR; it counts as this in a mean.
 UNCHANGED = 100.0
 # Those that need a file of the user's: the variable that names it, and how to get it.
@@ -75,6 +75,9 @@ class Measures:
                 row["ssim_rgb"] = psnr_ssim.ssim_rgb(result, pair.clean)
             if self.lpips:
                 row["lpips"] = self.lpips.measure(result, pair.clean)
+        if "chroma" in self.wanted:
+            # Without ground truth the clean side is the input itself.
+            row["chroma"] = chroma.chroma_change(result, pair.clean)
         if self.niqe:
             row["niqe"] = self.niqe(result)
         if self.brisque:

@@ -59,9 +59,11 @@ class RecursiveNet(nn.Module, ABC):
         multiple: What height and width must be divisible by inside `step`.
         recursions: How many recursions `forward` makes when it is not told otherwise (T).
         recursive: Whether `step` looks at the estimate; if not, one recursion is all there is.
+        reach: How many pixels away one recursion looks at most; None where nobody has counted.
     """
 
     recursive: bool = True
+    reach: int | None = None
 
     def __init__(self, multiple: int, recursions: int) -> None:
         """Remember the size rule and the default number of recursions.

@@ -33,6 +33,8 @@ class PReNet(RecursiveNet):
     """
 
     recursive = False
+    # 3x3 convolutions one after the other: the first, a gate, two in each block, the last.
+    reach = 3 + 2 * _BLOCKS
 
     def __init__(self, recursions: int = 6) -> None:
         super().__init__(multiple=1, recursions=recursions)

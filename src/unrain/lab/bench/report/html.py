@@ -59,6 +59,7 @@ _COLUMNS = (
     _Column("streaks_removed", "streaks removed", decimals=3),
     _Column("streak_pictures", "of pictures"),
     _Column("change_away", "change away", decimals=2),
+    _Column("chroma", "change of chroma", decimals=2),
     _Column("seconds", "seconds", decimals=3),
     _Column("parameters", "weights"),
     _Column("macs_per_pixel", "kMAC a pixel", 1e3, 1),
@@ -107,7 +108,24 @@ def page(
         _section(f"suite{i}", group, examples, families, costs, published, threads, budget)
         for i, (group, examples) in enumerate(zip(suites, shown, strict=True))
     ]
-    links = "".join(f'<a href="#suite{i}">{_text(group[0].suite.name)}</a>' for i, group in enumerate(suites))
+    links = "".join(
+        f'<a href="#suite{i}">{as_text(group[0].suite.name)}</a>' for i, group in enumerate(suites)
+    )
+    notes = f"{_protocol(measured, costs)}\n{_sources(suites) if published else ''}"
+    return document("unrain bench", links, "".join(sections), notes, threads=threads, code=fingerprint())
+
+
+def document(title: str, links: str, body: str, notes: str, *, threads: int, code: str) -> str:
+    """Return a whole page, closed to the outside.
+
+    Args:
+        title: Of the page.
+        links: To the page's sections, HTML.
+        body: The sections, HTML.
+        notes: How it was measured, HTML.
+        threads: CPU threads, 0 for all.
+        code: Fingerprint of the code that measured.
+    """
     here = Path(__file__)
     style, script = (here.with_suffix(ending).read_text(encoding="utf-8") for ending in (".css", ".js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -122,24 +140,23 @@ def page(
 <meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy" content="{policy}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>unrain bench</title>
+<title>{title}</title>
 <style>
 {style}</style>
 </head>
 <body>
 <header>
-<h1>unrain bench</h1>
-<p class="soft">unrain {__version__}, code {fingerprint()[:12]}, written
-{datetime.now(UTC):%Y-%m-%d %H:%M} UTC on {_text(hardware(torch.device("cpu")))}, {cores}</p>
+<h1>{title}</h1>
+<p class="soft">unrain {__version__}, code {code[:12]}, written
+{datetime.now(UTC):%Y-%m-%d %H:%M} UTC on {as_text(hardware(torch.device("cpu")))}, {cores}</p>
 <nav aria-label="Suites">{links}</nav>
 </header>
 <main>
-{"".join(sections)}
+{body}
 </main>
 <footer>
 <h2>How measured</h2>
-{_protocol(measured, costs)}
-{_sources(suites) if published else ""}
+{notes}
 </footer>
 <script>{script}</script>
 </body>
@@ -167,7 +184,7 @@ def _section(
     plots = "".join(_plots(anchor, group, families, costs))
     pictures = "".join(_shown(one, names, threads, budget) for one, names in examples)
     return f"""<section id="{anchor}">
-<h2>{_text(suite.name)}</h2>
+<h2>{as_text(suite.name)}</h2>
 <p class="soft">{kind}</p>
 {_table(group, families, costs, published)}
 {_training(group, figures)}
@@ -204,10 +221,11 @@ def _table(
         cells = "".join(_cell(row[column.field], column, others) for column in columns)
         origin = f"published {row['year']}" if others else "measured"
         lines.append(
-            f'<tr class="{row["origin"]}"><td data-value="{_text(name)}">{dot}{_text(name)}{cut}</td>{cells}'
+            f'<tr class="{row["origin"]}">'
+            f'<td data-value="{as_text(name)}">{dot}{as_text(name)}{cut}</td>{cells}'
             f'<td data-value="{origin}"><span class="badge">{origin}</span></td></tr>'
         )
-    label = f"Scores on {_text(group[0].suite.name)}"
+    label = f"Scores on {as_text(group[0].suite.name)}"
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="{label}">'
         f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
@@ -231,7 +249,7 @@ def _training(group: list[Measured], figures: list[Figure]) -> str:
         for row in tables.as_rows([one], {})[:1]
     }
     said |= {f"{figure.label}, {figure.year}": f"{figure.trained_on} ({figure.remark})" for figure in figures}
-    items = "".join(f"<dt>{_text(name)}</dt><dd>{_text(data)}</dd>" for name, data in said.items())
+    items = "".join(f"<dt>{as_text(name)}</dt><dd>{as_text(data)}</dd>" for name, data in said.items())
     return (
         f"<details><summary>What each was trained on: not the same data</summary><dl>{items}</dl></details>"
     )
@@ -251,7 +269,7 @@ def _plots(
             points.append(Point(_label(one), families[one.candidate], cost.macs_per_pixel / 1e3, quality))
     if points:
         axis = "streaks removed" if real else "PSNR on Y, dB"
-        title = f"{axis} against cost on {_plain(suite.name)}; the table has the numbers"
+        title = f"{axis} against cost on {printable(suite.name)}; the table has the numbers"
         drawn = quality_plot(points, axis, title, f"{anchor}-cost")
         yield f"<figure><figcaption>Quality against cost</figcaption>{drawn}</figure>"
     series = [
@@ -260,7 +278,7 @@ def _plots(
         if not real
     ]
     if series:
-        title = f"Histograms of the pictures' PSNR on {_plain(suite.name)}"
+        title = f"Histograms of the pictures' PSNR on {printable(suite.name)}"
         drawn = histograms(series, "PSNR on Y, dB", title, f"{anchor}-psnr")
         yield f"<figure><figcaption>PSNR of the pictures, with the median</figcaption>{drawn}</figure>"
 
@@ -298,16 +316,16 @@ def _shown(one: Measured, said: dict[str, str], threads: int, budget: int) -> st
         if suite.kind == "pairs":
             cells.append(("clean", pair.clean))
         images = "".join(
-            f'<figure><img src="{_as_url(picture, budget)}" alt="{_text(name)}: {what}" '
+            f'<figure><img src="{_as_url(picture, budget)}" alt="{as_text(name)}: {what}" '
             f'width="{picture.shape[1]}" height="{picture.shape[0]}" loading="lazy">'
             f"<figcaption>{what}</figcaption></figure>"
             for what, picture in cells
         )
         row = one.per_image[name]
         scores = f", {_psnr(one, name):.2f} dB, SSIM {row['ssim']:.4f}" if place else ""
-        caption = f"{f'<b>{place.capitalize()}</b> ' if place else ''}{_text(name)}{scores}"
+        caption = f"{f'<b>{place.capitalize()}</b> ' if place else ''}{as_text(name)}{scores}"
         trios.append(f'<figure class="trio"><figcaption>{caption}</figcaption><div>{images}</div></figure>')
-    return f"<h3>{_text(_label(one))}</h3>{''.join(trios)}"
+    return f"<h3>{as_text(_label(one))}</h3>{''.join(trios)}"
 
 
 def _as_url(picture: RGB8, budget: int) -> str:
@@ -342,7 +360,7 @@ def _protocol(measured: Sequence[Measured], costs: tables.Costs) -> str:
             f"is the peak of a fresh process that runs this model alone, once, on a picture of {sizes}, "
             "Python and libraries included."
         )
-    return "".join(f"<p>{_text(line)}</p>" for line in lines)
+    return "".join(f"<p>{as_text(line)}</p>" for line in lines)
 
 
 def _sources(suites: list[list[Measured]]) -> str:
@@ -350,8 +368,8 @@ def _sources(suites: list[list[Measured]]) -> str:
         figure.source.number: figure.source for group in suites for figure in figures_of(group[0].suite)
     }
     items = "".join(
-        f'<li value="{number}">{_text(str(found[number]))} '
-        f'<a href="{_text(found[number].url)}" rel="noreferrer">open</a></li>'
+        f'<li value="{number}">{as_text(str(found[number]))} '
+        f'<a href="{as_text(found[number].url)}" rel="noreferrer">open</a></li>'
         for number in sorted(found)
     )
     return f"<h2>Sources of published figures</h2><ol>{items}</ol>" if items else ""
@@ -366,16 +384,16 @@ def _psnr(one: Measured, name: str) -> float:
 
 def _label(one: Measured) -> str:
     recursions = one.scores[0].recursions
-    return _plain(one.candidate.name) + (
+    return printable(one.candidate.name) + (
         f", {recursions} recursion{'s' * (recursions != 1)}" if recursions else ""
     )
 
 
-def _plain(text: str) -> str:
+def printable(text: str) -> str:
     """Replace what cannot be printed: file names may hold control characters, which XML forbids."""
     return "".join(sign if sign.isprintable() else "\ufffd" for sign in text)
 
 
-def _text(text: str) -> str:
+def as_text(text: str) -> str:
     """Return a text for HTML, in an element or in an attribute."""
-    return escape(_plain(text))
+    return escape(printable(text))

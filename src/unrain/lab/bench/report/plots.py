@@ -71,6 +71,21 @@ class Series:
     values: Sequence[float]
 
 
+@dataclass(frozen=True)
+class Gains:
+    """One model in the plot of gain against size.
+
+    Attributes:
+        label: What the legend says.
+        sizes: Long sides in pixels, rising.
+        gains: In dB, one for each.
+    """
+
+    label: str
+    sizes: Sequence[int]
+    gains: Sequence[float]
+
+
 def quality_plot(points: Sequence[Point], quality: str, title: str, prefix: str) -> str:
     """Draw quality against cost.
 
@@ -123,6 +138,36 @@ def quality_plot(points: Sequence[Point], quality: str, title: str, prefix: str)
         axes.grid(alpha=0.15, color=_INK)
         axes.set_xlabel("thousand multiplications a pixel, all recursions")
         axes.set_ylabel(quality)
+        return _inline(figure, title, prefix)
+
+
+def gain_plot(lines: Sequence[Gains], title: str, prefix: str) -> str:
+    """Draw gain against size, with a line at no gain.
+
+    Args:
+        lines: One or more; each has a colour of its own.
+        title: What a reader who cannot see the plot is told.
+        prefix: See `quality_plot`.
+
+    Returns:
+        An svg element.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(_WIDTH, 3.0 + 0.16 * len(lines)), layout="constrained")
+        axes = figure.subplots()
+        for number, line in enumerate(lines):
+            axes.plot(line.sizes, line.gains, "o-", color=_colour(number), linewidth=1, label=line.label)
+        axes.axhline(0, color=_INK, linewidth=0.6)
+        axes.set_xscale("log")
+        marks = sorted({size for line in lines for size in line.sizes})
+        axes.set_xticks(marks, [str(mark) for mark in marks])
+        axes.minorticks_off()
+        axes.grid(alpha=0.15, color=_INK)
+        axes.set_xlabel("long side, pixels")
+        axes.set_ylabel("gain, dB")
+        legend = figure.legend(loc="outside lower left", frameon=False, fontsize=8)
+        for text in legend.get_texts():
+            text.set_parse_math(False)
         return _inline(figure, title, prefix)
 
 

@@ -50,6 +50,7 @@ _BY_METRIC = {
         Column("streak_pictures", "of", 4, 0),
         Column("change_away", "away", 6, 2),
     ),
+    "chroma": (Column("chroma", "chroma", 6, 2),),
 }
 
 
