@@ -45,8 +45,10 @@ Progress = Callable[[int, int], None]
 _WHOLE_UP_TO = 1_500_000
 _DEFAULT_TILE = 1152
 MOST_LEVELS = 8
-# Side of a sample of a finer octave, in that octave's pixels.
-_SAMPLE = 192
+# Side of a sample of a finer octave, in that octave's pixels, and its context: less than a tile's does for a
+# decision.
+_SAMPLE = 96
+_CONTEXT = 32
 _HALF_PRECISION_FROM = 8_000_000
 
 
@@ -430,7 +432,7 @@ class Derainer:
     def _window(self, start: int, extent: int, whole: int, octave: int) -> tuple[slice, slice]:
         """Return the full-size pixels that pixels of an octave depend on, and where these are in the crop."""
         factor = 2**octave
-        first, stop = max(0, start - self._halo), start + extent + self._halo
+        first, stop = max(0, start - _CONTEXT), start + extent + _CONTEXT
         return slice(first * factor, min(stop * factor, whole)), slice(start - first, start - first + extent)
 
     def _at_full_size(

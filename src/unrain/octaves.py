@@ -31,7 +31,7 @@ HARDLY_ANY = 2.5 / 255
 
 # A block of a finer octave is computed where its estimate is expected to change by this share of the layer
 # found in the whole picture (RMS), and by this much of the full range.
-WORTH_SHARE = 0.15
+WORTH_SHARE = 0.28
 WORTH_CHANGE = 1 / 255
 BLOCK = 512
 """Side of a block of a finer octave, in its pixels."""

@@ -192,7 +192,8 @@ def recipe_for(
 ) -> Recipe:
     """Return the recipe that a network is adapted by; its folders are named for the card only."""
     recursions = start.net.recursions
-    split = start.net.recursive and recursions > 1
+    lifted = start.net.levels > 1
+    split = lifted or (start.net.recursive and recursions > 1)
     return Recipe(
         network=start.network,
         arguments=start.arguments,
@@ -201,10 +202,11 @@ def recipe_for(
             Stage(
                 steps,
                 patch=96,
-                batch=4,
+                batch=4 + lifted,
                 real=4,
                 recursions=recursions,
                 split=split,
+                lifted=float(lifted),
                 lr=1e-4,
                 warmup=min(50, steps),
             ),

@@ -69,6 +69,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise UnrainError(f"{path}: not a checkpoint of this version ({reason})") from error
     except Exception as error:  # the unpickler's own exceptions for files that are none
         raise UnrainError(f"{path}: not a checkpoint; give one of `unrain train`") from error
+    net.levels = card.get("levels", 1)
     return Checkpoint(net.eval().requires_grad_(False), name, arguments, card)
 
 

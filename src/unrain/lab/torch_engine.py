@@ -21,16 +21,13 @@ class TorchEngine:
         recursions_per_step: How many recursions of the network one `step` makes.
     """
 
-    def __init__(
-        self, net: RecursiveNet, *, recursions: int | None = None, threads: int = 0, levels: int = 1
-    ) -> None:
+    def __init__(self, net: RecursiveNet, *, recursions: int | None = None, threads: int = 0) -> None:
         """Take a network.
 
         Args:
             net: The network; it is put into evaluation mode.
             recursions: How many a network that is not recursive makes; its own number when None.
             threads: CPU threads, 0 for PyTorch's own choice.
-            levels: Over how many sizes it was trained from coarse to fine.
 
         Raises:
             UsageError: Several recursions of a network that makes one only.
@@ -42,7 +39,7 @@ class TorchEngine:
         self.recursive = net.recursive
         self.recursions = net.recursions if self.recursive else 1
         self.recursions_per_step = 1 if self.recursive else recursions or net.recursions
-        self.levels = levels if self.recursive else 1
+        self.levels = net.levels if self.recursive else 1
         self.multiple = net.multiple
         self.halo = _WHOLE
 

@@ -110,7 +110,7 @@ def identity(candidate: Candidate) -> str:
         contract = {name: source.card.get(name) for name in keys}
         total.update(source.path.read_bytes() + json.dumps(contract, sort_keys=True).encode())
     elif isinstance(source, RecursiveNet):
-        total.update(repr(source).encode())
+        total.update(f"{source} levels={source.levels}".encode())
         for name, value in source.state_dict().items():
             total.update(name.encode() + value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     else:

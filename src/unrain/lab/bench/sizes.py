@@ -325,7 +325,7 @@ def _row(runner: _Runner, rain: Rain, size: Side, names: Sequence[str], results:
         gain=round(statistics.fmean(row["psnr"] - row["psnr_rainy"] for row in rows), 3),
         chroma=mean("chroma", 4),
         chroma_rainy=mean("chroma_rainy", 4),
-        seconds=round(statistics.median(row["seconds"] for row in rows), 3),
+        seconds=round(statistics.median(row["seconds"] for row in rows), 6),
         peak_memory_mb=largest.get("peak_memory_mb"),
         worked_at=Counter(row["worked_at"] for row in rows).most_common(1)[0][0],
         reused=min(results.reused, len(rows)),

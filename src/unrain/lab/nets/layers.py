@@ -59,6 +59,7 @@ class RecursiveNet(nn.Module, ABC):
         multiple: What height and width must be divisible by inside `step`.
         recursions: How many recursions `forward` makes when it is not told otherwise (T).
         recursive: Whether `step` looks at the estimate; if not, one recursion is all there is.
+        levels: Over how many sizes it was trained from coarse to fine; the trainer and checkpoints set it.
         reach: How many pixels away one recursion looks at most; None where nobody has counted.
     """
 
@@ -76,6 +77,7 @@ class RecursiveNet(nn.Module, ABC):
             raise ValueError(f"multiple and recursions start at 1, not {multiple} and {recursions}")
         self.multiple = multiple
         self.recursions = recursions
+        self.levels = 1
 
     @abstractmethod
     def step(self, rainy: Tensor, estimate: Tensor) -> Tensor:

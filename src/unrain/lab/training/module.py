@@ -78,6 +78,7 @@ class Deraining(pl.LightningModule):
         # Lightning has a `name` of its own.
         self.recipe, self.recipe_name, self.prior, self.teacher = recipe, name, prior, teacher
         self.net = channels_last(build(recipe.network, **recipe.arguments))
+        self.net.levels = 2 if any(stage.lifted for stage in recipe.stages) else 1
         self.real = RealRain(recipe.real) if recipe.real else None
         if recipe.compile:
             self.net.compile()
@@ -209,7 +210,7 @@ class Deraining(pl.LightningModule):
             **({"share": recipe.share} if recipe.share < 1 else {}),
             **({"distilled_from": Path(recipe.distillation.weights).name} if recipe.distillation else {}),
             "optimiser": recipe.optimiser,
-            "levels": 2 if any(stage.lifted for stage in recipe.stages) else 1,
+            "levels": self.net.levels,
             "hardware": hardware(self.device, trainer.world_size),
             "torch": str(torch.__version__),
             "licence": recipe.licence,
