@@ -276,3 +276,10 @@ def test_the_estimate_that_an_octave_starts_from_is_the_picture_without_the_lift
     rainy = np.full((3, 10, 12), 0.5, np.float32)
     start = Start(layer, 2, top=8, left=16)
     np.testing.assert_allclose(start.estimate(rainy, np.arange(10), np.arange(12)), 0.3, atol=1e-6)
+
+
+@pytest.mark.parametrize(("width", "octaves"), [(1300, (1, 0)), (1301, (1,)), (2600, (2, 1)), (2602, (2,))])
+def test_a_finer_octave_that_costs_little_is_always_computed(width, octaves):
+    flat = np.full((40, width, 3), 90, np.uint8)
+    found = Derainer(OpensFurther()).derain(flat)
+    assert found.octaves == octaves and set(found.shares) == {1.0}

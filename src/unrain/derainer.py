@@ -26,6 +26,7 @@ from unrain.errors import UsageError
 from unrain.image import Array, from_pil, read, to_pil
 from unrain.layer import HARDLY_ANY_RAIN, at_strength, check_strength, mean_change, taken
 from unrain.octaves import (
+    CHEAP_SIDE,
     HARDLY_ANY,
     LEFT_OVER,
     Sample,
@@ -79,6 +80,11 @@ class Derained:
     def hardly_any_rain(self) -> bool:
         """Whether the picture is all but unchanged: its mean absolute change is below `HARDLY_ANY_RAIN`."""
         return mean_change(self.rainy, self.image) < HARDLY_ANY_RAIN
+
+    @property
+    def plan(self) -> tuple[int, ...]:
+        """The octaves for the other frames of a shot: those that ran on half of the picture at least."""
+        return tuple(o for o, share in zip(self.octaves, self.shares, strict=True) if share >= 0.5)
 
     @property
     def sizes(self) -> str:
@@ -331,7 +337,7 @@ class Derainer:
         ran, shares, recursions = [at], [1.0], derained.recursions
         for number, octave in enumerate(steps[1:], 1):
             start = Start(layer, at - octave)
-            if octaves is None:
+            if octaves is None and max(image.shape[:2]) > CHEAP_SIDE << octave:
                 start = self._worth(image, octave, start)
             if start.wanted is not None and not start.wanted.any():
                 continue

@@ -35,6 +35,8 @@ WORTH_SHARE = 0.28
 WORTH_CHANGE = 1 / 255
 BLOCK = 512
 """Side of a block of a finer octave, in its pixels."""
+CHEAP_SIDE = 1300
+"""A finer octave whose long side is no longer, in pixels, is always computed whole: it costs little."""
 
 _STRIP = 256
 # Blocks end in a ramp, drawn in cells of so many pixels.

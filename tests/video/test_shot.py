@@ -1,5 +1,7 @@
 """Cuts are found, motion and rain are none."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -38,4 +40,20 @@ def test_the_octaves_of_a_shot_are_chosen_once(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Derainer, "derain", listening)
     run(clip(tmp_path / "clip.mp4", frames=4, size=(1280, 48), sound=False), Same())
+    assert asked == [None, (1,), (1,), (1,)]
+
+
+def test_a_shot_keeps_the_octaves_that_ran_on_most_of_its_first_frame_and_all_frames_are_alike(
+    tmp_path, monkeypatch
+):
+    asked = []
+    derain = Derainer.derain
+
+    def patchy(self, image, progress=None, *, octaves=None):
+        asked.append(octaves)
+        found = derain(self, image, progress, octaves=octaves or (1,))
+        return found if octaves else replace(found, octaves=(1, 0), shares=(1.0, 0.3))
+
+    monkeypatch.setattr(Derainer, "derain", patchy)
+    run(clip(tmp_path / "clip.mp4", frames=3, size=(1280, 48), sound=False), Same())
     assert asked == [None, (1,), (1,), (1,)]

@@ -259,8 +259,11 @@ class _Pipeline:
             if self._shot.starts(item.pixels):
                 self._octaves = None
             found = self._derainer.derain(item.pixels, octaves=self._octaves)
-            # One choice for a whole shot: another for a frame in between would flicker.
-            self._octaves = found.octaves
+            if self._octaves is None:
+                # One choice for a whole shot, and whole frames: blocks that come and go would flicker.
+                self._octaves = found.plan
+                if self._octaves != found.octaves or min(found.shares) < 1:
+                    found = self._derainer.derain(item.pixels, octaves=self._octaves)
             self._recursions = max(self._recursions, found.recursions)
             self._hardly_any_rain = self._hardly_any_rain and found.hardly_any_rain
             if not self._outgoing.put(DerainedFrame(found.image, item.pts, item.duration, item.pixels)):
