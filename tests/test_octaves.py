@@ -10,7 +10,19 @@ from scipy.ndimage import minimum_filter1d
 from toys import natural
 from unrain.derainer import MOST_LEVELS, Derainer
 from unrain.errors import UsageError
-from unrain.octaves import BLOCK, Sample, Start, blocks, choose, coarsest, lift, shrink, windows
+from unrain.octaves import (
+    BLOCK,
+    Sample,
+    Start,
+    blocks,
+    change,
+    choose,
+    coarsest,
+    lift,
+    rms,
+    shrink,
+    windows,
+)
 
 
 class Opens:
@@ -283,3 +295,14 @@ def test_a_finer_octave_that_costs_little_is_always_computed(width, octaves):
     flat = np.full((40, width, 3), 90, np.uint8)
     found = Derainer(OpensFurther()).derain(flat)
     assert found.octaves == octaves and set(found.shares) == {1.0}
+
+
+def test_what_an_octave_gives_back_of_wider_rain_is_no_reason_to_compute_it():
+    before = (natural(96, 128) / 255 * 0.5).astype(np.float32)
+    wide, narrow = np.zeros((2, *before.shape), np.float32)
+    wide[:, 40:72] = 0.2
+    narrow[:, ::16] = 0.1
+    assert change(before, before + wide, 1) < 0.1 * rms(wide)
+    assert change(before, before - narrow, 1) == pytest.approx(rms(narrow), rel=0.01)
+    # Both at once: the narrow rain still counts.
+    assert change(before, before + wide - narrow, 1) > 0.8 * rms(narrow)

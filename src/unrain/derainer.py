@@ -32,6 +32,7 @@ from unrain.octaves import (
     Sample,
     Start,
     blocks,
+    change,
     choose,
     coarsest,
     lift,
@@ -369,7 +370,8 @@ class Derainer:
             local = replace(start, top=rows.start >> octave, left=columns.start >> octave)
             before = local.estimate(_planes(crop, *_indices(crop)), *_indices(crop))
             after = _planes(self._at_full_size(crop, start=local).image, *_indices(crop))
-            samples.append(Sample(top, left, rms((after - before)[:, y, x]), rms(inner)))
+            before, after = (planes[:, y, x].transpose(1, 2, 0) for planes in (before, after))
+            samples.append(Sample(top, left, change(before, after, start.octave), rms(inner)))
         shape = tuple(-(-extent >> octave) for extent in image.shape[:2])
         return blocks(shape, start.layer, start.octave, samples)
 

@@ -148,7 +148,7 @@ class Sample:
     Attributes:
         top: Of the window, in pixels of the coarser octave's layer.
         left: The same.
-        change: How much the estimate changed there (RMS).
+        change: How much the estimate changed there, see `change`.
         found: The energy (RMS) of the coarser octave's layer there.
     """
 
@@ -156,6 +156,21 @@ class Sample:
     left: int
     change: float
     found: float
+
+
+def change(before: Floats, after: Floats, octave: int) -> float:
+    """Measure how much an octave changes its estimate (RMS), what it gives back of wider rain left out.
+
+    Rain too wide for an octave is no rain to it, and it brightens what a coarser one had darkened: that is
+    no reason to compute it.
+
+    Args:
+        before: The estimate, h x w x 3 in [0, 1].
+        after: What the octave makes of it.
+        octave: How often the picture was halved from this octave to the coarser one.
+    """
+    back = np.maximum(shrink(after, octave) - shrink(before, octave), 0)
+    return rms(after - before - lift(back, octave, slice(0, before.shape[0]), slice(0, before.shape[1])))
 
 
 def blocks(shape: tuple[int, ...], layer: Floats, octave: int, samples: list[Sample]) -> Start:
