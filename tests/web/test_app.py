@@ -404,6 +404,29 @@ def test_malformed_requests(client):
     assert client.get("/%2e%2e/%2e%2e/app.py").status_code == 404
 
 
+NONSENSE = {
+    "origin": {"Origin": "http://["},
+    "origin without end": {"Origin": "http://[::1"},
+    "charset": {"Content-Type": "multipart/form-data; boundary=b; charset=undefined"},
+    "length": {"Content-Length": "nonsense"},
+    "length below zero": {"Content-Length": "-5"},
+    "length of many digits": {"Content-Length": "9" * 5000},
+    "length in other digits": {"Content-Length": "\N{ARABIC-INDIC DIGIT FIVE}"},
+}
+
+
+@pytest.mark.parametrize("kind", NONSENSE)
+def test_nonsense_in_a_header_is_a_bad_request_with_security_headers(client, kind):
+    part = b'Content-Disposition: form-data; name="picture"; filename="a.png"'
+    body = b"--b\r\n" + part + b"\r\n\r\n" + picture() + b"\r\n--b--\r\n"
+    sent = {"Content-Type": "multipart/form-data; boundary=b", **NONSENSE[kind]}
+    headers = [(name, value.encode()) for name, value in sent.items()]
+    answer = client.post("/api/derain", content=body, headers=headers)
+    assert answer.status_code == 400, answer.text
+    assert list(answer.json()) == ["detail"]
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+
+
 def bomb(width=60_000, height=60_000):
     """A PNG of a few kilobytes that says it holds 3.6 gigapixels."""
 

@@ -84,7 +84,9 @@ def check_directories(data: bytes, name: str) -> None:
     order = {b"II": "<", b"MM": ">"}.get(data[:2])
     if order is None:
         return
-    waiting, seen, numbers, fractions = [], set(), 0, 0
+    waiting: list[int] = []
+    seen: set[int] = set()
+    numbers = fractions = 0
     try:
         big = struct.unpack_from(order + "H", data, 2)[0] == 43
         count_kind, entry, link = (

@@ -8,6 +8,7 @@ before anything is read.
 import asyncio
 import contextlib
 import json
+import re
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
@@ -235,7 +236,10 @@ async def _received(request: Request, queue: JobQueue, memory: MemoryReservation
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         raise HTTPException(415, "send multipart/form-data, with the picture in a part called picture")
     # Refused by its header, the picture need not be sent at all.
-    if int(request.headers.get("content-length", 0)) > most:
+    stated = request.headers.get("content-length", "0")
+    if re.fullmatch("[0-9]{1,18}", stated) is None:
+        raise HTTPException(400, "the Content-Length header is no number of bytes")
+    if int(stated) > most:
         raise _too_large(limits)
 
     async def pieces() -> AsyncGenerator[bytes, None]:
@@ -255,6 +259,9 @@ async def _received(request: Request, queue: JobQueue, memory: MemoryReservation
             return await parser.parse()
     except MultiPartException as error:
         raise HTTPException(400, f"the form cannot be read: {error.message}") from error
+    except UnicodeError as error:
+        # A charset that decodes nothing, such as Python's "undefined".
+        raise HTTPException(400, "the form cannot be read in its charset, send UTF-8") from error
     except TimeoutError as error:
         message = f"the picture did not arrive within {limits.transfer:g} seconds"
         raise HTTPException(408, message, {"Connection": "close"}) from error
