@@ -57,7 +57,7 @@ def limited(model_folder, engine=None, **limits):
     app = create([zoo.find(model_folder / "tiny.onnx")], threads=1, limits=Limits(**limits))
     queue = app.app.state.queue
     if engine is not None:
-        queue.engines["tiny"] = engine
+        queue.runner.engines["tiny"] = engine
     with TestClient(app, base_url=URL) as client:
         yield client, queue
 
@@ -312,8 +312,8 @@ def test_no_page_of_documentation_loads_scripts_from_elsewhere(client):
 
 def test_the_whole_zoo_is_offered_with_the_default_first(monkeypatch):
     # That each of them opens is seen in test_zoo.
-    monkeypatch.setattr("unrain.web.queue.OnnxEngine", lambda model, threads: Doorkeeper())
-    models = create(threads=1).app.state.queue.engines
+    monkeypatch.setattr("unrain.web.runner.OnnxEngine", lambda model, threads: Doorkeeper())
+    models = create(threads=1).app.state.queue.runner.engines
     assert list(models) == [model.name for model in zoo.models()]
 
 
@@ -634,7 +634,7 @@ def test_a_fault_inside_tells_nothing(model_folder):
             raise RuntimeError("secret")
 
     app = create([zoo.find(model_folder / "tiny.onnx")], threads=1)
-    app.app.state.queue.engines["tiny"] = Broken()
+    app.app.state.queue.runner.engines["tiny"] = Broken()
     with TestClient(app, base_url=URL, raise_server_exceptions=False) as client:
         answer = send(client)
         assert answer.status_code == 500
