@@ -8,6 +8,7 @@ before anything is read.
 import asyncio
 import contextlib
 import json
+import os
 import re
 from collections.abc import (
     AsyncGenerator,
@@ -58,9 +59,9 @@ STATIC = Path(__file__).parent / "static"
 _FORM = 65_536  # room for a form's other fields and its boundaries
 _PIECE = 65_536
 # Bytes for each pixel of the largest picture.
-_ANSWER_BYTES, _MEMORY = 64, 150
-# Libraries, threads and models; address space, of which only a part is ever used.
-_BASE_MEMORY = 3_000_000_000
+_ANSWER_BYTES, _MEMORY = 64, 100
+# Libraries and models, and what each thread reserves: address space, of which only a part is ever used.
+_BASE_MEMORY, _THREAD_MEMORY = 1_500_000_000, 128_000_000
 _CARD = ("summary", "parameters", "licence", "scores", "training_data")
 _FILES = {
     "picture": "A picture's file.",
@@ -129,8 +130,8 @@ def _runner(models: Sequence[zoo.Model], threads: int, limits: Limits, *, isolat
         return InProcess(open_engines(models, threads), limits.pixels)
     # With everything that can be asked for, an answer has about eight pictures of 16 bits in it.
     answer = _ANSWER_BYTES * limits.pixels + 4 * limits.upload
-    memory = limits.memory or _BASE_MEMORY + _MEMORY * limits.pixels
-    return Isolated(models, threads, Bounds(limits.pixels, answer, memory, limits.decoding))
+    memory = _BASE_MEMORY + _THREAD_MEMORY * (threads or os.cpu_count() or 1) + _MEMORY * limits.pixels
+    return Isolated(models, threads, Bounds(limits.pixels, answer, limits.memory or memory, limits.decoding))
 
 
 class _Page(StaticFiles):

@@ -17,7 +17,6 @@ from pydantic import TypeAdapter, ValidationError
 
 from unrain import image
 from unrain.errors import UnrainError
-from unrain.files import one_line
 from unrain.web.job import TYPES, AbandonedError, Answer, StrengthJob, WebJob, WebOptions
 
 _HEAD = struct.Struct(">cQ")
@@ -169,9 +168,10 @@ def refusal_of(body: bytes) -> Exception:
     """
     header, _ = unpacked(body, 0)
     kind = next((kind for kind in REFUSALS if kind.__name__ == header.get("kind")), None)
-    if kind is None:
+    message = header.get("message")
+    if kind is None or not isinstance(message, str):
         raise MessageError("a refusal that is none")
-    return kind(one_line(header.get("message")))
+    return kind(" ".join(message.split()))
 
 
 def _exactly(stream: IO[bytes], size: int) -> bytes:
