@@ -3,7 +3,10 @@
 import io
 import json
 import os
+import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 import zipfile
@@ -16,18 +19,18 @@ from PIL import Image
 pytest.importorskip("fastapi", reason="needs the extra web")
 pytest.importorskip("uvicorn", reason="needs the extra web")
 pytest.importorskip("python_multipart", reason="needs the extra web")
-pytest.importorskip("httpx", reason="needs httpx")
+httpx = pytest.importorskip("httpx", reason="needs httpx")
 
-from fastapi.testclient import TestClient
+from fastapi.testclient import TestClient  # noqa: E402
 
-from toys import natural, png_of
-from toys_web import Doorkeeper, picture
-from unrain import image, zoo
-from unrain.errors import UnrainError
-from unrain.web import messages, queue, runner
-from unrain.web.app import create
-from unrain.web.job import AbandonedError, Answer, StrengthJob, WebJob, WebOptions
-from unrain.web.queue import Limits
+from toys import ROOT, natural, png_of  # noqa: E402
+from toys_web import Doorkeeper, picture  # noqa: E402
+from unrain import image, zoo  # noqa: E402
+from unrain.errors import UnrainError  # noqa: E402
+from unrain.web import messages, queue, runner, server  # noqa: E402
+from unrain.web.app import create  # noqa: E402
+from unrain.web.job import AbandonedError, Answer, StrengthJob, WebJob, WebOptions  # noqa: E402
+from unrain.web.queue import Limits  # noqa: E402
 
 URL = "http://127.0.0.1:8000"
 # SIGSTOP: a decoder that never comes back, as its server sees it.
@@ -241,6 +244,47 @@ def test_the_worker_ends_when_its_server_is_killed(isolated):
     process = queue.runner._worker
     process.stdin.close()
     assert process.wait(60) == 0
+
+
+def test_it_is_the_default_where_others_can_reach_the_server(monkeypatch):
+    asked = []
+
+    def create(*_, isolate, **__):
+        asked.append(isolate)
+        raise UnrainError("enough")
+
+    monkeypatch.setattr(server, "create", create)
+    for host, isolate in (("127.0.0.1", None), ("0.0.0.0", None), ("127.0.0.1", True), ("0.0.0.0", False)):
+        with pytest.raises(UnrainError, match="enough"):
+            server.serve(host=host, port=0, isolate=isolate, say=print)
+    assert asked == [False, True, True, False]
+
+
+def test_the_command_serves_in_a_worker_and_leaves_none_behind(tiny_model):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+    command = [
+        sys.executable,
+        "-m",
+        "unrain",
+        "serve",
+        "--isolate",
+        "--port",
+        "0",
+        "--model",
+        str(tiny_model),
+    ]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            port = re.search(r"http://127\.0\.0\.1:(\d+)/", process.stderr.readline())[1]
+            files = {"picture": ("a.png", picture())}
+            answer = httpx.post(f"http://127.0.0.1:{port}/api/derain", files=files, timeout=60)
+            assert answer.status_code == 200
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 0
+            # The worker held this pipe too: it ends when both have.
+            assert process.stderr.read() == "unrain: stopped\n"
+        finally:
+            process.kill()
 
 
 # ---------------------------------------------------------------------------------------- without a worker
