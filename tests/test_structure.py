@@ -70,6 +70,9 @@ DECODED = {
     "chunks": lambda: bombs.png(bombs.chunk(b"tIME", b"") * 9_000),
     "chunks of pixels": lambda: bombs.png(last=bombs.chunk(b"IDAT", b"") * 9_000),
     "WebP": lambda: bombs.riff(9_000),
+    "zeros after a PNG": lambda: bombs.png() + bytes(500_000),
+    "zeros after a WebP": lambda: bombs.riff(1) + bytes(500_000),
+    "zeros after a JPEG": lambda: bombs.jpeg() + b"\xff\xfe\0\2" * 20_000,
     "EXIF": lambda: bombs.in_app1(bombs.exif_fractions(7_000)),
     "progressive": lambda: bombs.jpeg(progressive=True),
 }

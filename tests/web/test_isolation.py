@@ -25,7 +25,7 @@ from fastapi.testclient import TestClient  # noqa: E402
 
 from toys import ROOT, natural, png_of  # noqa: E402
 from toys_web import Doorkeeper, picture  # noqa: E402
-from unrain import image, zoo  # noqa: E402
+from unrain import cli, image, zoo  # noqa: E402
 from unrain.errors import UnrainError  # noqa: E402
 from unrain.web import messages, queue, runner, server  # noqa: E402
 from unrain.web.app import create  # noqa: E402
@@ -258,6 +258,9 @@ def test_it_is_the_default_where_others_can_reach_the_server(monkeypatch):
         with pytest.raises(UnrainError, match="enough"):
             server.serve(host=host, port=0, isolate=isolate, say=print)
     assert asked == [False, True, True, False]
+    for option in ("--isolate", "--no-isolate"):
+        assert cli.main(["serve", "--port", "0", option]) == 1
+    assert asked[4:] == [True, False]
 
 
 def test_the_command_serves_in_a_worker_and_leaves_none_behind(tiny_model):

@@ -271,6 +271,8 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     at = 8
     while at + 8 <= len(data):
         size, kind = struct.unpack_from(">I4s", data, at)
+        if kind == b"IEND":
+            return
         body = data[at + 8 : at + 8 + size]
         # EXIF as text still has the old orientation; it is written as a proper chunk.
         if kind in _PNG_KEPT and not body.startswith((b"Raw profile type exif", b"Raw profile type APP1")):
@@ -280,8 +282,8 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 def _riff_chunks(data: bytes) -> Iterator[bytes]:
     """The kinds of the chunks of a WebP."""
-    at = 12
-    while at + 8 <= len(data):
+    at, end = 12, min(len(data), 8 + int.from_bytes(data[4:8], "little"))
+    while at + 8 <= end:
         kind, size = struct.unpack_from("<4sI", data, at)
         yield kind
         at += 8 + size + size % 2

@@ -63,10 +63,8 @@ def check(data: bytes, name: str) -> None:
     """
     if data.startswith(b"\xff\xd8"):
         _check_jpeg(data, name)
-    elif data.startswith(b"\x89PNG\r\n\x1a\n"):
-        _check_chunks(data, name, 8, ">I", size_first=True)
-    elif data.startswith(b"RIFF"):
-        _check_chunks(data, name, 12, "<I", size_first=False)
+    elif data.startswith((b"\x89PNG\r\n\x1a\n", b"RIFF")):
+        _check_chunks(data, name)
     else:
         check_directories(data, name)
 
@@ -153,12 +151,23 @@ def _check_jpeg(data: bytes, name: str) -> None:
     check_directories(bytes(exif), name)
 
 
-def _check_chunks(data: bytes, name: str, at: int, number: str, *, size_first: bool) -> None:
-    """Count the chunks of a PNG (size, kind, data, checksum) or a WebP (kind, size, padded data)."""
+def _check_chunks(data: bytes, name: str) -> None:
+    """Count the chunks of a PNG (size, kind, data, checksum) or a WebP (kind, size, padded data).
+
+    What follows the last one is no part of the picture.
+    """
+    png = data.startswith(b"\x89PNG")
+    at, end = (8, len(data)) if png else (12, min(len(data), 8 + int.from_bytes(data[4:8], "little")))
     count, limit = 0, _CHUNKS + len(data) // _BYTES_A_CHUNK
-    while at + 8 <= len(data):
-        size = struct.unpack_from(number, data, at if size_first else at + 4)[0]
-        at += size + 12 if size_first else 8 + size + size % 2
+    while at + 8 <= end:
+        first, second = data[at : at + 4], data[at + 4 : at + 8]
+        if png:
+            at += int.from_bytes(first) + 12
+            if second == b"IEND":
+                return
+        else:
+            size = int.from_bytes(second, "little")
+            at += 8 + size + size % 2
         count += 1
         if count > limit:
             raise _refusal(name, limit, "chunks")

@@ -19,7 +19,7 @@ def serve(
     max_pixels: Annotated[int, Parameter(validator=validators.Number(gte=1))] = 40_000_000,
     queue: Annotated[int, Parameter(validator=validators.Number(gte=0))] = 8,
     timeout: Annotated[float, Parameter(validator=validators.Number(gt=0))] = 300,
-    isolate: bool | None = None,
+    isolate: Annotated[bool | None, Parameter(negative="--no-isolate")] = None,
 ) -> None:
     """Serve a page and an HTTP API for pictures.
 
