@@ -1,5 +1,6 @@
 """Files of far too many parts are refused before anything decodes them; what programs write is not."""
 
+import io
 import random
 import re
 import struct
@@ -7,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from PIL import Image
 
 import toys_bombs as bombs
 from toys import ROOT
@@ -119,3 +121,12 @@ def test_unclosed_thumbnails_in_xmp_do_not_take_minutes(piece):
     subprocess.run(
         [sys.executable, "-c", code], env={"PYTHONPATH": str(ROOT / "src")}, timeout=60, check=True
     )
+
+
+@pytest.mark.parametrize("kind", ["EPS", "GIF", "PPM", "TGA", "PCX", "SGI"])
+def test_decoders_of_other_formats_are_never_reached(monkeypatch, kind):
+    buffer = io.BytesIO()
+    Image.new("RGB", (16, 16), (9, 100, 200)).save(buffer, kind)
+    monkeypatch.setitem(Image.OPEN, kind, (lambda *_: pytest.fail("was decoded"), lambda _: True))
+    with pytest.raises(UnrainError, match=r"photo\.bin: no picture in JPEG, PNG"):
+        image.decode(buffer.getvalue(), "photo.bin")
