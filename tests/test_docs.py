@@ -1,4 +1,4 @@
-"""Every link between the project's pages leads somewhere."""
+"""Every link between the project's pages leads somewhere, and every test that they name is there."""
 
 import re
 
@@ -29,3 +29,18 @@ def test_links_lead_somewhere(page):
             target = page.parent / path if path else page
             assert target.exists(), link
             assert not anchor or anchor in headings(target), link
+
+
+def test_every_test_that_security_md_names_is_there():
+    text = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    rows = [
+        line.split("|") for line in text.partition("## Defences")[2].splitlines() if line.startswith("| ")
+    ]
+    for _, defence, where, shown, _ in rows[1:]:
+        places = re.findall(r"`([^`]+)`", where)
+        tests = re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", shown)
+        assert places and tests, defence
+        for place in places:
+            assert (ROOT / "src" / "unrain" / place).exists(), place
+        for file, name in tests:
+            assert f"def {name}(" in (ROOT / file).read_text(encoding="utf-8"), name

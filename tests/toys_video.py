@@ -89,6 +89,21 @@ def clip(
     return path
 
 
+def raw_h264(size, frames=6):
+    """Frames without a container: several of different size can follow each other."""
+    width, height = size
+    encoder = av.CodecContext.create("libx264", "w")
+    encoder.width, encoder.height, encoder.pix_fmt, encoder.time_base = width, height, "yuv420p", TICK
+    encoder.options = {"x264-params": "annexb=1:repeat-headers=1"}
+    packets = []
+    for number in range(frames):
+        pixels = np.full((height, width, 3), 20 * number, np.uint8)
+        frame = av.VideoFrame.from_ndarray(pixels, "rgb24").reformat(format="yuv420p")
+        frame.pts = 24 * number
+        packets += encoder.encode(frame)
+    return b"".join(map(bytes, [*packets, *encoder.encode(None)]))
+
+
 def run(source, engine=None, target=None, **options):
     target = target or video.beside(source)
     return video.derain(source, target, Derainer(engine or Same()), VideoOptions(**options)), target

@@ -38,7 +38,7 @@ def running(model_folder, engine=None, **limits):
     """A real server on loopback; gives its port and its queue."""
     app = create([zoo.find(model_folder / "tiny.onnx")], threads=1, limits=Limits(**limits))
     if engine is not None:
-        app.app.state.queue.engines["tiny"] = engine
+        app.app.state.queue.runner.engines["tiny"] = engine
     listener = socket.create_server(("127.0.0.1", 0))
     process = server.configured(app)
     thread = threading.Thread(target=process.run, args=([listener],), daemon=True)

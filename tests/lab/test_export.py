@@ -13,7 +13,7 @@ from torch import nn
 from toys import natural
 from unrain.derainer import Derainer
 from unrain.errors import UnrainError, UsageError
-from unrain.lab import export
+from unrain.lab import checkpoint, export
 from unrain.lab.checkpoint import load_checkpoint
 from unrain.lab.export import export_checkpoint, measure_halo
 from unrain.lab.nets import build
@@ -239,6 +239,41 @@ def test_weights_of_another_network_are_refused(tmp_path):
     save_file({"weight": torch.zeros(1)}, path)
     with pytest.raises(UnrainError, match="lacks 'network'"):
         load_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"width": 4096, "encoder": [9, 9]}, {"width": 10**9}, {"encoder": [10**9]}, {"encoder": [[10**12]]}],
+)
+def test_a_header_that_asks_for_a_far_larger_network_is_refused_before_that_is_built(
+    tmp_path, monkeypatch, arguments
+):
+    built = []
+
+    def build(name, real=checkpoint.build, **arguments):
+        net = real(name, **arguments)
+        built.append(next(net.parameters()).device.type)
+        return net
+
+    monkeypatch.setattr(checkpoint, "build", build)
+    path = tmp_path / "weights.safetensors"
+    header = {"network": "rdmc_lite", "arguments": json.dumps(arguments)}
+    save_file({"weight": torch.zeros(1)}, path, header)
+    with pytest.raises(UnrainError, match="not a checkpoint of this version") as caught:
+        load_checkpoint(path)
+    assert "\n" not in str(caught.value)
+    assert "cpu" not in built
+
+
+def test_a_safetensors_header_with_huge_shapes_is_refused(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    for shape, end in (([10**15, 10**15], 4), ([2**62, 4], 2**64 - 1), ([1], 4)):
+        about = {"dtype": "F32", "shape": shape, "data_offsets": [0, end]}
+        header = json.dumps({"weight": about}).encode()
+        path.write_bytes((len(header) + (10**17 if shape == [1] else 0)).to_bytes(8, "little") + header)
+        with pytest.raises(UnrainError, match=r"weights\.safetensors: not a checkpoint") as caught:
+            load_checkpoint(path)
+        assert "\n" not in str(caught.value)
 
 
 def test_a_checkpoint_runs_no_code(tmp_path):

@@ -28,7 +28,7 @@ from unrain.video import OptionError, VideoOptions, frames
 av = pytest.importorskip("av", reason="PyAV is not installed")
 
 from toys import ROOT  # noqa: E402
-from toys_video import Same, clip, run  # noqa: E402
+from toys_video import Same, clip, raw_h264, run  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
@@ -382,6 +382,33 @@ def test_too_many_pixels(tmp_path):
     source = clip(tmp_path / "clip.mp4", frames=2)
     with pytest.raises(UnrainError, match="64 x 48, more than the limit of 100 pixels"):
         video.derain(source, tmp_path / "new.mp4", Derainer(Same()), max_pixels=100)
+
+
+def test_frames_that_become_too_large_midway_are_not_decoded(tmp_path):
+    source = tmp_path / "clip.mpg"
+    source.write_bytes(raw_h264((64, 48)) + raw_h264((640, 480)))
+    decoded = []
+
+    class Watching(Same):
+        def step(self, rainy, estimate):
+            decoded.append(rainy.mean())
+            return rainy
+
+    whole = video.derain(source, tmp_path / "whole.mp4", Derainer(Watching()))
+    assert (whole.frames, whole.problem, len(decoded)) == (12, "", 12)
+    del decoded[:]
+    report = video.derain(source, tmp_path / "new.mp4", Derainer(Watching()), max_pixels=10_000)
+    assert report.frames == len(decoded) <= 6
+    assert "frames are damaged" in report.problem
+
+
+def test_sound_of_an_unknown_codec_is_named_and_dropped(tmp_path):
+    source = clip(tmp_path / "clip.mkv")
+    # What is left of a codec's name in a damaged header.
+    source.write_bytes(source.read_bytes().replace(b"A_AAC", b"A_XYZ"))
+    report, target = run(source)
+    assert report.warnings == ("sound (stream 1) cannot be kept in .mkv",)
+    assert len(Seen(target).frames) == 10
 
 
 @pytest.mark.parametrize(

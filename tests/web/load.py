@@ -1,10 +1,10 @@
 """A load test: fifty clients at once and malicious ones beside them; too long for the test suite.
 
-    PYTHONPATH=tests python tests/web/load.py 60
+    PYTHONPATH=tests python tests/web/load.py 60 [options of `unrain serve`, such as --isolate]
 
 For that many seconds each client sends pictures, one after the other, and compares every answer byte for byte
 with what the command line would write. Four connections a second are opened that send nothing, half a
-request, noise, or the start of 20 MB, and are never closed.
+request, noise, or the start of 20 MB, and are never closed; one client sends JPEGs of 15,000 scans.
 """
 
 import asyncio
@@ -22,6 +22,7 @@ import httpx
 import numpy as np
 from PIL import Image
 
+import toys_bombs
 from toys import natural
 from unrain import image
 from unrain.derainer import Derainer
@@ -68,7 +69,9 @@ class Load:
         return int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1024
 
     async def run(self):
-        await asyncio.gather(*(self.client() for _ in range(CLIENTS)), self.rude(), self.watch())
+        await asyncio.gather(
+            *(self.client() for _ in range(CLIENTS)), self.rude(), self.bombs(), self.watch()
+        )
 
     async def client(self):
         async with httpx.AsyncClient(timeout=60) as http:
@@ -97,6 +100,14 @@ class Load:
             self.counts["rude"] += len(RUDE)
             await asyncio.sleep(1)
 
+    async def bombs(self):
+        data = toys_bombs.scans(15_000, 2048)
+        async with httpx.AsyncClient(timeout=60) as http:
+            while time.monotonic() < self.stop:
+                answer = await http.post(f"{self.url}/api/derain", files={"picture": ("a.jpg", data)})
+                self.counts[f"bombs: {answer.status_code}"] += 1
+                await asyncio.sleep(0.2)
+
     async def watch(self):
         async with httpx.AsyncClient(timeout=30) as http:
             while time.monotonic() < self.stop:
@@ -107,8 +118,8 @@ class Load:
                 await asyncio.sleep(0.5)
 
 
-def main(seconds):
-    command = [sys.executable, "-m", "unrain", "serve", "--port", "0", "--threads", "1"]
+def main(seconds, *options):
+    command = [sys.executable, "-m", "unrain", "serve", "--port", "0", "--threads", "1", *options]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:
             port = int(re.search(r":(\d+)/", process.stderr.readline())[1])
@@ -128,4 +139,4 @@ def main(seconds):
 
 
 if __name__ == "__main__":
-    main(float(sys.argv[1]))
+    main(float(sys.argv[1]), *sys.argv[2:])

@@ -57,7 +57,7 @@ def limited(model_folder, engine=None, **limits):
     app = create([zoo.find(model_folder / "tiny.onnx")], threads=1, limits=Limits(**limits))
     queue = app.app.state.queue
     if engine is not None:
-        queue.engines["tiny"] = engine
+        queue.runner.engines["tiny"] = engine
     with TestClient(app, base_url=URL) as client:
         yield client, queue
 
@@ -312,8 +312,8 @@ def test_no_page_of_documentation_loads_scripts_from_elsewhere(client):
 
 def test_the_whole_zoo_is_offered_with_the_default_first(monkeypatch):
     # That each of them opens is seen in test_zoo.
-    monkeypatch.setattr("unrain.web.queue.OnnxEngine", lambda model, threads: Doorkeeper())
-    models = create(threads=1).app.state.queue.engines
+    monkeypatch.setattr("unrain.web.runner.OnnxEngine", lambda model, threads: Doorkeeper())
+    models = create(threads=1).app.state.queue.runner.engines
     assert list(models) == [model.name for model in zoo.models()]
 
 
@@ -402,6 +402,29 @@ def test_malformed_requests(client):
     assert client.get("/api/derain").status_code in (404, 405)
     assert client.get("/../../etc/passwd").status_code == 404
     assert client.get("/%2e%2e/%2e%2e/app.py").status_code == 404
+
+
+NONSENSE = {
+    "origin": {"Origin": "http://["},
+    "origin without end": {"Origin": "http://[::1"},
+    "charset": {"Content-Type": "multipart/form-data; boundary=b; charset=undefined"},
+    "length": {"Content-Length": "nonsense"},
+    "length below zero": {"Content-Length": "-5"},
+    "length of many digits": {"Content-Length": "9" * 5000},
+    "length in other digits": {"Content-Length": "\N{ARABIC-INDIC DIGIT FIVE}"},
+}
+
+
+@pytest.mark.parametrize("kind", NONSENSE)
+def test_nonsense_in_a_header_is_a_bad_request_with_security_headers(client, kind):
+    part = b'Content-Disposition: form-data; name="picture"; filename="a.png"'
+    body = b"--b\r\n" + part + b"\r\n\r\n" + picture() + b"\r\n--b--\r\n"
+    sent = {"Content-Type": "multipart/form-data; boundary=b", **NONSENSE[kind]}
+    headers = [(name, value.encode()) for name, value in sent.items()]
+    answer = client.post("/api/derain", content=body, headers=headers)
+    assert answer.status_code == 400, answer.text
+    assert list(answer.json()) == ["detail"]
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
 
 
 def bomb(width=60_000, height=60_000):
@@ -611,7 +634,7 @@ def test_a_fault_inside_tells_nothing(model_folder):
             raise RuntimeError("secret")
 
     app = create([zoo.find(model_folder / "tiny.onnx")], threads=1)
-    app.app.state.queue.engines["tiny"] = Broken()
+    app.app.state.queue.runner.engines["tiny"] = Broken()
     with TestClient(app, base_url=URL, raise_server_exceptions=False) as client:
         answer = send(client)
         assert answer.status_code == 500

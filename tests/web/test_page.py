@@ -125,7 +125,7 @@ def test_the_strength_slider_needs_no_second_run(visit, model_folder):
         done(page, "deep.png")
         done(page, "other.png")
         # Whatever the network is asked for from here on fails.
-        queue.engines["tiny"] = None
+        queue.runner.engines["tiny"] = None
         page.get_by_label("Compare").check()
         sync_api.expect(page.locator("#stage .mixed img")).to_be_visible()
         assert not page.locator("#stage canvas").is_visible()

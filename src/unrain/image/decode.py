@@ -21,6 +21,7 @@ from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from unrain.errors import UnrainError
 from unrain.files import one_line, reading_problem
+from unrain.image import structure
 from unrain.image.metadata import (
     Metadata,
     exif_block,
@@ -56,7 +57,6 @@ _RAW_SIGNATURES = re.compile(
 _NEW_SUBFILE_TYPE, _PHOTOMETRIC, _SUB_IFDS, _DNG_VERSION = 254, 262, 330, 50706
 # Colour filter array; linear RAW.
 _RAW_PHOTOMETRIC = {32803, 34892}
-_MOST_DIRECTORIES = 100
 # Pillow's limit is a global, so one picture is decoded at a time.
 _PILLOW_LIMIT = threading.Lock()
 
@@ -109,10 +109,12 @@ def decode(data: bytes, name: str, *, max_pixels: int = MAX_PIXELS) -> Picture:
         max_pixels: Refuse pictures with more pixels than this.
 
     Raises:
-        UnrainError: The bytes are no picture, or a damaged, animated, RAW or too large one.
+        UnrainError: The bytes are no picture, or a damaged, animated, RAW or too large one, or one that would
+            take minutes to decode.
     """
     if not data:
         raise UnrainError(f"{name}: the file is empty, {_AGAIN}")
+    structure.check(data, name)
     if PurePath(name).suffix.lower() in RAW_SUFFIXES or _is_raw(data):
         raise UnrainError(f"{name}: a camera's RAW file, develop it to JPEG or 16-bit TIFF first")
     with _PILLOW_LIMIT, _pillow_limit(max_pixels), warnings.catch_warnings(record=True) as caught:
@@ -222,6 +224,7 @@ def _decode(data: bytes, name: str, max_pixels: int) -> Picture:
             # Pillow heeds WhiteIsZero for 8 bits only.
             channels = 65535 - channels if tags.get(262) == 0 else channels
     # Pillow turns a TIFF's pixels itself when it loads them.
+    structure.check_directories(exif_block(source), name)
     exif, orientation = upright_exif(tiff_exif(source) if tags else exif_block(source))
     xmp, other = upright_xmp(tags.get(700) or source.info.get("xmp") or b"")
     orientation = 1 if tags else orientation or other or 1
@@ -253,7 +256,7 @@ def _frames(image: ImageFile.ImageFile) -> int:
         return frames
     pages = 0
     # Asking for the number would read every directory, and a small file can hold a million.
-    for page in range(_MOST_DIRECTORIES):
+    for page in range(structure.MOST_DIRECTORIES):
         try:
             image.seek(page)
         except EOFError:

@@ -21,7 +21,7 @@ TIFF_LAYOUT = frozenset({
 # fmt: on
 
 
-_XMP_THUMBNAILS = re.compile(rb"<(xmp|xap):Thumbnails\b[^>]*(?<!/)>.*?</\1:Thumbnails>", re.DOTALL)
+_XMP_THUMBNAILS = re.compile(rb"<(xmp|xap):Thumbnails\b")
 _PHOTOSHOP = b"Photoshop 3.0\0"
 _RESOURCE_THUMBNAILS = {1033, 1036}
 
@@ -157,8 +157,31 @@ def _swap_sides(block: bytearray, width: int | None, height: int | None) -> None
 
 
 def xmp_without_thumbnails(xmp: bytes) -> bytes:
-    """Take the thumbnails out of an XMP packet."""
-    return _XMP_THUMBNAILS.sub(b"", xmp)
+    """Take the thumbnails out of an XMP packet.
+
+    The time grows with the packet's size and no faster, whatever is in it; one regular expression would look
+    for the end of every unclosed element anew.
+    """
+    kept, done, at = [], 0, 0
+    unclosed: set[bytes] = set()
+    while found := _XMP_THUMBNAILS.search(xmp, at):
+        if found[1] in unclosed:
+            at = found.end()
+            continue
+        at = xmp.find(b">", found.end()) + 1
+        if not at:
+            break
+        if xmp[at - 2 : at - 1] == b"/":
+            continue
+        closing = b"</%s:Thumbnails>" % found[1]
+        end = xmp.find(closing, at)
+        if end < 0:
+            unclosed.add(found[1])
+            at = found.end()
+            continue
+        kept.append(xmp[done : found.start()])
+        done = at = end + len(closing)
+    return b"".join(kept) + xmp[done:]
 
 
 def upright_xmp(xmp: bytes) -> tuple[bytes, int]:
@@ -248,6 +271,8 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     at = 8
     while at + 8 <= len(data):
         size, kind = struct.unpack_from(">I4s", data, at)
+        if kind == b"IEND":
+            return
         body = data[at + 8 : at + 8 + size]
         # EXIF as text still has the old orientation; it is written as a proper chunk.
         if kind in _PNG_KEPT and not body.startswith((b"Raw profile type exif", b"Raw profile type APP1")):
@@ -257,8 +282,8 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 def _riff_chunks(data: bytes) -> Iterator[bytes]:
     """The kinds of the chunks of a WebP."""
-    at = 12
-    while at + 8 <= len(data):
+    at, end = 12, min(len(data), 8 + int.from_bytes(data[4:8], "little"))
+    while at + 8 <= end:
         kind, size = struct.unpack_from("<4sI", data, at)
         yield kind
         at += 8 + size + size % 2

@@ -16,6 +16,9 @@ from unrain.files import reading_problem, write
 from unrain.lab.nets import build
 from unrain.lab.nets.layers import RecursiveNet
 
+# Widths, depths and numbers of recursions are far below.
+_LARGEST_ARGUMENT = 4096
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -60,6 +63,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             card = content["unrain"].get("card", {})
             weights = content["state_dict"].items()
             state = {key.removeprefix("net."): value for key, value in weights if key.startswith("net.")}
+        _check_size(path, name, arguments)
         net = build(name, **arguments)
         net.load_state_dict(state)
     except KeyError as error:
@@ -71,6 +75,25 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise UnrainError(f"{path}: not a checkpoint; give one of `unrain train`") from error
     net.levels = card.get("levels", 1)
     return Checkpoint(net.eval().requires_grad_(False), name, arguments, card)
+
+
+def _check_size(path: Path, name: str, arguments: dict[str, Any]) -> None:
+    """Refuse a header that asks for a far larger network than the file can hold, before it is built.
+
+    Raises:
+        ValueError: It asks for more weights than the file has bytes.
+    """
+    numbers = [arguments[key] for key in arguments]
+    while numbers:
+        number = numbers.pop()
+        if isinstance(number, list | tuple):
+            numbers += number
+        elif isinstance(number, int) and number > _LARGEST_ARGUMENT:
+            raise ValueError(f"{number} in its header is out of range")
+    with torch.device("meta"):
+        weights = sum(value.numel() for value in build(name, **arguments).state_dict().values())
+    if weights > path.stat().st_size:
+        raise ValueError(f"its header asks for {weights} weights, more than the file can hold")
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint, *, half: bool = False) -> None:

@@ -33,6 +33,7 @@ from unrain.lab.training.module import Deraining, start_from
 from unrain.lab.training.optimiser import build_optimiser
 from unrain.lab.training.preflight import preflight
 from unrain.lab.training.recipe import Recipe, Search, read_recipe, write_recipe
+from unrain.lab.training.resume import LAST, last_whole
 from unrain.lab.training.train import trainer_for
 
 Batch = tuple[Tensor, ...]
@@ -201,15 +202,15 @@ def search(recipe: Path, data: Path, *, out: Path | None = None) -> Found:
         start_from(module, plan.initial)
     halved = Halves(plan, data)
     out.mkdir(parents=True, exist_ok=True)
-    last = out / "last.ckpt"
-    if not last.exists():
+    last = last_whole(out)
+    if last is None:
         preflight(module.net, halved.both().trained.batch(0), plan, prior)
     trainer = trainer_for(plan, out, optimisers=2)
     with warnings.catch_warnings():
         # The checkpoint is meant to follow the step.
         warnings.filterwarnings("ignore", "Using ModelCheckpoint with manual optimization")
-        trainer.fit(module, halved, ckpt_path=last if last.exists() else None, weights_only=True)
-    trainer.save_checkpoint(last)
+        trainer.fit(module, halved, ckpt_path=last, weights_only=True)
+    trainer.save_checkpoint(out / LAST)
     strengths = {name: float(gate.detach()) for name, gate in module.net.gates.items()}
     chosen = kept(strengths, whole.search.keep)
     found = dataclasses.replace(

@@ -98,6 +98,8 @@ class Reader:
                 f"{source}: {self.width} x {self.height}, more than the limit of {max_pixels:,} pixels, "
                 "raise it with --max-pixels if you trust the file"
             )
+        # The size may change midway: the decoder then refuses before it reserves memory.
+        context.options = {**context.options, "max_pixels": str(max_pixels)}
         if not context.format:
             raise UnrainError(f"{source}: its video cannot be decoded, get it again from its source")
         self.format = context.format

@@ -173,7 +173,9 @@ class Writer:
             stream.type, stream.type
         )
         language = stream.metadata.get("language", "und")
-        name = ", ".join(filter(None, [stream.name, language if language != "und" else None]))
+        # A codec that FFmpeg does not know has no name either.
+        codec = getattr(stream, "name", None)
+        name = ", ".join(filter(None, [codec, language if language != "und" else None]))
         holder = self._target.suffix.lower()
         remedy = "" if holder == ".mkv" or stream.type == "data" else ", a name in .mkv after -o keeps them"
         self.warnings.append(

@@ -8,6 +8,8 @@ before anything is read.
 import asyncio
 import contextlib
 import json
+import os
+import re
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
@@ -48,13 +50,18 @@ from unrain.web.job import (
     WebOptions,
     harmless,
 )
-from unrain.web.queue import BusyError, JobQueue, Limits, MemoryReservation, OverdueError, open_engines
+from unrain.web.queue import BusyError, JobQueue, Limits, MemoryReservation, OverdueError
+from unrain.web.runner import Bounds, InProcess, Isolated, Runner, WorkerDiedError, open_engines
 
 Options = TypeVar("Options", bound=ResultOptions)
 
 STATIC = Path(__file__).parent / "static"
 _FORM = 65_536  # room for a form's other fields and its boundaries
 _PIECE = 65_536
+# Bytes for each pixel of the largest picture.
+_ANSWER_BYTES, _MEMORY = 64, 100
+# Libraries and models, and what each thread reserves: address space, of which only a part is ever used.
+_BASE_MEMORY, _THREAD_MEMORY = 1_500_000_000, 128_000_000
 _CARD = ("summary", "parameters", "licence", "scores", "training_data")
 _FILES = {
     "picture": "A picture's file.",
@@ -76,6 +83,7 @@ def create(
     threads: int = 0,
     loopback: bool = True,
     hosts: Collection[str] = (),
+    isolate: bool = False,
 ) -> Guard:
     """Make the application.
 
@@ -85,12 +93,14 @@ def create(
         threads: CPU threads, 0 for all.
         loopback: Whether only this machine can reach the server.
         hosts: Further host names that the server answers to.
+        isolate: Run jobs in a worker process with limits of memory and time.
 
     Raises:
         UnrainError: A model cannot be opened.
     """
     chosen = zoo.models() if models is None else models
-    queue = JobQueue(limits or Limits(), open_engines(chosen, threads))
+    limits = limits or Limits()
+    queue = JobQueue(limits, _runner(chosen, threads, limits, isolate=isolate))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -115,6 +125,15 @@ def create(
     return Guard(app, loopback=loopback, hosts=hosts)
 
 
+def _runner(models: Sequence[zoo.Model], threads: int, limits: Limits, *, isolate: bool) -> Runner:
+    if not isolate:
+        return InProcess(open_engines(models, threads), limits.pixels)
+    # With everything that can be asked for, an answer has about eight pictures of 16 bits in it.
+    answer = _ANSWER_BYTES * limits.pixels + 4 * limits.upload
+    memory = _BASE_MEMORY + _THREAD_MEMORY * (threads or os.cpu_count() or 1) + _MEMORY * limits.pixels
+    return Isolated(models, threads, Bounds(limits.pixels, answer, limits.memory or memory, limits.decoding))
+
+
 class _Page(StaticFiles):
     """The page's files, which browsers revalidate each time."""
 
@@ -135,10 +154,19 @@ def _add_routes(app: FastAPI, queue: JobQueue, models: Sequence[zoo.Model]) -> N
     @app.get(
         "/healthz",
         summary="Health of the server",
-        response_description="status: ok; version; pictures: how many are waiting or being processed.",
+        response_description="status: ok; version; pictures: how many are waiting or being processed; busy: "
+        "seconds for which the same picture has been in the network, 0 if there is none.",
+        responses={503: {"description": "status: blocked, by a picture that was given up but does not end."}},
     )
-    async def health() -> dict[str, Any]:
-        return {"status": "ok", "version": __version__, "pictures": len(queue.pending)}
+    async def health() -> JSONResponse:
+        blocked = queue.blocked
+        report = {
+            "status": "blocked" if blocked else "ok",
+            "version": __version__,
+            "pictures": len(queue.pending),
+            "busy": round(queue.busy, 3),
+        }
+        return JSONResponse(report, 503 if blocked else 200)
 
     @app.get(
         "/api/models",
@@ -235,7 +263,10 @@ async def _received(request: Request, queue: JobQueue, memory: MemoryReservation
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         raise HTTPException(415, "send multipart/form-data, with the picture in a part called picture")
     # Refused by its header, the picture need not be sent at all.
-    if int(request.headers.get("content-length", 0)) > most:
+    stated = request.headers.get("content-length", "0")
+    if re.fullmatch("[0-9]{1,18}", stated) is None:
+        raise HTTPException(400, "the Content-Length header is no number of bytes")
+    if int(stated) > most:
         raise _too_large(limits)
 
     async def pieces() -> AsyncGenerator[bytes, None]:
@@ -255,6 +286,9 @@ async def _received(request: Request, queue: JobQueue, memory: MemoryReservation
             return await parser.parse()
     except MultiPartException as error:
         raise HTTPException(400, f"the form cannot be read: {error.message}") from error
+    except UnicodeError as error:
+        # A charset that decodes nothing, such as Python's "undefined".
+        raise HTTPException(400, "the form cannot be read in its charset, send UTF-8") from error
     except TimeoutError as error:
         message = f"the picture did not arrive within {limits.transfer:g} seconds"
         raise HTTPException(408, message, {"Connection": "close"}) from error
@@ -263,8 +297,9 @@ async def _received(request: Request, queue: JobQueue, memory: MemoryReservation
 async def _derain_job(form: FormData, queue: JobQueue) -> WebJob:
     upload = _upload(form, "picture")
     options = _options(form, WebOptions)
-    if options.model is not None and options.model not in queue.engines:
-        raise HTTPException(422, f"model: unknown, known ones: {', '.join(queue.engines)}")
+    known = queue.runner.models
+    if options.model is not None and options.model not in known:
+        raise HTTPException(422, f"model: unknown, known ones: {', '.join(known)}")
     return WebJob(await _data(upload, "picture", queue.limits), harmless(upload.filename), options)
 
 
@@ -327,6 +362,11 @@ async def _answered(queue: JobQueue, job: WebJob, request: Request) -> Answer:
         raise HTTPException(422, str(error)) from error
     except MemoryError as error:
         raise HTTPException(503, f"{job.name}: not enough memory, try a smaller tile") from error
+    except WorkerDiedError as error:
+        message = (
+            f"{job.name}: broke off, it needs more memory than there is or is damaged, try a smaller one"
+        )
+        raise HTTPException(503, message) from error
     except OverdueError as error:
         message = f"{job.name}: took more than {queue.limits.timeout:g} seconds, including waiting"
         raise HTTPException(503, message) from error
@@ -376,12 +416,12 @@ class _Sent(Response):
 
 
 def _described(model: zoo.Model, queue: JobQueue) -> dict[str, Any]:
-    engine = queue.engines[model.name]
+    contract = queue.runner.models[model.name]
     return {
         "name": model.name,
         "bytes": model.path.stat().st_size,
-        "recursions": engine.recursions if engine.recursive else 1,
-        "recursive": engine.recursive,
+        "recursions": contract.recursions if contract.recursive else 1,
+        "recursive": contract.recursive,
         **{key: model.card[key] for key in _CARD if key in model.card},
     }
 

@@ -19,6 +19,7 @@ def serve(
     max_pixels: Annotated[int, Parameter(validator=validators.Number(gte=1))] = 40_000_000,
     queue: Annotated[int, Parameter(validator=validators.Number(gte=0))] = 8,
     timeout: Annotated[float, Parameter(validator=validators.Number(gt=0))] = 300,
+    isolate: Annotated[bool | None, Parameter(negative="--no-isolate")] = None,
 ) -> None:
     """Serve a page and an HTTP API for pictures.
 
@@ -34,6 +35,8 @@ def serve(
         max_pixels: Refuse pictures with more pixels.
         queue: How many pictures may wait.
         timeout: Seconds that a picture may take, including waiting.
+        isolate: Decode and derain in a process of their own with limits of memory and time, which is started
+            again if a picture breaks it. By default where other computers can reach the server.
     """
     with extra("web", "serve"):
         from unrain import zoo
@@ -49,4 +52,5 @@ def serve(
             hosts=allow_host,
             say=error_line,
             open_browser=open_browser,
+            isolate=isolate,
         )

@@ -66,8 +66,12 @@ class Guard:
             app = _refusal(
                 421, "this server does not answer to that name; the operator can allow it (--allow-host)"
             )
-        elif scope["method"] not in ("GET", "HEAD") and _foreign(headers):
-            app = _refusal(403, "requests from other sites' pages are refused")
+        elif scope["method"] not in ("GET", "HEAD"):
+            try:
+                if _foreign(headers):
+                    app = _refusal(403, "requests from other sites' pages are refused")
+            except ValueError:
+                app = _refusal(400, "the Origin header is no address")
         await app(scope, receive, send_guarded)
 
     def knows(self, host: str) -> bool:
@@ -88,7 +92,11 @@ def _refusal(status: int, detail: str) -> ASGIApp:
 
 
 def _foreign(headers: Headers) -> bool:
-    """Whether a browser says that the request comes from another site's page; other clients say nothing."""
+    """Whether a browser says that the request comes from another site's page; other clients say nothing.
+
+    Raises:
+        ValueError: `Origin` is no address.
+    """
     origin = headers.get("origin")
     if origin is not None:
         return urlsplit(origin).netloc.lower() != headers.get("host", "").lower()

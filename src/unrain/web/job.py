@@ -4,6 +4,7 @@ import io
 import re
 import time
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import PurePath, PureWindowsPath
 from typing import Annotated, Literal
@@ -149,6 +150,8 @@ class WebJob:
         done: Tiles done.
         total: Tiles in all, 0 before the first is done.
         abandoned: Whether to stop after the current tile.
+        decoding: Whether a file is being decoded.
+        watch: Called with the job whenever one of these numbers changes.
     """
 
     data: bytes
@@ -157,6 +160,8 @@ class WebJob:
     done: int = 0
     total: int = 0
     abandoned: bool = False
+    decoding: bool = False
+    watch: Callable[["WebJob"], None] | None = None
 
     @property
     def size(self) -> int:
@@ -166,6 +171,10 @@ class WebJob:
     def abandon(self) -> None:
         """Stop as soon as possible, and release the picture."""
         self.abandoned = True
+        self.release()
+
+    def release(self) -> None:
+        """Drop the file once it is decoded, or in other hands."""
         self.data = b""
 
     def run(self, engine: Engine, max_pixels: int) -> Answer:
@@ -183,7 +192,7 @@ class WebJob:
         if self.abandoned:
             raise AbandonedError
         options = self.options
-        before = image.decode(self.data, self.name, max_pixels=max_pixels)
+        before = self._decoded(self.data, self.name, max_pixels)
         self.data = b""
         result = self._derained(before, engine, max_pixels)
         after = replace(before, pixels=result.at(options.strength))
@@ -218,6 +227,14 @@ class WebJob:
             result.hardly_any_rain,
         )
 
+    def _decoded(self, data: bytes, name: str, max_pixels: int) -> image.Picture:
+        self.decoding = True
+        self._changed()
+        picture = image.decode(data, name, max_pixels=max_pixels)
+        self.decoding = False
+        self._changed()
+        return picture
+
     def _derained(self, before: image.Picture, engine: Engine, max_pixels: int) -> Derained:
         """Take the rain out of the picture, all that is found."""
         options = self.options
@@ -231,6 +248,11 @@ class WebJob:
         if self.abandoned:
             raise AbandonedError
         self.done, self.total = done, total
+        self._changed()
+
+    def _changed(self) -> None:
+        if self.watch is not None:
+            self.watch(self)
 
     def _encoded(self, picture: image.Picture, kind: str) -> tuple[bytes, tuple[str, ...]]:
         try:
@@ -254,14 +276,14 @@ class StrengthJob(WebJob):
         """Bytes in memory."""
         return len(self.data) + len(self.difference)
 
-    def abandon(self) -> None:
-        """Release both files, and do not start."""
-        super().abandon()
+    def release(self) -> None:
+        """Drop both files."""
+        super().release()
         self.difference = b""
 
     def _derained(self, before: image.Picture, engine: Engine, max_pixels: int) -> Derained:
         """Subtract the difference, without the network."""
-        found = image.decode(self.difference, "difference", max_pixels=max_pixels).pixels
+        found = self._decoded(self.difference, "difference", max_pixels).pixels
         self.difference = b""
         # A difference that is the same in all colours is read as grey.
         found = found[..., None] if found.ndim < before.pixels.ndim else found

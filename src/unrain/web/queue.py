@@ -1,20 +1,23 @@
 """The queue in front of the network, and the bound on the memory of all requests.
 
-Pictures are derained in the order of their arrival, one at a time, in one thread. Everything else here runs
-in the event loop, so nothing needs a lock.
+Pictures are derained in the order of their arrival, one at a time, by a `Runner` in one thread.
+Everything else here runs in the event loop, so nothing needs a lock.
 """
 
 import asyncio
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from unrain import zoo
-from unrain.engine import Engine, OnnxEngine
 from unrain.errors import UnrainError
 from unrain.web.job import Answer, WebJob
+from unrain.web.runner import Runner
+
+# Seconds after which a picture that nobody waits for must have left the network.
+_PATIENCE = 5.0
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,8 @@ class Limits:
         timeout: Seconds from a picture's arrival to its result.
         transfer: Seconds for a picture to arrive, and for an answer to be received.
         files: Files of the largest size that are in memory at once: arriving, waiting and being sent.
+        decoding: Seconds in which a worker process has to decode a file.
+        memory: Bytes of address space of a worker process, None for what the largest picture needs.
     """
 
     upload: int = 25_000_000
@@ -36,6 +41,8 @@ class Limits:
     timeout: float = 300
     transfer: float = 60
     files: int = 16
+    decoding: float = 30
+    memory: int | None = None
 
 
 class BusyError(Exception):
@@ -92,15 +99,19 @@ class JobQueue:
 
     Attributes:
         limits: What is accepted.
-        engines: The networks by the names of their models.
+        runner: What runs them.
         reserved: Bytes in memory for all requests.
         pending: Unfinished jobs in order; the first is in the network.
+        running: The job that occupies the runner, even after it was given up.
     """
 
     limits: Limits
-    engines: Mapping[str, Engine]
+    runner: Runner
     reserved: int = 0
     pending: list[WebJob] = field(default_factory=list)
+    running: WebJob | None = None
+    _since: float = 0.0
+    _given_up: float = 0.0
     _pace: float = 1.0
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     _thread: ThreadPoolExecutor = field(
@@ -141,44 +152,47 @@ class JobQueue:
             BusyError: The queue is full.
             OverdueError: It took longer than `limits.timeout`.
             UnrainError: The picture or an option cannot be used.
+            WorkerDiedError: It broke the process that it ran in.
         """
         self.check_room()
         ticket = job.options.ticket
         if ticket is not None and self.find(ticket) is not None:
             raise UnrainError("ticket: in use, choose a new one for each picture")
-        engine = self.engines[job.options.model or next(iter(self.engines))]
         self.pending.append(job)
         try:
             async with asyncio.timeout(self.limits.timeout), self._turn:
-                answer = await asyncio.get_running_loop().run_in_executor(
-                    self._thread, job.run, engine, self.limits.pixels
-                )
+                answer = await asyncio.get_running_loop().run_in_executor(self._thread, self._run, job)
         except TimeoutError as error:
             raise OverdueError from error
         finally:
             job.abandon()
+            self._given_up = time.monotonic()
+            self.runner.give_up(job)
             self.pending.remove(job)
         self._pace += 0.3 * (answer.seconds - self._pace)
         return answer
+
+    def _run(self, job: WebJob) -> Answer:
+        self.running, self._since = job, time.monotonic()
+        try:
+            return self.runner.run(job)
+        finally:
+            self.running = None
+
+    @property
+    def busy(self) -> float:
+        """Seconds for which the same picture has been in the network, 0 if there is none."""
+        return 0.0 if self.running is None else time.monotonic() - self._since
+
+    @property
+    def blocked(self) -> bool:
+        """Whether a picture that nobody waits for keeps the network from all others."""
+        job = self.running
+        return job is not None and job.abandoned and time.monotonic() - self._given_up > _PATIENCE
 
     def close(self) -> None:
         """Stop all work as soon as possible."""
         for job in self.pending:
             job.abandon()
+        self.runner.close()
         self._thread.shutdown(wait=False, cancel_futures=True)
-
-
-def open_engines(models: Sequence[zoo.Model], threads: int = 0) -> dict[str, Engine]:
-    """Open all networks, so that a broken one is reported at the start.
-
-    Raises:
-        UnrainError: One cannot be opened, two have the same name, or there is none.
-    """
-    if not models:
-        raise UnrainError("no models came with this installation, install unrain again")
-    engines: dict[str, Engine] = {}
-    for model in models:
-        if model.name in engines:
-            raise UnrainError(f"{model.path}: a second model called {model.name}, give it another file name")
-        engines[model.name] = OnnxEngine(model, threads)
-    return engines

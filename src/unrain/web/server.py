@@ -64,6 +64,7 @@ def serve(
     hosts: Collection[str] = (),
     say: Callable[[str], object],
     open_browser: bool = False,
+    isolate: bool | None = None,
 ) -> None:
     """Serve the page and the API until interrupted.
 
@@ -76,13 +77,21 @@ def serve(
         hosts: Host names that the server answers to, besides addresses and localhost.
         say: Receives each line for the operator.
         open_browser: Open the page in the browser.
+        isolate: Run pictures in a worker process; None to do so where others can reach the server.
 
     Raises:
         UnrainError: The address cannot be used or a model cannot be opened.
     """
     with _listen(host, port) as listener:
         address = ipaddress.ip_address(listener.getsockname()[0])
-        app = create(models, limits=limits, threads=threads, loopback=address.is_loopback, hosts=hosts)
+        app = create(
+            models,
+            limits=limits,
+            threads=threads,
+            loopback=address.is_loopback,
+            hosts=hosts,
+            isolate=not address.is_loopback if isolate is None else isolate,
+        )
         shown = f"[{address}]" if address.version == 6 else str(address)
         url = f"http://{shown}:{listener.getsockname()[1]}/"
         say(f"unrain: serving at {url} (Ctrl-C to stop)")

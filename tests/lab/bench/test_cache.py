@@ -9,6 +9,7 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("skimage")
 
+from unrain.errors import UnrainError
 from unrain.files import DiskFullError
 from unrain.lab.bench import cache
 from unrain.lab.bench.cache import open_results, sources
@@ -38,6 +39,22 @@ def test_a_file_of_a_killed_run_loses_no_row(tmp_path, left):
     again = open_results(tmp_path, ABOUT)
     assert again.rows == {name: {"psnr": float(name)} for name in ("1", "2", "3")}
     assert again.reused == 3
+
+
+@pytest.mark.parametrize(
+    "row",
+    [b"{", b"no json", b'{"psnr": 1.0}', b"[1]", b"7", b'{"name": {}}', b"\xff\xfe", b"[" * 100_000],
+)
+def test_a_damaged_row_is_one_line_that_names_the_file(tmp_path, row):
+    path = open_results(tmp_path, ABOUT).path
+    good = b'\n{"name": "1", "psnr": 1.0}\n'
+    path.write_bytes(HEADER.encode() + good + row + good)
+    with pytest.raises(UnrainError) as caught:
+        open_results(tmp_path, ABOUT)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert str(caught.value).endswith("is damaged, delete the file to measure its pictures again")
+    assert path.exists()
+    assert open_results(tmp_path, ABOUT, fresh=True).rows == {}
 
 
 def names(files: list[Path]) -> set[str]:

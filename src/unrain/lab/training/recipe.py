@@ -367,6 +367,10 @@ class Recipe:
         return [spec.described for spec in self.sources] + (self.real.described if self.real else [])
 
 
+# More steps or pixels than any run has.
+_ENDLESS = 10**9
+
+
 def read_recipe(path: Path) -> Recipe:
     """Read a recipe file.
 
@@ -398,6 +402,14 @@ def recipe_from(table: dict[str, Any], where: str, beside: Path) -> Recipe:
             raise UnrainError(f"{where}: {key} is {value!r}, choose {', '.join(known[:-1])} or {known[-1]}")
     if not recipe.sources or not recipe.stages:
         raise UnrainError(f"{where}: needs at least one [[sources]] and one [[stages]]")
+    for stage in (*recipe.stages, *filter(None, [recipe.search])):
+        for key in ("steps", "patch", "recursions"):
+            if not 1 <= getattr(stage, key) < _ENDLESS:
+                raise UnrainError(
+                    f"{where}: {key} is {getattr(stage, key)}, give 1 or more, below {_ENDLESS}"
+                )
+    if recipe.checkpoint_every < 1:
+        raise UnrainError(f"{where}: checkpoint_every is {recipe.checkpoint_every}, give 1 or more")
     if not 0 < recipe.share <= 1 or (recipe.share < 1 and not recipe.initial):
         raise UnrainError(
             f"{where}: share is {recipe.share}: give a part of 1, and weights to start from as initial"
@@ -448,7 +460,8 @@ def read_table(path: Path) -> dict[str, Any]:
         raise UnrainError(
             f"{path}: cannot be read ({error.strerror}); give a file such as recipes/rdmc-lite/rdmc-lite.toml"
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    # Besides its own errors tomllib raises ValueError for a number of thousands of digits.
+    except (ValueError, RecursionError) as error:
         raise UnrainError(f"{path}: not a TOML file ({error})") from error
 
 

@@ -1,8 +1,8 @@
 """Training: `unrain train RECIPE --data FOLDER`, readable from top to bottom.
 
 A run lives in its folder (runs/NAME): last.ckpt, which it resumes from with the same patches after it was
-killed; weights.safetensors (the averaged weights and the model's card) at the end; csv/ and tensorboard/ with
-the curves.
+killed, and previous.ckpt in case that one is damaged; weights.safetensors (the averaged weights and the
+model's card) at the end; csv/ and tensorboard/ with the curves.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from unrain.lab.training.data import RecipeData
 from unrain.lab.training.module import Deraining, DistillationTeacher, start_from
 from unrain.lab.training.preflight import preflight
 from unrain.lab.training.recipe import Recipe, read_recipe
+from unrain.lab.training.resume import CheckpointFiles, checkpoints, last_whole
 
 
 def train(
@@ -33,17 +34,20 @@ def train(
         data: The folder that the recipe's sets are in.
         devices: How many GPUs (or CPU processes) to use.
         out: Folder of the run; runs/RECIPE when None.
-        resume: Whether to resume from last.ckpt; if not, a folder that has one is refused.
+        resume: Whether to resume from the last checkpoint; if not, a folder that has one is refused.
 
     Raises:
-        UnrainError: Recipe, data or gradients are not right, or the checkpoint is of another recipe.
+        UnrainError: Recipe, data or gradients are not right, or the checkpoint is damaged or of another
+            recipe.
     """
     plan = read_recipe(recipe)
     out = out or Path("runs") / recipe.stem
     out.mkdir(parents=True, exist_ok=True)
-    last, result = out / "last.ckpt", out / "weights.safetensors"
-    if last.exists() and not resume:
-        raise UnrainError(f"{last}: a run is there already; give another folder with --out or let it resume")
+    result = out / "weights.safetensors"
+    if not resume and (there := checkpoints(out)):
+        raise UnrainError(
+            f"{there[0]}: a run is there already; give another folder with --out or let it resume"
+        )
     if plan.initial and Path(plan.initial.weights) == result.resolve():
         raise UnrainError(
             f"{result}: the recipe starts from this file and would overwrite it; give another --out"
@@ -67,17 +71,17 @@ def fit(module: Deraining, data: RecipeData, out: Path, *, devices: int = 1) -> 
         devices: How many GPUs (or CPU processes) to use.
 
     Raises:
-        UnrainError: Gradients are not right, or the checkpoint is of another recipe.
+        UnrainError: Gradients are not right, or the checkpoint is damaged or of another recipe.
     """
-    plan, last = module.recipe, out / "last.ckpt"
+    plan, last = module.recipe, last_whole(out)
     batches = data.batches()
-    if not last.exists():
+    if last is None:
         preflight(module.net, batches.batch(0), plan, module.prior)
         if module.real is not None:
             module.real.learn(batches, plan.stages[-1].patch, plan.seed)
     callbacks = [Averaging(plan.ema), SaveWeights(out, batches)]
     trainer = trainer_for(plan, out, devices=devices, callbacks=callbacks)
-    trainer.fit(module, data, ckpt_path=last if last.exists() else None, weights_only=True)
+    trainer.fit(module, data, ckpt_path=last, weights_only=True)
 
 
 def trainer_for(
@@ -106,6 +110,7 @@ def trainer_for(
         use_distributed_sampler=False,
         log_every_n_steps=50,
         enable_model_summary=False,
+        plugins=[CheckpointFiles()],
         logger=[TensorBoardLogger(out, name="", version="tensorboard"), CSVLogger(out, name="csv")],
         callbacks=[
             ModelCheckpoint(
