@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
+from unrain import files
 from unrain.errors import UnrainError
-from unrain.files import one_line, reading_problem
+from unrain.files import one_line
 from unrain.image.metadata import (
     Metadata,
     exif_block,
@@ -75,10 +76,9 @@ def read(path: Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
     Raises:
         UnrainError: The file is missing, unreadable, no picture, damaged, animated or too large.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UnrainError(f"{path}: {reading_problem(error)}") from error
+    # Sixteen bits of four channels, and room for metadata.
+    most = 8 * max_pixels + (1 << 26)
+    data = files.read(path, most, f"more than {max_pixels:,} pixels take: raise --max-pixels if you trust it")
     return decode(data, str(path), max_pixels=max_pixels)
 
 
@@ -89,7 +89,7 @@ def size_of(path: Path) -> tuple[int, int]:
         UnrainError: The file is no readable picture.
     """
     try:
-        with Image.open(path, formats=_DECODERS) as header:
+        with files.opened(path) as file, Image.open(file, formats=_DECODERS) as header:
             width, height = header.size
             # Pillow has already turned the size of a TIFF.
             turned = header.format != "TIFF" and header.getexif().get(_ORIENTATION, 1) >= 5
