@@ -6,7 +6,9 @@ high bytes and low bytes, and nothing is lost.
 """
 
 import contextlib
+import ctypes
 import io
+import logging
 import re
 import sys
 import threading
@@ -17,7 +19,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError, _imaging
 
 from unrain import files
 from unrain.errors import UnrainError
@@ -58,7 +60,9 @@ _NEW_SUBFILE_TYPE, _PHOTOMETRIC, _SUB_IFDS, _DNG_VERSION = 254, 262, 330, 50706
 # Colour filter array; linear RAW.
 _RAW_PHOTOMETRIC = {32803, 34892}
 _MOST_DIRECTORIES = 100
-# Pillow's limit is a global, so one picture is decoded at a time.
+# Python prints what nobody listens to, and what Pillow says of a damaged file is in our own message.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
+# Pillow's limit and libtiff's handler are global, so one picture is decoded at a time.
 _PILLOW_LIMIT = threading.Lock()
 
 
@@ -115,7 +119,12 @@ def decode(data: bytes, name: str, *, max_pixels: int = MAX_PIXELS) -> Picture:
         raise UnrainError(f"{name}: the file is empty, {_AGAIN}")
     if PurePath(name).suffix.lower() in RAW_SUFFIXES or _is_raw(data):
         raise UnrainError(f"{name}: a camera's RAW file, develop it to JPEG or 16-bit TIFF first")
-    with _PILLOW_LIMIT, _pillow_limit(max_pixels), warnings.catch_warnings(record=True) as caught:
+    with (
+        _PILLOW_LIMIT,
+        _pillow_limit(max_pixels),
+        _quiet_libtiff(),
+        warnings.catch_warnings(record=True) as caught,
+    ):
         warnings.simplefilter("always")
         try:
             picture = _decode(data, name, max_pixels)
@@ -181,6 +190,23 @@ def _is_raw(data: bytes) -> bool:
             )
         except Exception:
             return False
+
+
+@contextlib.contextmanager
+def _quiet_libtiff() -> Iterator[None]:
+    """Keep libtiff's own lines, which may hold what a file likes, off standard error."""
+    try:
+        # Looked up in what Pillow is linked with; a Pillow built without libtiff has none.
+        handler = ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler
+    except (AttributeError, OSError):
+        yield
+        return
+    handler.restype, handler.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+    before = handler(None)
+    try:
+        yield
+    finally:
+        handler(before)
 
 
 @contextlib.contextmanager
