@@ -17,7 +17,7 @@ from cyclopts import App
 from PIL import Image
 
 import unrain
-from toys import ROOT, flat_picture, png_of, tiny_network
+from toys import ROOT, add_loop, flat_picture, png_of, tiny_network
 from unrain import cli, image, plan, zoo
 from unrain.cli.output import escaped
 from unrain.derainer import Derainer
@@ -589,18 +589,7 @@ def test_what_is_shown_of_other_alphabets():
 
 def test_a_model_with_loops_is_told(here, capsys):
     network = tiny_network()
-    body = onnx.helper.make_graph(
-        [onnx.helper.make_node("Identity", ["goes_on"], ["still"])],
-        "body",
-        [
-            onnx.helper.make_tensor_value_info("count", onnx.TensorProto.INT64, []),
-            onnx.helper.make_tensor_value_info("goes_on", onnx.TensorProto.BOOL, []),
-        ],
-        [onnx.helper.make_tensor_value_info("still", onnx.TensorProto.BOOL, [])],
-    )
-    network.graph.initializer.append(onnx.numpy_helper.from_array(np.array(3), "times"))
-    network.graph.initializer.append(onnx.numpy_helper.from_array(np.array(True), "yes"))
-    network.graph.node.append(onnx.helper.make_node("Loop", ["times", "yes"], [], body=body))
+    add_loop(network, 3)
     onnx.save(network, "loops.onnx")
     assert cli.main(["photo.jpg", "--model", "loops.onnx"]) == 0
     assert "unrain: loops.onnx has loops, which may never end" in capsys.readouterr().err

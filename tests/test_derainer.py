@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from toys import CONTRACT, natural, tiny_network
+from toys import CONTRACT, add_loop, natural, tiny_network
 from unrain import zoo
 from unrain.derainer import Derainer
 from unrain.engine import OnnxEngine
@@ -403,27 +403,6 @@ def divide_by_nothing(network):
     network.graph.initializer.append(onnx.numpy_helper.from_array(np.zeros(1, np.float32), "nothing"))
 
 
-def loop_without_end(network):
-    def picture(name):
-        return onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n", 3, "h", "w"])
-
-    def scalar(name, kind):
-        return onnx.helper.make_tensor_value_info(name, kind, [])
-
-    body = onnx.helper.make_graph(
-        [
-            onnx.helper.make_node("Identity", ["goes_on"], ["still_goes_on"]),
-            onnx.helper.make_node("Identity", ["one"], ["next"]),
-        ],
-        "body",
-        [scalar("count", onnx.TensorProto.INT64), scalar("goes_on", onnx.TensorProto.BOOL), picture("one")],
-        [scalar("still_goes_on", onnx.TensorProto.BOOL), picture("next")],
-    )
-    network.graph.node[-1].output[0] = "fine"
-    network.graph.initializer.append(onnx.numpy_helper.from_array(np.array(True), "yes"))
-    network.graph.node.append(onnx.helper.make_node("Loop", ["", "yes", "fine"], ["derained"], body=body))
-
-
 @pytest.mark.parametrize(
     "change, words",
     [
@@ -481,7 +460,7 @@ def test_names_that_are_no_utf_8_are_refused(tmp_path, tiny_model):
 
 def test_a_model_that_never_ends_is_stopped(tmp_path, monkeypatch):
     monkeypatch.setattr("unrain.engine._TRIAL_SECONDS", 0.2)
-    broken(tmp_path / "loop.onnx", loop_without_end)
+    broken(tmp_path / "loop.onnx", add_loop)
     with pytest.raises(UnrainError, match=r"loop\.onnx: needs more than 0\.2 s for 64 x 64 pixels"):
         Derainer(tmp_path / "loop.onnx")
     assert not [thread for thread in threading.enumerate() if thread.name == "unrain-network"]
@@ -490,7 +469,7 @@ def test_a_model_that_never_ends_is_stopped(tmp_path, monkeypatch):
 @pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
 def test_an_interrupt_ends_a_network_that_never_ends(tmp_path, monkeypatch):
     monkeypatch.setattr(OnnxEngine, "_try", lambda self: None)
-    broken(tmp_path / "loop.onnx", loop_without_end)
+    broken(tmp_path / "loop.onnx", add_loop)
     derainer = Derainer(tmp_path / "loop.onnx")
     interrupt = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
     interrupt.start()
