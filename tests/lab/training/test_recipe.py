@@ -142,7 +142,7 @@ def test_a_missing_key_and_a_missing_recipe_are_named(toy):
     (toy / "toy.toml").write_text('network = "rdmc"\n')
     with pytest.raises(UnrainError, match="'sources' is missing"):
         read_recipe(toy / "toy.toml")
-    with pytest.raises(UnrainError, match=r"none\.toml: cannot be read"):
+    with pytest.raises(UnrainError, match=r"none\.toml: no such file"):
         read_recipe(toy / "none.toml")
 
 
@@ -227,3 +227,19 @@ def test_other_weights_than_a_teachers_are_refused(tmp_path):
     teacher = recipes.Distillation(str(tmp_path / "teacher.safetensors"), sha256="0" * 64)
     with pytest.raises(UnrainError, match=r"teacher\.safetensors: not the weights with the SHA-256 0000"):
         teacher.load()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"deep = " + b"[" * 100_000, r"not a TOML file \(nested too deeply\)"),
+        (b"name = '\xff'", r"not a TOML file \(.*utf-8.*\)"),
+        (b"#" * (1 << 21), "larger than 1,048,576 bytes"),
+    ],
+    ids=["deep", "no UTF-8", "large"],
+)
+def test_what_is_no_recipe_at_all_is_one_line(tmp_path, content, words):
+    (tmp_path / "odd.toml").write_bytes(content)
+    with pytest.raises(UnrainError, match=rf"odd\.toml: {words}.*give a file such as recipes/") as caught:
+        read_recipe(tmp_path / "odd.toml")
+    assert "\n" not in str(caught.value)
