@@ -41,6 +41,13 @@ def test_by_file(shelf, tiny_model):
         zoo.find(lone)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="names of any bytes")
+def test_a_name_of_any_bytes_is_text(shelf, tiny_model):
+    path = shelf / os.fsdecode(b"caf\xe9.onnx")
+    shutil.copy(tiny_model, path)
+    assert (zoo.find(path).name, zoo.find(path).path) == ("caf\ufffd", path)
+
+
 def test_unknown_names_list_the_known_ones(shelf):
     with pytest.raises(UsageError, match=rf"nope: unknown model, known ones: {zoo.DEFAULT}, aaa"):
         zoo.find("nope")

@@ -61,12 +61,14 @@ def find(name_or_path: str | Path) -> Model:
 
 def _load(path: Path) -> Model:
     card_path = path.with_suffix(".json")
+    # A file may be called by bytes that no text holds, which an answer of the server could not be made of.
+    name = path.stem.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     # A link that leads nowhere is an error too: the contract in it is missed.
     if not os.path.lexists(card_path):
-        return Model(path.stem, path, {})
+        return Model(name, path, {})
     data = files.read(card_path, _LARGEST_CARD, "get it again")
     try:
-        return Model(path.stem, path, json_object(data))
+        return Model(name, path, json_object(data))
     except ValueError as error:
         raise UnrainError(f"{card_path}: the model's card cannot be read ({error}), get it again") from error
 
