@@ -632,3 +632,15 @@ def test_libraries_print_nothing_about_damaged_files(capfd):
     with pytest.raises(UnrainError, match=r"x\.tif: "):
         image.decode(whole[: at + 8] + b"\x00\x6c" + whole[at + 10 :], "x.tif")
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_stream_without_end_is_refused():
+    class Endless(io.RawIOBase):
+        def read(self, size=-1):
+            assert size > 0
+            return bytes(size)
+
+    with pytest.raises(
+        UnrainError, match=r"standard input: larger than 67,116,864 bytes, more than 1,000 pix"
+    ):
+        image.read_stream(Endless(), "standard input", max_pixels=1000)

@@ -178,7 +178,7 @@ def _results(
     progress: Callable[[Job, int, int], None] | None,
 ) -> tuple[dict[Kind, image.Picture], _Found]:
     if job.source is None:
-        picture = image.decode(sys.stdin.buffer.read(), job.name, max_pixels=max_pixels)
+        picture = image.read_stream(sys.stdin.buffer, job.name, max_pixels=max_pixels)
     else:
         picture = image.read(job.source, max_pixels=max_pixels)
 

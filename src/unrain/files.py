@@ -20,6 +20,7 @@ except ModuleNotFoundError:  # Windows, where nobody else can remove a file that
     fcntl = None  # type: ignore[assignment]
 
 _FULL_DISK = {errno.ENOSPC, errno.EDQUOT}
+_CHUNK = 1 << 20
 
 
 class DiskFullError(UnrainError):
@@ -76,6 +77,31 @@ def read(path: Path, most: int, remedy: str) -> bytes:
     if len(data) > size:
         raise UnrainError(f"{path}: grows while it is read, try again when it is whole")
     return data
+
+
+def drain(stream: BinaryIO, name: str, most: int, remedy: str) -> bytes:
+    """Read a stream such as standard input to its end.
+
+    Args:
+        stream: Where the bytes come from.
+        name: How messages call it.
+        most: Refuse more bytes than this.
+        remedy: What to do about more.
+
+    Raises:
+        UnrainError: It cannot be read, or holds more.
+    """
+    parts = []
+    room = most
+    try:
+        while part := stream.read(_CHUNK):
+            parts.append(part)
+            room -= len(part)
+            if room < 0:
+                raise UnrainError(f"{name}: larger than {most:,} bytes, {remedy}")
+    except OSError as error:
+        raise UnrainError(f"{name}: {reading_problem(error)}") from error
+    return b"".join(parts)
 
 
 def is_stream(path: Path) -> bool:

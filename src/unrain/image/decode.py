@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError, _imaging
@@ -80,10 +80,28 @@ def read(path: Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
     Raises:
         UnrainError: The file is missing, unreadable, no picture, damaged, animated or too large.
     """
+    return decode(files.read(path, *_most_bytes(max_pixels)), str(path), max_pixels=max_pixels)
+
+
+def read_stream(stream: BinaryIO, name: str, *, max_pixels: int = MAX_PIXELS) -> Picture:
+    """Read a picture from a stream such as standard input.
+
+    Args:
+        stream: Where its bytes come from, to their end.
+        name: How messages call it.
+        max_pixels: Refuse pictures with more pixels than this.
+
+    Raises:
+        UnrainError: The bytes are no picture, or a damaged, animated, RAW or too large one.
+    """
+    return decode(files.drain(stream, name, *_most_bytes(max_pixels)), name, max_pixels=max_pixels)
+
+
+def _most_bytes(max_pixels: int) -> tuple[int, str]:
+    """Return how many bytes a picture may have, and what to do about more."""
     # Sixteen bits of four channels, and room for metadata.
     most = 8 * max_pixels + (1 << 26)
-    data = files.read(path, most, f"more than {max_pixels:,} pixels take: raise --max-pixels if you trust it")
-    return decode(data, str(path), max_pixels=max_pixels)
+    return most, f"more than {max_pixels:,} pixels take: raise --max-pixels if you trust it"
 
 
 def size_of(path: Path) -> tuple[int, int]:
