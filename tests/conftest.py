@@ -10,6 +10,7 @@ import onnx
 import pytest
 
 from toys import CONTRACT, tiny_network
+from unrain import files
 from unrain.derainer import Derainer
 from unrain.errors import UnrainError
 
@@ -55,6 +56,23 @@ def dies_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[type, int], AbstractCo
             yield
 
     return dying
+
+
+@pytest.fixture
+def abandoned() -> Callable[[Path], Path]:
+    """What leaves a hidden file in a folder, as a run does that is killed while it writes."""
+
+    def leave(folder: Path) -> Path:
+        with files.replacing(folder / "result.png") as file:
+            left = Path(file.name)
+            kept = left.with_name(left.name.replace(".tmp", "0.tmp"))
+            kept.write_bytes(b"half of it")
+        (folder / "result.png").unlink()
+        # A process sweeps each folder once, and this one stands for two.
+        files._sweep.cache_clear()
+        return kept
+
+    return leave
 
 
 @pytest.fixture

@@ -174,10 +174,10 @@ def test_a_disk_that_is_full_in_the_middle_of_a_picture(cwd, monkeypatch):
         flat_picture(cwd / f"{name}.png")
     write = files.write
 
-    def second_fails(data, path):
+    def second_fails(data, path, **options):
         if path.name == "a_rain.png":
             raise files.DiskFullError(f"{path}: no space left on the disk")
-        write(data, path)
+        write(data, path, **options)
 
     monkeypatch.setattr(files, "write", second_fails)
     plan = make_plan(["a.png", "b.png"], rain_layer=True, compare=True)
@@ -222,6 +222,78 @@ def test_names_of_any_bytes(cwd):
     flat_picture(cwd / "x.png").rename(cwd / name)
     assert [o.status for o in batch.run(make_plan([name]), dimmer)] == ["derained"]
     assert (cwd / os.fsdecode(b"caf\xe9 [1]_derained.png")).exists()
+
+
+@pytest.fixture
+def busy(monkeypatch):
+    """What does something while a picture is derained."""
+
+    def during(act):
+        real = Derainer.derain
+        monkeypatch.setattr(Derainer, "derain", lambda *args, **options: (act(), real(*args, **options))[1])
+
+    return during
+
+
+def test_a_result_that_appears_meanwhile_is_kept(cwd, busy):
+    flat_picture(cwd / "in" / "a.png")
+    flat_picture(cwd / "in" / "b.png")
+    mine = cwd / "in" / "a_derained.png"
+    busy(lambda: mine.write_bytes(b"mine"))
+    outcomes = list(batch.run(make_plan(["in"]), dimmer))
+    assert [outcome.status for outcome in outcomes] == ["failed", "derained"]
+    assert outcomes[0].message == (
+        "in/a_derained.png: appeared while this run was busy and is kept, --overwrite replaces it"
+    )
+    assert mine.read_bytes() == b"mine"
+    assert [o.status for o in batch.run(make_plan(["in/a.png"]), dimmer, overwrite=True)] == ["derained"]
+    assert image.read(mine).pixels.shape == (8, 12, 3)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links")
+def test_a_link_that_appears_meanwhile_is_not_followed(cwd, busy):
+    flat_picture(cwd / "a.png")
+    (cwd / "precious").write_bytes(b"precious")
+    busy(lambda: (cwd / "a_derained.png").symlink_to("precious"))
+    (outcome,) = batch.run(make_plan(["a.png"]), dimmer)
+    assert outcome.status == "failed"
+    assert (cwd / "precious").read_bytes() == b"precious"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with names")
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
+def test_pipes_and_devices_are_no_pictures(cwd, make):
+    flat_picture(cwd / "in" / "b.png")
+    make(cwd / "in" / "a.png")
+    outcomes = list(batch.run(make_plan(["in"]), dimmer))
+    assert [outcome.status for outcome in outcomes] == ["failed", "derained"]
+    assert outcomes[0].message == "in/a.png: a pipe or a device, not a file: save it to a file first"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with names")
+def test_a_pipe_in_the_place_of_a_result_is_in_the_way(cwd):
+    flat_picture(cwd / "a.png")
+    os.mkfifo(cwd / "a_derained.png")
+    (outcome,) = batch.run(make_plan(["a.png"]), dimmer)
+    assert outcome.status == "skipped"
+    os.mkfifo(cwd / "pipe")
+    (outcome,) = batch.run(make_plan(["a.png"], "pipe"), dimmer)
+    assert outcome.message == "pipe: cannot be written (No such device or address), choose another with -o"
+
+
+def test_a_file_with_more_bytes_than_pixels_take(cwd):
+    with (cwd / "a.png").open("wb") as file:
+        file.truncate(1 << 40)
+    (outcome,) = batch.run(make_plan(["a.png"]), dimmer)
+    assert outcome.message.startswith("a.png: larger than 3,267,108,864 bytes, more than 400,000,000 pixels")
+
+
+def test_what_a_killed_run_left_is_removed_also_where_nothing_is_written(cwd, abandoned):
+    flat_picture(cwd / "in" / "a.png")
+    flat_picture(cwd / "in" / "a_derained.png")
+    left = abandoned(cwd / "in")
+    assert [outcome.status for outcome in batch.run(make_plan(["in"]), dimmer)] == ["skipped"]
+    assert not left.exists()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="/dev/null")

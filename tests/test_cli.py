@@ -11,13 +11,15 @@ from importlib import import_module
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from cyclopts import App
 from PIL import Image
 
 import unrain
-from toys import ROOT, flat_picture, png_of
+from toys import ROOT, add_loop, flat_picture, png_of, tiny_network
 from unrain import cli, image, plan, zoo
+from unrain.cli.output import escaped
 from unrain.derainer import Derainer
 from unrain.errors import UnrainError
 
@@ -529,6 +531,68 @@ def test_models_of_an_empty_zoo(here, capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(zoo, "WEIGHTS", tmp_path / "none")
     assert cli.main(["models"]) == 1
     assert "install unrain again" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [{"scores": [1]}, {"scores": {"rain100l/test T2": "good"}}, {"parameters": {}, "training_data": 5}],
+    ids=str,
+)
+def test_a_card_that_is_no_card_is_one_line(here, capsys, entries):
+    card = zoo.WEIGHTS / f"{zoo.DEFAULT}.json"
+    card.write_text(json.dumps({**json.loads(card.read_text()), **entries}))
+    assert cli.main(["models", zoo.DEFAULT]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.count("\n") == 1
+    assert printed.err.startswith(f"unrain: error: {card}: not as unrain export writes it (")
+
+
+FORGED = "a\nunrain: error: forged\x1b[2J\x9b31m\u202egpj.\u2028\u2066.png"
+HARMLESS = "a\\nunrain: error: forged\\u001b[2J\\u009b31m\\u202egpj.\\u2028\\u2066.png"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names of nearly any bytes")
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        ([FORGED], 1),
+        ([FORGED, "photo.jpg", "-o", "out"], 1),
+        (["photo.jpg", "-o", f"out/{FORGED}", "-v"], 0),
+        (["photo.jpg", "--model", FORGED], 1),
+        (["photo.jpg", "-o", f"out/{FORGED}", "--dry-run"], 0),
+    ],
+    ids=["input", "folder run", "output", "model", "dry run"],
+)
+def test_names_cannot_forge_lines_or_steer_the_terminal(here, capsys, arguments, code):
+    Path(FORGED).write_text("neither picture nor model")
+    assert cli.main(arguments) == code
+    printed = "".join(capsys.readouterr())
+    assert HARMLESS in printed
+    assert not [line for line in printed.splitlines() if line.startswith("unrain: error: forged")]
+    assert not set(printed) & set("\x1b\x9b\u202e\u2028\u2066")
+
+
+def test_cards_cannot_steer_the_terminal(here, capsys):
+    card = zoo.WEIGHTS / f"{zoo.DEFAULT}.json"
+    card.write_text(json.dumps({**json.loads(card.read_text()), "licence": FORGED, "summary": FORGED}))
+    for arguments in (["models"], ["models", zoo.DEFAULT], ["models", "--json"]):
+        assert cli.main(arguments) == 0
+        assert not set(capsys.readouterr().out) & set("\x1b\x9b\u202e\u2028\u2066")
+    assert cli.main(["models", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["licence"] == FORGED
+
+
+def test_what_is_shown_of_other_alphabets():
+    for name in ("naïve 雨.png", "дождь", "مطر", "👩\u200d🚀", "a\\b"):
+        assert escaped(name) == name
+
+
+def test_a_model_with_loops_is_told(here, capsys):
+    network = tiny_network()
+    add_loop(network, 3)
+    onnx.save(network, "loops.onnx")
+    assert cli.main(["photo.jpg", "--model", "loops.onnx"]) == 0
+    assert "unrain: loops.onnx has loops, which may never end" in capsys.readouterr().err
 
 
 def test_version(here, capsys):

@@ -1,8 +1,12 @@
 """The one way through: any array in, the same kind out, tiles without seams, memory bounded."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import onnx
@@ -11,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from toys import CONTRACT, natural, tiny_network
+from toys import CONTRACT, add_loop, natural, tiny_network
 from unrain import zoo
 from unrain.derainer import Derainer
 from unrain.engine import OnnxEngine
@@ -369,13 +373,48 @@ def spoil_contract(network):
     network.metadata_props[0].value = json.dumps({**CONTRACT, "multiple": 0})
 
 
+def nest_contract(network):
+    network.metadata_props[0].value = "[" * 100_000
+
+
+def list_contract(network):
+    network.metadata_props[0].value = "[1, 2]"
+
+
+def give_a_sequence(network):
+    network.graph.node[-1].output[0] = "alone"
+    network.graph.node.add(op_type="SequenceConstruct", input=["alone"], output=["derained"])
+    one = onnx.helper.make_tensor_type_proto(onnx.TensorProto.FLOAT, None)
+    network.graph.output[0].type.CopyFrom(onnx.helper.make_sequence_type_proto(one))
+
+
+def give_whole_numbers(network):
+    network.graph.node[-1].output[0] = "fine"
+    network.graph.node.add(op_type="Cast", input=["fine"], output=["derained"]).attribute.append(
+        onnx.helper.make_attribute("to", onnx.TensorProto.UINT8)
+    )
+    network.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.UINT8
+
+
+def divide_by_nothing(network):
+    # 0 / 0 where the picture is black, which a ramp is in its first column.
+    network.graph.node[-1].output[0] = "fine"
+    network.graph.node.add(op_type="Div", input=["fine", "nothing"], output=["derained"])
+    network.graph.initializer.append(onnx.numpy_helper.from_array(np.zeros(1, np.float32), "nothing"))
+
+
 @pytest.mark.parametrize(
     "change, words",
     [
         (rename_output, "outputs else"),
         (fix_width, "free height and width"),
         (drop_contract, "multiple"),
-        (spoil_contract, "multiple 0"),
+        (spoil_contract, "multiple = 0, which must be a whole number from 1 to 1024"),
+        (nest_contract, r"metadata cannot be read \(nested too deeply\)"),
+        (list_contract, r"metadata cannot be read \(no JSON object\)"),
+        (give_a_sequence, r"output derained is seq\(tensor\(float\)\) instead of float"),
+        (give_whole_numbers, r"output derained is tensor\(uint8\) instead of float"),
+        (divide_by_nothing, "values that are infinite or no numbers"),
     ],
 )
 def test_a_model_of_another_kind_is_refused(tmp_path, change, words):
@@ -383,6 +422,82 @@ def test_a_model_of_another_kind_is_refused(tmp_path, change, words):
     with pytest.raises(UnrainError, match=words) as caught:
         Derainer(tmp_path / "strange.onnx")
     assert "strange.onnx" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"multiple": float("inf")},
+        {"multiple": 8.0},
+        {"multiple": "8"},
+        {"multiple": True},
+        {"multiple": 10**30},
+        {"halo": -1},
+        {"halo": 10**9},
+        {"recursions": 10**9},
+        {"recursions": float("nan")},
+        {"levels": 9},
+        {"levels": [1] * 1000},
+        {"recursive": "false"},
+        {"recursive": 1},
+    ],
+    ids=str,
+)
+def test_a_card_with_numbers_that_cannot_be_is_refused(tmp_path, tiny_model, values):
+    card = tmp_path / "tiny.json"
+    card.write_text(json.dumps({**CONTRACT, **values}))
+    (tmp_path / "tiny.onnx").write_bytes(tiny_model.read_bytes())
+    with pytest.raises(UnrainError, match=rf"say.? {next(iter(values))} = .*; mend its card") as caught:
+        Derainer(tmp_path / "tiny.onnx")
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
+
+
+def test_names_that_are_no_utf_8_are_refused(tmp_path, tiny_model):
+    (tmp_path / "odd.onnx").write_bytes(tiny_model.read_bytes().replace(b"rainy", b"\xff\xfeiny"))
+    with pytest.raises(UnrainError, match=r"odd\.onnx: not a model that ONNX Runtime can open"):
+        Derainer(tmp_path / "odd.onnx")
+
+
+def test_a_model_that_never_ends_is_stopped(tmp_path, monkeypatch):
+    monkeypatch.setattr("unrain.engine._TRIAL_SECONDS", 0.2)
+    broken(tmp_path / "loop.onnx", add_loop)
+    with pytest.raises(UnrainError, match=r"loop\.onnx: needs more than 0\.2 s for 64 x 64 pixels"):
+        Derainer(tmp_path / "loop.onnx")
+    assert not [thread for thread in threading.enumerate() if thread.name == "unrain-network"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
+def test_an_interrupt_ends_a_network_that_never_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr(OnnxEngine, "_try", lambda self: None)
+    broken(tmp_path / "loop.onnx", add_loop)
+    derainer = Derainer(tmp_path / "loop.onnx")
+    interrupt = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+    interrupt.start()
+    with pytest.raises(KeyboardInterrupt):
+        derainer(natural(32, 32))
+    assert not [thread for thread in threading.enumerate() if thread.name == "unrain-network"]
+
+
+def test_a_network_runs_in_other_threads_too(tiny_model):
+    derainer, rainy = Derainer(tiny_model), natural(32, 32)
+    with ThreadPoolExecutor(1) as threads:
+        assert (threads.submit(derainer, rainy).result() == derainer(rainy)).all()
+
+
+def test_onnx_runtime_prints_nothing_of_its_own(tmp_path, capfd):
+    def change(network):
+        del network.graph.node[-1].input[1]
+
+    def fails_when_it_runs(network):
+        network.graph.initializer[2].float_data[:] = []
+        network.graph.initializer[2].raw_data = np.array([1, 1, 7, 7], np.float32).tobytes()
+
+    broken(tmp_path / "invalid.onnx", change)
+    broken(tmp_path / "failing.onnx", fails_when_it_runs)
+    for name in ("invalid", "failing"):
+        with pytest.raises(UnrainError):
+            Derainer(tmp_path / f"{name}.onnx")
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("content", [b"", b"this is text, not a network"])

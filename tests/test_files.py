@@ -3,6 +3,7 @@
 import errno
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -91,3 +92,85 @@ def test_killed_in_the_middle_of_writing(tmp_path):
     assert len(left) == 1
     assert left[0].startswith(".unrain-")
     assert left[0].endswith(".tmp")
+    files.write(b"new", tmp_path / "other.png")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other.png", "result.png"]
+
+
+def test_what_a_live_run_writes_is_left_alone(tmp_path):
+    with files.replacing(tmp_path / "slow.mp4") as slow:
+        files._sweep.cache_clear()
+        files.write(b"x", tmp_path / "quick.png")
+        slow.write(b"whole")
+    assert (tmp_path / "slow.mp4").read_bytes() == b"whole"
+
+
+def test_what_runs_on_other_computers_left_is_left_alone(tmp_path, abandoned, monkeypatch):
+    left = abandoned(tmp_path)
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(files, "_here", lambda: ("0" * 8, "1" * 8))
+        files.sweep(tmp_path)
+    assert left.exists()
+    (tmp_path / ".unrain-notes.tmp").write_text("of somebody else")
+    files._sweep.cache_clear()
+    files.sweep(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [".unrain-notes.tmp"]
+
+
+@pytest.mark.parametrize("error", [None, OSError(errno.EPERM, "no links"), NotImplementedError()])
+def test_without_overwriting_nothing_is_replaced(tmp_path, monkeypatch, error):
+    def link(*_):
+        raise error
+
+    if error is not None:
+        monkeypatch.setattr(os, "link", link)
+    files.write(b"first", tmp_path / "result.png", overwrite=False)
+    with pytest.raises(UnrainError, match=r"result\.png: appeared while this run was busy and is kept"):
+        files.write(b"second", tmp_path / "result.png", overwrite=False)
+    assert (tmp_path / "result.png").read_bytes() == b"first"
+    assert [path.name for path in tmp_path.iterdir()] == ["result.png"]
+
+
+def test_a_place_that_cannot_be_taken_is_left_empty(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.EPERM, "no")
+
+    monkeypatch.setattr(os, "link", fail)
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(UnrainError, match="may not be written here"):
+        files.write(b"x", tmp_path / "result.png", overwrite=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes and devices with names")
+@pytest.mark.parametrize("kind", ["pipe", "socket", "device", "folder"])
+def test_only_files_are_opened(cwd, kind):
+    path = Path("a.jpg")
+    listener = socket.socket(socket.AF_UNIX)
+    {
+        "pipe": lambda: os.mkfifo(path),
+        "socket": lambda: listener.bind("a.jpg"),
+        "device": lambda: path.symlink_to("/dev/zero"),
+        "folder": path.mkdir,
+    }[kind]()
+    with listener, pytest.raises(UnrainError) as caught:
+        files.opened(path)
+    words = "a folder, name a file" if kind == "folder" else "a pipe or a device, not a file"
+    assert str(caught.value).startswith(f"a.jpg: {words}")
+
+
+def test_reading_has_a_limit(tmp_path, monkeypatch):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(b"12345")
+    assert files.read(path, 5, "") == b"12345"
+    with pytest.raises(UnrainError, match=r"a\.jpg: larger than 4 bytes, take another"):
+        files.read(path, 4, "take another")
+    real = os.fstat
+
+    def earlier(descriptor):
+        found = list(real(descriptor))
+        found[6] = 3
+        return os.stat_result(found)
+
+    monkeypatch.setattr(os, "fstat", earlier)
+    with pytest.raises(UnrainError, match=r"a\.jpg: grows while it is read"):
+        files.read(path, 5, "")

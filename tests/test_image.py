@@ -543,7 +543,7 @@ def test_missing_empty_and_foreign_files(tmp_path):
         assert "\n" not in str(caught.value)
     with pytest.raises(UnrainError, match=r"gone\.jpg: no such file, check the name"):
         image.read(tmp_path / "gone.jpg")
-    with pytest.raises(UnrainError, match="cannot be read"):
+    with pytest.raises(UnrainError, match="a folder, name a file"):
         image.read(tmp_path)
 
 
@@ -618,3 +618,29 @@ def test_the_size_of_a_decompression_bomb_is_refused(tmp_path):
     path.write_bytes(png_of(60_000, 60_000))
     with pytest.raises(UnrainError, match=r"bomb\.png: .*more than the limit"):
         image.size_of(path)
+
+
+def test_libraries_print_nothing_about_damaged_files(capfd):
+    whole = saved(Image.fromarray(noise(64, 64, 3)), "TIFF", compression="tiff_lzw")
+    data = bytearray(whole)
+    # In the middle of the strip, where codes stand that are not in LZW's table.
+    data[len(data) // 3 : len(data) // 3 + 50] = b"\xff" * 50
+    with pytest.raises(UnrainError, match=r"x\.tif: damaged"):
+        image.decode(bytes(data), "x.tif")
+    # SamplesPerPixel, of which Pillow's own log speaks.
+    at = whole.index(b"\x15\x01\x03\x00")
+    with pytest.raises(UnrainError, match=r"x\.tif: "):
+        image.decode(whole[: at + 8] + b"\x00\x6c" + whole[at + 10 :], "x.tif")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_stream_without_end_is_refused():
+    class Endless(io.RawIOBase):
+        def read(self, size=-1):
+            assert size > 0
+            return bytes(size)
+
+    with pytest.raises(
+        UnrainError, match=r"standard input: larger than 67,116,864 bytes, more than 1,000 pix"
+    ):
+        image.read_stream(Endless(), "standard input", max_pixels=1000)

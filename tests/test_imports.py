@@ -13,7 +13,7 @@ LAB = "unrain.lab"
 FLOORS = (
     ("unrain.errors", "unrain.version"),
     ("unrain.files",),
-    ("unrain.image", "unrain.octaves", "unrain.zoo"),
+    ("unrain.image", "unrain.octaves", "unrain.onnx_file", "unrain.zoo"),
     ("unrain.engine", "unrain.layer"),
     ("unrain.derainer",),
     ("unrain",),

@@ -1,12 +1,14 @@
 """Models are found by name or by file, and their cards are read."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 
 from unrain import zoo
+from unrain.derainer import Derainer
 from unrain.errors import UnrainError, UsageError
 
 
@@ -39,6 +41,13 @@ def test_by_file(shelf, tiny_model):
         zoo.find(lone)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="names of any bytes")
+def test_a_name_of_any_bytes_is_text(shelf, tiny_model):
+    path = shelf / os.fsdecode(b"caf\xe9.onnx")
+    shutil.copy(tiny_model, path)
+    assert (zoo.find(path).name, zoo.find(path).path) == ("caf\ufffd", path)
+
+
 def test_unknown_names_list_the_known_ones(shelf):
     with pytest.raises(UsageError, match=rf"nope: unknown model, known ones: {zoo.DEFAULT}, aaa"):
         zoo.find("nope")
@@ -57,10 +66,37 @@ def test_an_empty_zoo_says_what_to_do(tmp_path, monkeypatch):
         zoo.find(zoo.DEFAULT)
 
 
-@pytest.mark.parametrize("card", ["{", "[1]"])
-def test_a_broken_card(shelf, card):
-    (shelf / "aaa.json").write_text(card)
-    with pytest.raises(UnrainError, match=r"aaa\.json: the model's card"):
+@pytest.mark.parametrize(
+    ("card", "words"),
+    [
+        (b"{", "Expecting property name"),
+        (b"[1]", "no JSON object"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"name": "\xff"}', "utf-8"),
+        (b"1" * 10_000, "digits"),
+    ],
+)
+def test_a_broken_card(shelf, card, words):
+    (shelf / "aaa.json").write_bytes(card)
+    with pytest.raises(UnrainError, match=rf"aaa\.json: the model's card cannot be read \(.*{words}.*get it"):
+        zoo.find("aaa")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes and devices with names")
+def test_cards_and_models_are_files(shelf):
+    (shelf / "aaa.json").unlink()
+    (shelf / "aaa.json").symlink_to("/dev/zero")
+    with pytest.raises(UnrainError, match=r"aaa\.json: a pipe or a device, not a file"):
+        zoo.find("aaa")
+    os.mkfifo(shelf / "pipe.onnx")
+    with pytest.raises(UnrainError, match=r"pipe\.onnx: a pipe or a device, not a file"):
+        Derainer(shelf / "pipe.onnx")
+
+
+def test_a_card_that_is_far_too_large(shelf):
+    with (shelf / "aaa.json").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(UnrainError, match=r"aaa\.json: larger than 4,194,304 bytes, get it again"):
         zoo.find("aaa")
 
 

@@ -50,6 +50,32 @@ def tiny_network(seed: int = 0) -> onnx.ModelProto:
     return model
 
 
+def add_loop(network: onnx.ModelProto, times: int | None = None) -> None:
+    """Send the result of `tiny_network` round a loop, so many times or without end."""
+
+    def scalar(name: str, kind: int) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, kind, [])
+
+    def picture(name: str) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 3, "height", "width"])
+
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["goes_on"], ["still"]),
+            helper.make_node("Identity", ["one"], ["next"]),
+        ],
+        "body",
+        [scalar("count", TensorProto.INT64), scalar("goes_on", TensorProto.BOOL), picture("one")],
+        [scalar("still", TensorProto.BOOL), picture("next")],
+    )
+    network.graph.node[-1].output[0] = "before"
+    network.graph.initializer.append(numpy_helper.from_array(np.array(True), "yes"))
+    if times is not None:
+        network.graph.initializer.append(numpy_helper.from_array(np.array(times), "times"))
+    inputs = ["times" if times is not None else "", "yes", "before"]
+    network.graph.node.append(helper.make_node("Loop", inputs, ["derained"], body=body))
+
+
 def natural(height: int, width: int, seed: int = 0) -> np.ndarray:
     """A colour picture with the falling spectrum of photographs and a few hard edges, uint8."""
     random = np.random.default_rng(seed)

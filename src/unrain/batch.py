@@ -16,7 +16,7 @@ import numpy as np
 
 from unrain import files, image, layer, video
 from unrain.errors import UnrainError
-from unrain.plan import Job, Kind, Outcome, Plan
+from unrain.plan import Job, Kind, Outcome, Plan, takes_bytes
 
 if TYPE_CHECKING:
     from unrain.derainer import Derainer
@@ -65,6 +65,8 @@ def run(
     derainer = None
     for job in plan.jobs:
         start = time.monotonic()
+        for target in job.targets.values():
+            files.sweep(target.parent)
         pending = job.pending(overwrite=overwrite)
         if not pending and not job.to_stdout:
             there = " and ".join(str(path) for path in job.targets.values())
@@ -75,13 +77,15 @@ def run(
             for target in pending.values():
                 _make_folder(target)
             if job.is_video:
-                report = _video(job, pending["derained"], derainer, strength, settings, max_pixels, progress)
+                report = _video(
+                    job, pending["derained"], derainer, strength, settings, max_pixels, progress, overwrite
+                )
                 yield _told(job, pending["derained"], report, time.monotonic() - start)
                 if report.interrupted:
                     raise KeyboardInterrupt
                 continue
             results, found = _results(job, pending, derainer, strength, max_pixels, progress)
-            saved = _save_all(results, pending, quality)
+            saved = _save_all(results, pending, quality, overwrite=overwrite)
         except files.DiskFullError as error:
             yield Outcome(job.name, "failed", str(error))
             return
@@ -113,6 +117,7 @@ def _video(
     settings: video.VideoOptions | None,
     max_pixels: int,
     progress: Callable[[Job, int, int], None] | None,
+    overwrite: bool,
 ) -> video.VideoReport:
     assert job.source is not None
 
@@ -121,7 +126,14 @@ def _video(
             progress(job, done, total)
 
     return video.derain(
-        job.source, target, derainer, settings, strength=strength, max_pixels=max_pixels, progress=step
+        job.source,
+        target,
+        derainer,
+        settings,
+        strength=strength,
+        max_pixels=max_pixels,
+        progress=step,
+        overwrite=overwrite,
     )
 
 
@@ -166,7 +178,7 @@ def _results(
     progress: Callable[[Job, int, int], None] | None,
 ) -> tuple[dict[Kind, image.Picture], _Found]:
     if job.source is None:
-        picture = image.decode(sys.stdin.buffer.read(), job.name, max_pixels=max_pixels)
+        picture = image.read_stream(sys.stdin.buffer, job.name, max_pixels=max_pixels)
     else:
         picture = image.read(job.source, max_pixels=max_pixels)
 
@@ -222,7 +234,11 @@ class _Saved:
 
 
 def _save_all(
-    results: Mapping[Kind, image.Picture], pending: Mapping[Kind, Path], quality: int | None
+    results: Mapping[Kind, image.Picture],
+    pending: Mapping[Kind, Path],
+    quality: int | None,
+    *,
+    overwrite: bool,
 ) -> _Saved:
     """Write every result that can be written."""
     saved = _Saved()
@@ -230,7 +246,7 @@ def _save_all(
     for kind, picture in results.items():
         target = pending.get(kind)
         try:
-            saved.notes += _save(picture, target, quality)
+            saved.notes += _save(picture, target, quality, overwrite=overwrite)
         except UnrainError as error:
             problems.append(str(error))
             saved.disk_full = isinstance(error, files.DiskFullError)
@@ -244,7 +260,9 @@ def _save_all(
     return saved
 
 
-def _save(picture: image.Picture, target: Path | None, quality: int | None) -> tuple[str, ...]:
+def _save(
+    picture: image.Picture, target: Path | None, quality: int | None, *, overwrite: bool
+) -> tuple[str, ...]:
     """Write one result, to standard output without a target; return what could not be kept."""
     kind = picture.format if target is None else image.FORMATS.get(target.suffix.lower(), picture.format)
     try:
@@ -252,7 +270,7 @@ def _save(picture: image.Picture, target: Path | None, quality: int | None) -> t
     except UnrainError as error:
         raise UnrainError(f"{target or 'standard output'}: {error}") from error
     if target is not None:
-        files.write(data, target)
+        files.write(data, target, overwrite=overwrite or takes_bytes(target))
         return notes
     try:
         sys.stdout.buffer.write(data)

@@ -1,74 +1,274 @@
-"""Writing files so that they are whole or not there, and what a disk's errors are called."""
+"""Reading files that cannot hang, writing files whole or not at all, and what a disk's errors are called."""
 
 import contextlib
 import errno
+import functools
+import hashlib
 import os
+import platform
 import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from unrain.errors import UnrainError
 
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows, where nobody else can remove a file that is open
+    fcntl = None  # type: ignore[assignment]
+
 _FULL_DISK = {errno.ENOSPC, errno.EDQUOT}
+_CHUNK = 1 << 20
 
 
 class DiskFullError(UnrainError):
     """No space is left for the result: no other picture can be written either."""
 
 
-def write(data: bytes, path: Path) -> None:
-    """Put bytes into a file so that it is either whole or not there.
+def opened(path: Path) -> BinaryIO:
+    """Open a regular file for reading, and nothing that waits or never ends.
 
-    A hidden file `.unrain-*.tmp` in the same folder takes the bytes and is renamed when they are on the disk.
-    A link is followed; a device or pipe is written to directly.
+    Raises:
+        UnrainError: It is missing, may not be read, or is a folder, a pipe, a socket or a device.
+    """
+    # Non-blocking, so that a pipe without a writer does not wait here; a regular file is read as ever.
+    flags = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_NONBLOCK", "O_CLOEXEC", "O_BINARY"))
+    try:
+        descriptor = os.open(path, flags)
+        # What was opened is looked at, not the name: that may lead elsewhere a moment later.
+        mode = os.fstat(descriptor).st_mode
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            raise _irregular(path) from error
+        raise UnrainError(f"{path}: {reading_problem(error)}") from error
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        if stat.S_ISDIR(mode):
+            raise UnrainError(f"{path}: a folder, name a file")
+        raise _irregular(path)
+    return os.fdopen(descriptor, "rb")
+
+
+def _irregular(path: Path) -> UnrainError:
+    return UnrainError(f"{path}: a pipe or a device, not a file: save it to a file first")
+
+
+def read(path: Path, most: int, remedy: str) -> bytes:
+    """Read a whole regular file.
+
+    Args:
+        path: The file.
+        most: Refuse files with more bytes than this.
+        remedy: What to do about one that is larger.
+
+    Raises:
+        UnrainError: It cannot be read, is no regular file, is larger, or grows meanwhile.
+    """
+    with opened(path) as file:
+        try:
+            size = os.fstat(file.fileno()).st_size
+            if size > most:
+                raise UnrainError(f"{path}: larger than {most:,} bytes, {remedy}")
+            data = file.read(size + 1)
+        except OSError as error:
+            raise UnrainError(f"{path}: {reading_problem(error)}") from error
+    if len(data) > size:
+        raise UnrainError(f"{path}: grows while it is read, try again when it is whole")
+    return data
+
+
+def drain(stream: BinaryIO, name: str, most: int, remedy: str) -> bytes:
+    """Read a stream such as standard input to its end.
+
+    Args:
+        stream: Where the bytes come from.
+        name: How messages call it.
+        most: Refuse more bytes than this.
+        remedy: What to do about more.
+
+    Raises:
+        UnrainError: It cannot be read, or holds more.
+    """
+    parts = []
+    room = most
+    try:
+        while part := stream.read(_CHUNK):
+            parts.append(part)
+            room -= len(part)
+            if room < 0:
+                raise UnrainError(f"{name}: larger than {most:,} bytes, {remedy}")
+    except OSError as error:
+        raise UnrainError(f"{name}: {reading_problem(error)}") from error
+    return b"".join(parts)
+
+
+def is_stream(path: Path) -> bool:
+    """Whether a path is a pipe or a device such as /dev/null, which is written to and not replaced."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)
+
+
+def write(data: bytes, path: Path, *, overwrite: bool = True) -> None:
+    """Put bytes into a file so that it is either whole or not there.
 
     Args:
         data: The content.
-        path: The file; its folder exists.
+        path: The file, see `replacing`. With `overwrite` a device or pipe is written to directly.
+        overwrite: Replace what is there.
 
     Raises:
         DiskFullError: There is no space for it.
-        UnrainError: It cannot be written.
+        UnrainError: It cannot be written, or something is there already.
     """
-    path = Path(os.path.realpath(path))
     try:
-        if path.exists() and not path.is_file() and not path.is_dir():
-            with path.open("wb") as device:
-                device.write(data)
+        if overwrite and is_stream(path):
+            # A pipe that nobody reads from is an error, not a wait without end.
+            descriptor = os.open(path, os.O_WRONLY | getattr(os, "O_NONBLOCK", 0))
+            with os.fdopen(descriptor, "wb") as stream:
+                if hasattr(os, "set_blocking"):
+                    os.set_blocking(descriptor, True)
+                stream.write(data)
             return
-        with replacing(path) as file:
+        with replacing(path, overwrite=overwrite) as file:
             file.write(data)
     except OSError as error:
         raise writing_error(error, path) from error
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Give an open file that takes the place of `path` once it is whole, and vanishes after an exception.
+def replacing(path: Path, *, overwrite: bool = True) -> Iterator[BinaryIO]:
+    """Give an open file that gets the name `path` once it is on the disk, and vanishes after an exception.
+
+    Until then it is a hidden file `.unrain-*.tmp` in the same folder. A run that was killed leaves it behind,
+    and the next one that writes there removes it.
 
     Args:
-        path: The file; its folder exists. A link is followed.
+        path: The file; its folder exists.
+        overwrite: Replace what is there; a link is followed. Without it nothing is replaced, even if it
+            appears after the call, and no link is followed.
 
     Raises:
         DiskFullError: There is no space for it.
-        UnrainError: It cannot be written.
+        UnrainError: It cannot be written, or something is there already.
     """
-    path = Path(os.path.realpath(path))
-    part = path.with_name(f".unrain-{secrets.token_hex(4)}.tmp")
+    path = Path(os.path.realpath(path)) if overwrite else path
+    sweep(path.parent)
     try:
+        part, file = _draft(path.parent)
         try:
-            with part.open("xb") as file:
+            with file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            part.replace(path)
-        except BaseException:
+                # Published before it is closed: the lock goes with the descriptor.
+                if os.name == "posix":
+                    _publish(part, path, overwrite=overwrite)
+            if os.name != "posix":
+                _publish(part, path, overwrite=overwrite)
+        finally:
             with contextlib.suppress(OSError):
                 part.unlink()
-            raise
     except OSError as error:
         raise writing_error(error, path) from error
+
+
+def _draft(folder: Path) -> tuple[Path, BinaryIO]:
+    """Create the hidden file for a result, locked so that no other run takes it for abandoned."""
+    while True:
+        part = folder / f".unrain-{'-'.join(_here())}-{secrets.token_hex(4)}.tmp"
+        file = part.open("xb")
+        # Between the two steps another run may have taken it for abandoned.
+        if _locked(file) is not False and os.fstat(file.fileno()).st_nlink:
+            return part, file
+        file.close()
+
+
+def _publish(part: Path, path: Path, *, overwrite: bool) -> None:
+    """Give a whole file its name."""
+    if overwrite:
+        part.replace(path)
+        return
+    try:
+        # Unlike a rename, a link never replaces anything.
+        os.link(part, path)
+    except FileExistsError as error:
+        raise _appeared(path) from error
+    except (OSError, NotImplementedError):
+        # Not every file system has links: there an empty file of our own keeps the place.
+        try:
+            path.open("xb").close()
+        except FileExistsError as error:
+            raise _appeared(path) from error
+        try:
+            part.replace(path)
+        except OSError:
+            path.unlink()
+            raise
+
+
+def _appeared(path: Path) -> UnrainError:
+    return UnrainError(f"{path}: appeared while this run was busy and is kept, --overwrite replaces it")
+
+
+def sweep(folder: Path) -> None:
+    """Remove, once in each process, the hidden files that killed runs on this computer left in a folder.
+
+    Those of a live process are locked, and those of other computers on a shared disk are left alone.
+    """
+    _sweep(os.path.abspath(folder))  # noqa: PTH100  (keeps the links of the folder's own path)
+
+
+@functools.lru_cache(maxsize=4096)
+def _sweep(folder: str) -> None:
+    boot, host = _here()
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            parts = entry.name.split("-")
+            if len(parts) != 4 or parts[0] != ".unrain" or not entry.name.endswith(".tmp"):
+                continue
+            if parts[1] != boot and parts[2] != host:
+                continue
+            with contextlib.suppress(OSError, UnrainError):
+                if fcntl is None:
+                    Path(entry).unlink()
+                    continue
+                with opened(Path(entry)) as file:
+                    if _locked(file):
+                        Path(entry).unlink()
+
+
+def _locked(file: BinaryIO) -> bool | None:
+    """Lock a file until it is closed; False if somebody else has done so, None if there are no locks here."""
+    if fcntl is None:
+        return None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+@functools.cache
+def _here() -> tuple[str, str]:
+    """Name this boot and this computer: containers share the first, reboots the second."""
+
+    def content(file: str) -> str:
+        try:
+            return Path(file).read_text(encoding="ascii")
+        except OSError:
+            return ""
+
+    node = platform.node()
+    names = (content("/proc/sys/kernel/random/boot_id") or node, node + content("/etc/machine-id"))
+    boot, host = (hashlib.sha256(name.encode()).hexdigest()[:8] for name in names)
+    return boot, host
 
 
 def writing_error(error: OSError, path: Path) -> UnrainError:

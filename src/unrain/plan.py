@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from unrain import image, video
+from unrain import files, image, video
 from unrain.errors import UsageError
 
 Kind = Literal["derained", "rain", "compare"]
@@ -66,10 +66,7 @@ class Job:
         return {
             kind: path
             for kind, path in self.targets.items()
-            # A device such as /dev/null is there and may be written to.
-            if overwrite
-            or not os.path.lexists(path)
-            or (path.exists() and not (path.is_file() or path.is_dir()))
+            if overwrite or not os.path.lexists(path) or takes_bytes(path)
         }
 
 
@@ -117,6 +114,14 @@ class Plan:
     settled: list[Outcome] = field(default_factory=list)
     folder: Path | None = None
     ignored: tuple[Path, ...] = ()
+
+
+def takes_bytes(path: Path) -> bool:
+    """Whether a result is a pipe or a device such as /dev/null, written to as it is.
+
+    One with the name of a picture or video is something else: a file that is in the way.
+    """
+    return path.suffix.lower() not in {*image.FORMATS, *video.WRITTEN} and files.is_stream(path)
 
 
 def make_plan(

@@ -1,14 +1,17 @@
 """Which models exist, what their cards say, and where their weights are."""
 
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from unrain import files
 from unrain.errors import UnrainError, UsageError
 
 DEFAULT = "rdmc-lite"
 WEIGHTS = Path(__file__).parent / "weights"
+_LARGEST_CARD = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ def find(name_or_path: str | Path) -> Model:
         return _load(WEIGHTS / f"{name}.onnx")
     path = Path(name_or_path)
     if path.suffix.lower() == ".onnx" or path.is_file():
-        if not path.is_file():
+        if not path.exists():
             raise UsageError(f"{path}: no such model file, check the name")
         return _load(path)
     known = ", ".join(model.name for model in models()) or "none, so install unrain again"
@@ -58,10 +61,28 @@ def find(name_or_path: str | Path) -> Model:
 
 def _load(path: Path) -> Model:
     card_path = path.with_suffix(".json")
+    # A file may be called by bytes that no text holds, which an answer of the server could not be made of.
+    name = path.stem.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    # A link that leads nowhere is an error too: the contract in it is missed.
+    if not os.path.lexists(card_path):
+        return Model(name, path, {})
+    data = files.read(card_path, _LARGEST_CARD, "get it again")
     try:
-        card = json.loads(card_path.read_bytes()) if card_path.exists() else {}
-    except (OSError, ValueError) as error:
+        return Model(name, path, json_object(data))
+    except ValueError as error:
         raise UnrainError(f"{card_path}: the model's card cannot be read ({error}), get it again") from error
-    if not isinstance(card, dict):
-        raise UnrainError(f"{card_path}: the model's card is no JSON object, get it again")
-    return Model(path.stem, path, card)
+
+
+def json_object(text: str | bytes) -> dict[str, Any]:
+    """Read a JSON object that somebody else wrote.
+
+    Raises:
+        ValueError: It is none, or nested too deeply.
+    """
+    try:
+        found = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    if not isinstance(found, dict):
+        raise ValueError("no JSON object")
+    return found

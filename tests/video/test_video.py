@@ -378,6 +378,30 @@ def test_a_start_beyond_the_end(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
 
 
+def test_a_result_that_appears_meanwhile_is_kept(tmp_path):
+    source = clip(tmp_path / "clip.mp4", frames=2, sound=False)
+    target = video.beside(source)
+
+    class Meddles(Same):
+        def step(self, rainy, estimate):
+            target.write_bytes(b"mine")
+            return rainy
+
+    (outcome,) = batch.run(make_plan([str(source)]), lambda: Derainer(Meddles()))
+    assert outcome.message == (
+        f"{target}: appeared while this run was busy and is kept, --overwrite replaces it"
+    )
+    assert target.read_bytes() == b"mine"
+    assert sorted(tmp_path.iterdir()) == [source, target]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with names")
+def test_a_pipe_is_no_video(tmp_path):
+    os.mkfifo(tmp_path / "clip.mp4")
+    with pytest.raises(UnrainError, match=r"clip\.mp4: a pipe or a device, not a file"):
+        run(tmp_path / "clip.mp4")
+
+
 def test_too_many_pixels(tmp_path):
     source = clip(tmp_path / "clip.mp4", frames=2)
     with pytest.raises(UnrainError, match="64 x 48, more than the limit of 100 pixels"):

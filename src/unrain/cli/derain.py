@@ -119,8 +119,12 @@ def derain(
 
     def load() -> "Derainer":
         from unrain.derainer import Derainer
+        from unrain.engine import OnnxEngine
 
-        return Derainer(chosen, recursions=recursions, until=until, tile=tile, threads=threads, levels=levels)
+        made = Derainer(chosen, recursions=recursions, until=until, tile=tile, threads=threads, levels=levels)
+        if isinstance(made.engine, OnnxEngine) and made.engine.loops and not quiet:
+            screen.say(f"unrain: {chosen.path} has loops, which may never end: Ctrl-C stops them")
+        return made
 
     screen = Screen(len(planned.jobs) + len(planned.settled), quiet=quiet, verbose=verbose)
     with screen, _terminable(screen):

@@ -32,11 +32,17 @@ def models(name: Annotated[str | None, Parameter(name="NAME")] = None, /, *, jso
         cards = [
             {"name": m.name, "path": str(m.path), "bytes": m.path.stat().st_size, **m.card} for m in found
         ]
-        print_line(jsonlib.dumps(cards, indent=2, ensure_ascii=False))
+        for line in jsonlib.dumps(cards, indent=2, ensure_ascii=False).split("\n"):
+            print_line(line)
         return
     if not found:
         raise UnrainError("no models came with this installation, install unrain again")
-    for line in _table(found) if name is None else _described(found[0]):
+    try:
+        lines = list(_table(found) if name is None else _described(found[0]))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        named = " or ".join(str(model.path.with_suffix(".json")) for model in found)
+        raise UnrainError(f"{named}: not as unrain export writes it ({error}), get it again") from error
+    for line in lines:
         print_line(line)
 
 

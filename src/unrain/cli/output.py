@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import sys
 from collections.abc import Iterator
 
@@ -13,9 +14,19 @@ EXIT_INTERRUPTED = 130
 EXIT_PIPE_CLOSED = 141
 EXIT_TERMINATED = 143
 
+# Control characters, with which a name could forge a line or steer the terminal, those that turn the
+# direction of what follows, and Unicode's own ends of lines.
+_NOT_SHOWN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+_USUAL = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
+
+
+def escaped(line: str) -> str:
+    """Return a line in which nothing moves the cursor, ends the line, or turns the text's direction."""
+    return _NOT_SHOWN.sub(lambda found: _USUAL.get(found[0]) or f"\\u{ord(found[0]):04x}", line)
+
 
 def print_line(line: str) -> None:
-    """Write a line to standard output.
+    """Write a line to standard output, see `escaped`.
 
     Raises:
         UnrainError: Standard output cannot be written.
@@ -23,7 +34,7 @@ def print_line(line: str) -> None:
     # A file's name may hold what the terminal's encoding cannot.
     encoding = sys.stdout.encoding
     try:
-        sys.stdout.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+        sys.stdout.write(escaped(line).encode(encoding, "backslashreplace").decode(encoding) + "\n")
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -31,8 +42,8 @@ def print_line(line: str) -> None:
 
 
 def error_line(line: str) -> None:
-    """Write a line to standard error."""
-    sys.stderr.write(line + "\n")
+    """Write a line to standard error, see `escaped`."""
+    sys.stderr.write(escaped(line) + "\n")
     sys.stderr.flush()
 
 

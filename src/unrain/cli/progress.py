@@ -3,7 +3,7 @@
 import sys
 from typing import TYPE_CHECKING
 
-from unrain.cli.output import error_line, print_line
+from unrain.cli.output import error_line, escaped, print_line
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -61,7 +61,8 @@ class Bar:
             label: What stands before the bar; as before when None.
         """
         if self.progress is not None:
-            self.progress.update(self._task, completed=done, description=label, refresh=not self._animated)
+            shown = None if label is None else escaped(label)
+            self.progress.update(self._task, completed=done, description=shown, refresh=not self._animated)
 
     def step(self, label: str, done: int, total: int) -> None:
         """Show how far one part of the work is; a new label starts the bar anew.
@@ -82,7 +83,7 @@ class Bar:
         if self.progress is None:
             error_line(line)
         else:
-            self.progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
+            self.progress.console.print(escaped(line), markup=False, highlight=False, soft_wrap=True)
 
     def note(self, line: str) -> None:
         """Write a remark to standard error."""

@@ -8,6 +8,7 @@ from unrain.image.decode import (
     from_pil,
     is_picture,
     read,
+    read_stream,
     size_of,
 )
 from unrain.image.encode import FORMATS, encode, to_pil
@@ -29,6 +30,7 @@ __all__ = [
     "from_pil",
     "is_picture",
     "read",
+    "read_stream",
     "size_of",
     "to_pil",
 ]

@@ -6,7 +6,9 @@ high bytes and low bytes, and nothing is lost.
 """
 
 import contextlib
+import ctypes
 import io
+import logging
 import re
 import sys
 import threading
@@ -14,13 +16,14 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError, _imaging
 
+from unrain import files
 from unrain.errors import UnrainError
-from unrain.files import one_line, reading_problem
+from unrain.files import one_line
 from unrain.image import structure
 from unrain.image.metadata import (
     Metadata,
@@ -57,7 +60,10 @@ _RAW_SIGNATURES = re.compile(
 _NEW_SUBFILE_TYPE, _PHOTOMETRIC, _SUB_IFDS, _DNG_VERSION = 254, 262, 330, 50706
 # Colour filter array; linear RAW.
 _RAW_PHOTOMETRIC = {32803, 34892}
-# Pillow's limit is a global, so one picture is decoded at a time.
+_MOST_DIRECTORIES = 100
+# Python prints what nobody listens to, and what Pillow says of a damaged file is in our own message.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
+# Pillow's limit and libtiff's handler are global, so one picture is decoded at a time.
 _PILLOW_LIMIT = threading.Lock()
 
 
@@ -75,11 +81,28 @@ def read(path: Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
     Raises:
         UnrainError: The file is missing, unreadable, no picture, damaged, animated or too large.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UnrainError(f"{path}: {reading_problem(error)}") from error
-    return decode(data, str(path), max_pixels=max_pixels)
+    return decode(files.read(path, *_most_bytes(max_pixels)), str(path), max_pixels=max_pixels)
+
+
+def read_stream(stream: BinaryIO, name: str, *, max_pixels: int = MAX_PIXELS) -> Picture:
+    """Read a picture from a stream such as standard input.
+
+    Args:
+        stream: Where its bytes come from, to their end.
+        name: How messages call it.
+        max_pixels: Refuse pictures with more pixels than this.
+
+    Raises:
+        UnrainError: The bytes are no picture, or a damaged, animated, RAW or too large one.
+    """
+    return decode(files.drain(stream, name, *_most_bytes(max_pixels)), name, max_pixels=max_pixels)
+
+
+def _most_bytes(max_pixels: int) -> tuple[int, str]:
+    """Return how many bytes a picture may have, and what to do about more."""
+    # Sixteen bits of four channels, and room for metadata.
+    most = 8 * max_pixels + (1 << 26)
+    return most, f"more than {max_pixels:,} pixels take: raise --max-pixels if you trust it"
 
 
 def size_of(path: Path) -> tuple[int, int]:
@@ -89,7 +112,7 @@ def size_of(path: Path) -> tuple[int, int]:
         UnrainError: The file is no readable picture.
     """
     try:
-        with Image.open(path, formats=_DECODERS) as header:
+        with files.opened(path) as file, Image.open(file, formats=_DECODERS) as header:
             width, height = header.size
             # Pillow has already turned the size of a TIFF.
             turned = header.format != "TIFF" and header.getexif().get(_ORIENTATION, 1) >= 5
@@ -117,7 +140,12 @@ def decode(data: bytes, name: str, *, max_pixels: int = MAX_PIXELS) -> Picture:
     structure.check(data, name)
     if PurePath(name).suffix.lower() in RAW_SUFFIXES or _is_raw(data):
         raise UnrainError(f"{name}: a camera's RAW file, develop it to JPEG or 16-bit TIFF first")
-    with _PILLOW_LIMIT, _pillow_limit(max_pixels), warnings.catch_warnings(record=True) as caught:
+    with (
+        _PILLOW_LIMIT,
+        _pillow_limit(max_pixels),
+        _quiet_libtiff(),
+        warnings.catch_warnings(record=True) as caught,
+    ):
         warnings.simplefilter("always")
         try:
             picture = _decode(data, name, max_pixels)
@@ -183,6 +211,23 @@ def _is_raw(data: bytes) -> bool:
             )
         except Exception:
             return False
+
+
+@contextlib.contextmanager
+def _quiet_libtiff() -> Iterator[None]:
+    """Keep libtiff's own lines, which may hold what a file likes, off standard error."""
+    try:
+        # Looked up in what Pillow is linked with; a Pillow built without libtiff has none.
+        handler = ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler
+    except (AttributeError, OSError):
+        yield
+        return
+    handler.restype, handler.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+    before = handler(None)
+    try:
+        yield
+    finally:
+        handler(before)
 
 
 @contextlib.contextmanager

@@ -65,6 +65,7 @@ def derain(
     strength: float = 1.0,
     max_pixels: int = image.MAX_PIXELS,
     progress: Callable[[int, int], None] | None = None,
+    overwrite: bool = True,
 ) -> VideoReport:
     """Take the rain out of a video.
 
@@ -79,6 +80,7 @@ def derain(
         strength: How much of the rain is taken away: 0 none, 1 what is found, up to 1.5.
         max_pixels: Refuse frames with more pixels.
         progress: Called with the number of frames done and the expected total.
+        overwrite: Replace what is at `target`; else it is kept, also if it appears meanwhile.
 
     Returns:
         The outcome. A damaged clip is written as far as it can be decoded, so check `problem`.
@@ -102,7 +104,7 @@ def derain(
             if item is None:
                 raise UnrainError(f"{source}: {reader.why_no_frames()}")
             early.append(item)
-        with files.replacing(target) as file, written(target):
+        with files.replacing(target, overwrite=overwrite) as file, written(target):
             with Writer(file, target, reader, options) as writer:
                 pipeline = _Pipeline(reader, writer, derainer, options, strength, progress)
                 interrupted = pipeline.run(early, items)

@@ -35,11 +35,7 @@ def opened(source: Path) -> "Iterator[InputContainer]":
     """
     import av
 
-    try:
-        file = source.open("rb")
-    except OSError as error:
-        raise UnrainError(f"{source}: {files.reading_problem(error)}") from error
-    with file:
+    with files.opened(source) as file:
         head = file.read(32)
         if not head:
             raise UnrainError(f"{source}: the file is empty, get it again from its source")

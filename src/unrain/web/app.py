@@ -24,11 +24,11 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 from urllib.parse import quote
 
-import python_multipart  # noqa: F401  (needed to parse forms; missing it would only show at the first request)
 from fastapi import FastAPI, HTTPException, Request
 from fastapi import Path as PathParameter
 from fastapi.responses import JSONResponse, Response
 from pydantic import ValidationError
+from python_multipart.exceptions import FormParserError
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
@@ -37,6 +37,7 @@ from starlette.types import Receive, Scope, Send
 
 from unrain import image, zoo
 from unrain.errors import UnrainError
+from unrain.files import one_line
 from unrain.version import __version__
 from unrain.web.guard import Guard
 from unrain.web.job import (
@@ -289,6 +290,8 @@ async def _received(request: Request, queue: JobQueue, memory: MemoryReservation
     except UnicodeError as error:
         # A charset that decodes nothing, such as Python's "undefined".
         raise HTTPException(400, "the form cannot be read in its charset, send UTF-8") from error
+    except FormParserError as error:  # as an older Starlette hands it on
+        raise HTTPException(400, f"the form cannot be read: {one_line(error)}") from error
     except TimeoutError as error:
         message = f"the picture did not arrive within {limits.transfer:g} seconds"
         raise HTTPException(408, message, {"Connection": "close"}) from error

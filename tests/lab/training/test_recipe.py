@@ -142,7 +142,7 @@ def test_a_missing_key_and_a_missing_recipe_are_named(toy):
     (toy / "toy.toml").write_text('network = "rdmc"\n')
     with pytest.raises(UnrainError, match="'sources' is missing"):
         read_recipe(toy / "toy.toml")
-    with pytest.raises(UnrainError, match=r"none\.toml: cannot be read"):
+    with pytest.raises(UnrainError, match=r"none\.toml: no such file"):
         read_recipe(toy / "none.toml")
 
 
@@ -246,4 +246,20 @@ def test_numbers_that_no_run_has_are_one_line(tmp_path, old, new, message):
     with pytest.raises(UnrainError) as caught:
         read_recipe(path)
     assert str(caught.value).startswith(f"{path}: {message}")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"deep = " + b"[" * 100_000, r"not a TOML file \(nested too deeply\)"),
+        (b"name = '\xff'", r"not a TOML file \(.*utf-8.*\)"),
+        (b"#" * (1 << 21), "larger than 1,048,576 bytes"),
+    ],
+    ids=["deep", "no UTF-8", "large"],
+)
+def test_what_is_no_recipe_at_all_is_one_line(tmp_path, content, words):
+    (tmp_path / "odd.toml").write_bytes(content)
+    with pytest.raises(UnrainError, match=rf"odd\.toml: {words}.*give a file such as recipes/") as caught:
+        read_recipe(tmp_path / "odd.toml")
     assert "\n" not in str(caught.value)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -87,7 +86,8 @@ def measure(models: Sequence[str], options: BenchOptions, *, say: Say, note: Say
         if not options.json:
             table.add(one, costs.get(key))
     if options.json:
-        say(json.dumps(tables.as_rows(measured, costs, published=options.published), indent=2))
+        for line in tables.as_json(tables.as_rows(measured, costs, published=options.published)):
+            say(line)
     else:
         table.end()
     if options.report:
@@ -161,7 +161,8 @@ def time_models(models: Sequence[str], options: SpeedOptions, *, say: Say, progr
         progress=progress,
     )
     if options.json:
-        say(json.dumps(asdict(report), indent=2))
+        for line in tables.as_json(asdict(report)):
+            say(line)
         return
     for line in _speed_lines(report, peer.name if peer else None, cost=options.cost):
         say(line)
@@ -193,7 +194,8 @@ def compare_sizes(
     if options.report:
         sizes.write_page(options.report, table)
     if options.json:
-        say(json.dumps(asdict(table), indent=2))
+        for line in tables.as_json(asdict(table)):
+            say(line)
     else:
         for line in sizes.lines(table):
             say(line)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from unrain.errors import UnrainError
-from unrain.files import write
+from unrain.files import one_line, read, write
 from unrain.lab.checkpoint import load_checkpoint, sha256
 from unrain.lab.data.batches import Source, Unpaired
 from unrain.lab.data.pairs import pairs, photographs, rain_layers
@@ -40,6 +40,8 @@ FREE = {
     "summary",
     "licence",
 }
+_LARGEST = 1 << 20
+_SUCH_AS = "give a file such as recipes/rdmc-lite/rdmc-lite.toml"
 
 
 @dataclass(frozen=True)
@@ -452,17 +454,15 @@ def read_table(path: Path) -> dict[str, Any]:
     """Read a TOML file.
 
     Raises:
-        UnrainError: It is missing, or no TOML.
+        UnrainError: It is missing, far too large, or no TOML.
     """
+    data = read(path, _LARGEST, _SUCH_AS)
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UnrainError(
-            f"{path}: cannot be read ({error.strerror}); give a file such as recipes/rdmc-lite/rdmc-lite.toml"
-        ) from error
-    # Besides its own errors tomllib raises ValueError for a number of thousands of digits.
-    except (ValueError, RecursionError) as error:
-        raise UnrainError(f"{path}: not a TOML file ({error})") from error
+        return tomllib.loads(data.decode())
+    except RecursionError as error:
+        raise UnrainError(f"{path}: not a TOML file (nested too deeply); {_SUCH_AS}") from error
+    except ValueError as error:
+        raise UnrainError(f"{path}: not a TOML file ({one_line(error)}); {_SUCH_AS}") from error
 
 
 def write_recipe(recipe: Recipe, path: Path, comment: str) -> None:

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
-from unrain.engine import first_line, session_options
+from unrain.engine import first_line, open_session, session_options
 from unrain.errors import UnrainError
 
 _TYPES: dict[str, type] = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8}
@@ -37,9 +36,9 @@ class Network:
             UnrainError: It is no ONNX file, or has more than one input.
         """
         try:
-            self._session = ort.InferenceSession(
-                str(path), session_options(threads), providers=["CPUExecutionProvider"]
-            )
+            self._session, _ = open_session(path, session_options(threads))
+        except UnrainError:
+            raise
         except Exception as error:  # ONNX Runtime's exceptions have no common base of their own
             raise UnrainError(
                 f"{path}: not a model that ONNX Runtime can open ({first_line(error)}); export it anew"

@@ -7,7 +7,6 @@ picture's name and a seed, so that every candidate sees the same drops, in this 
 
 from __future__ import annotations
 
-import json
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -139,7 +138,8 @@ def bench_tasks(
         if not options.json:
             say(line(score, names, networks))
     if options.json:
-        say(json.dumps([asdict(score) for score in scores], indent=2))
+        for row in tables.as_json([asdict(score) for score in scores]):
+            say(row)
     reused = sum(score.reused for score in scores)
     if reused:
         total = sum(score.pictures for score in scores)

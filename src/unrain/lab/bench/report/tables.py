@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import groupby
@@ -164,6 +165,11 @@ def as_rows(measured: Sequence[Measured], costs: Costs, *, published: bool = Fal
                 }
             )
     return rows
+
+
+def as_json(value: object) -> list[str]:
+    """Return the lines of a value as JSON, for programs."""
+    return json.dumps(value, indent=2).split("\n")
 
 
 def _trained_on(candidate: Candidate) -> str | None:
