@@ -102,7 +102,9 @@ BOMBS = {
     "huge.png": lambda: png_of(60_000, 60_000),
     "wide.png": lambda: png_of(2**31 - 1, 1),
     "zeros.png": lambda: _png(size=(3000, 1300)),
-    "huge.bmp": lambda: b"BM" + struct.pack("<IHHIIiiHHIIiiII", 54, 0, 0, 54, 40, 1 << 30, -4, 1, 24, *[0] * 6),
+    "huge.bmp": lambda: (
+        b"BM" + struct.pack("<IHHIIiiHHIIiiII", 54, 0, 0, 54, 40, 1 << 30, -4, 1, 24, *[0] * 6)
+    ),
     "names.png": lambda: _png(*[(b"tEXt", b"%d\0" % n) for n in range(300_000)]),
 }
 

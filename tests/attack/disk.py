@@ -46,7 +46,11 @@ def attack(campaign):
         for name, data in made.items():
             if data not in (whole[name], _SENTINEL):
                 campaign.fault("half file", f"{way.__name__}: {name}", {name: data})
-        if ran.code == 0 and len(made) < len(whole) and way not in (_vanishing, _full_stdout, _becomes_a_file):
+        if (
+            ran.code == 0
+            and len(made) < len(whole)
+            and way not in (_vanishing, _full_stdout, _becomes_a_file)
+        ):
             campaign.fault("false success", f"{way.__name__}: {len(made)} results\n{ran.err}", {})
         for path in leftovers(folder):
             campaign.fault("left-over", f"{way.__name__}: {path}", {})

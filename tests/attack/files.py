@@ -91,7 +91,9 @@ def folder_run(campaign, model, cases, options, problem, *, cpu=None, megabytes=
         campaign.fault("exit code", f"{failed} of {len(cases)} failed, but exit code {ran.code}", cases)
     for name, fate in fates.items():
         if fate == "lost":
-            campaign.fault("false success", f"{name}: no result\n{ran.err}\nno word of it", {name: cases[name]})
+            campaign.fault(
+                "false success", f"{name}: no result\n{ran.err}\nno word of it", {name: cases[name]}
+            )
         for result in _results(folder, name) if fate == "result" else ():
             if wrong := problem(result, cases[name]):
                 campaign.fault("false success", f"{result.name}\n{wrong}", {name: cases[name]})
@@ -140,7 +142,11 @@ def picture_problem(path, source):
         return f"is {result.size}, its source {size}"
     # The toys are noise, which nothing compresses: half of the bytes are half of the pixels.
     original = seeds.pictures().get(path.name.partition("-")[2].replace("_derained", ""), b"")
-    if kind in ("PNG", "BMP") and len(source) < len(original) / 2 and b"IDAT" not in source[len(source) // 2 :]:
+    if (
+        kind in ("PNG", "BMP")
+        and len(source) < len(original) / 2
+        and b"IDAT" not in source[len(source) // 2 :]
+    ):
         return f"made of {len(source)} of {len(original)} bytes" if original.startswith(source) else None
     return None
 

@@ -3,6 +3,7 @@
 import struct
 import time
 import zlib
+from itertools import pairwise
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _NUMBERS = [
@@ -14,7 +15,7 @@ _NUMBERS = [
 
 
 def pieces(data):
-    """Cut a file where its format does: PNG chunks, JPEG segments, RIFF chunks, MP4 boxes; else into blocks."""
+    """Cut a file where its format does (PNG, JPEG, RIFF, MP4), another one into blocks."""
     cuts, at = [0], 0
     if data.startswith(_PNG):
         cuts, at = [0, 8], 8
@@ -42,7 +43,7 @@ def pieces(data):
     cuts = sorted({min(cut, len(data)) for cut in cuts} | {len(data)})
     if len(cuts) < 4:
         cuts = [*range(0, len(data), max(16, len(data) // 64)), len(data)]
-    return [data[a:b] for a, b in zip(cuts, cuts[1:], strict=False)]
+    return [data[a:b] for a, b in pairwise(cuts)]
 
 
 def mended(data):

@@ -13,7 +13,8 @@ from toys import CONTRACT, natural, tiny_network
 from unrain import image
 
 XMP = (
-    b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    b'<x:xmpmeta xmlns:x="adobe:ns:meta/">'
+    b'<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
     b'<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/></rdf:RDF></x:xmpmeta>'
 )
 
@@ -117,9 +118,7 @@ def network(nodes, constants=(), *, kind=None, output=None, metadata=None):
     from onnx import TensorProto, helper
 
     def port(name):
-        return helper.make_tensor_value_info(
-            name, kind or TensorProto.FLOAT, ["batch", 3, "height", "width"]
-        )
+        return helper.make_tensor_value_info(name, kind or TensorProto.FLOAT, ["batch", 3, "height", "width"])
 
     graph = helper.make_graph(
         list(nodes), "bad", [port("rainy"), port("estimate")], [output or port("derained")], list(constants)

@@ -402,7 +402,12 @@ def test_a_container_that_cannot_hold_the_codec(tmp_path, name, codec, held):
 @pytest.mark.parametrize(
     ("codec", "size", "deep"),
     # With these x265 aborted the process, and SVT-AV1 never came to an end.
-    [("hevc", (48, 32), True), ("hevc", (40, 16), False), ("av1", (16, 200), False), ("av1", (100, 24), False)],
+    [
+        ("hevc", (48, 32), True),
+        ("hevc", (40, 16), False),
+        ("av1", (16, 200), False),
+        ("av1", (100, 24), False),
+    ],
 )
 def test_sizes_that_an_encoder_does_not_survive_are_refused(tmp_path, codec, size, deep):
     kind = "yuv420p10le" if deep else "yuv420p"
