@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from attack import seeds
 from attack.mutate import mutant
 from attack.process import faults, unrain, watched
+from toys import CONTRACT
 
 _BATCH = 40
 # A foreign model may think for a while before its time is up.
@@ -62,102 +63,78 @@ def attack(campaign):
 
 def malicious():
     """Models that no damage by chance would make: the content of each file and of its card, if it has one."""
-    node = helper.make_node
+    node, array = helper.make_node, numpy_helper.from_array
     same = node("Identity", ["rainy"], ["derained"])
-    wide = helper.make_tensor_value_info("derained", TensorProto.FLOAT, None)
+
+    def tensor(kind=TensorProto.FLOAT, make=helper.make_tensor_value_info):
+        return make("derained", kind, None)
+
+    # fmt: off
     models = {
-        "same": seeds.network([same]),
-        "nan": seeds.network(
-            [node("Sqrt", ["minus"], ["derained"]), node("Neg", ["rainy"], ["minus"])][::-1]
+        "same": ([same],),
+        "nan": ([node("Neg", ["rainy"], ["minus"]), node("Sqrt", ["minus"], ["derained"])],),
+        "infinite": ([node("Div", ["rainy", "zero"], ["derained"])], [array(np.float32(0), "zero")]),
+        "half-size": ([node("MaxPool", ["rainy"], ["derained"], kernel_shape=[2, 2], strides=[2, 2])],),
+        "no-rank": ([node("ReduceMean", ["rainy"], ["derained"], keepdims=0)], (), {"output": tensor()}),
+        "sequence": (
+            [node("SequenceConstruct", ["rainy"], ["derained"])], (),
+            {"output": tensor(make=helper.make_tensor_sequence_value_info)},
         ),
-        "infinite": seeds.network(
-            [node("Div", ["rainy", "zero"], ["derained"])],
-            [numpy_helper.from_array(np.float32(0), "zero")],
+        "double": (
+            [node("Cast", ["rainy"], ["derained"], to=TensorProto.DOUBLE)], (),
+            {"output": tensor(TensorProto.DOUBLE)},
         ),
-        "half-size": seeds.network(
-            [node("MaxPool", ["rainy"], ["derained"], kernel_shape=[2, 2], strides=[2, 2])]
+        "text-input": ([same], (), {"kind": TensorProto.STRING}),
+        "huge": (
+            [node("Expand", ["rainy", "shape"], ["b"]), node("ReduceMean", ["b"], ["derained"], axes=[0])],
+            [array(np.array([100_000, 3, 24, 32], np.int64), "shape")],
         ),
-        "no-rank": seeds.network([node("ReduceMean", ["rainy"], ["derained"], keepdims=0)], output=wide),
-        "sequence": seeds.network(
-            [node("SequenceConstruct", ["rainy"], ["derained"])],
-            output=helper.make_tensor_sequence_value_info("derained", TensorProto.FLOAT, None),
-        ),
-        "double": seeds.network(
-            [node("Cast", ["rainy"], ["derained"], to=TensorProto.DOUBLE)],
-            output=helper.make_tensor_value_info("derained", TensorProto.DOUBLE, None),
-        ),
-        "text-input": seeds.network([same], kind=TensorProto.STRING),
         "loop": _loop(),
-        "huge": seeds.network(
-            [
-                node("Expand", ["rainy", "shape"], ["big"]),
-                node("ReduceMean", ["big"], ["derained"], axes=[0]),
-            ],
-            [numpy_helper.from_array(np.array([100_000, 3, 24, 32], np.int64), "shape")],
-        ),
         "external": _external("../../../../etc/passwd"),
         "external-absolute": _external("/etc/passwd"),
+        "metadata-deep": ([same], (), {"metadata": "[" * 200_000}),
+        "metadata-list": ([same], (), {"metadata": "[1]"}),
+        "metadata-infinite": ([same], (), {"metadata": json.dumps({**CONTRACT, "halo": float("inf")})}),
     }
-    found = {name: (one.SerializeToString(), None) for name, one in models.items()}
-    inside = seeds.network([same])
-    for name, text in (
-        ("metadata-deep", "[" * 200_000),
-        ("metadata-list", "[1]"),
-        ("metadata-infinite", '{"multiple": 1e999, "halo": 8, "recursions": 1, "recursive": true}'),
-    ):
-        found[name] = (seeds.network([same], metadata=text).SerializeToString(), None)
-    card = json.loads(seeds.model()[1])
-    for key, value in (
-        ("multiple", float("inf")),
-        ("multiple", 10**30),
-        ("multiple", 1 << 31),
-        ("halo", float("inf")),
-        ("halo", 1 << 40),
-        ("halo", float("nan")),
-        ("recursions", 10**18),
-        ("recursions", True),
-        ("levels", 10**9),
-        ("recursive", "no"),
-    ):
-        text = json.dumps({**card, key: value})
-        found[f"card-{key}-{str(value)[:5]}"] = (inside.SerializeToString(), text.encode())
-    for name, data in (
-        ("deep", b'{"scores": ' + b"[" * 200_000),
-        ("list", b"[]"),
-        ("latin", '{"näme": 1}'.encode("latin-1")),
-        ("surrogate", b'{"name": "\\ud800", "summary": "\\u001b[31m"}'),
-        ("digits", b'{"multiple": ' + b"9" * 5000 + b"}"),
-        ("large", b'{"summary": "' + b"a" * 50_000_000 + b'"}'),
-    ):
-        found[f"card-{name}"] = (inside.SerializeToString(), data)
-    return found
+    cards = {
+        "deep": b'{"scores": ' + b"[" * 200_000, "list": b"[]", "latin": '{"n\xe4me": 1}'.encode("latin-1"),
+        "surrogate": b'{"name": "\\ud800", "summary": "\\u001b[31m"}',
+        "digits": b'{"multiple": ' + b"9" * 5000 + b"}",
+        "large": b'{"summary": "' + b"a" * 50_000_000 + b'"}',
+    }
+    values = {
+        "multiple": (float("inf"), 10**30, 1 << 31), "halo": (float("inf"), 1 << 40, float("nan")),
+        "recursions": (10**18, True), "levels": (10**9,), "recursive": ("no",),
+    }
+    # fmt: on
+    for key, strange in values.items():
+        for value in strange:
+            cards[f"{key}-{str(value)[:5]}"] = json.dumps({**CONTRACT, key: value}).encode()
+    found = {}
+    for name, (nodes, *constants) in models.items():
+        more = constants.pop() if len(constants) == 2 else {}
+        found[name] = (seeds.network(nodes, *constants, **more).SerializeToString(), None)
+    return found | {f"card-{name}": (found["same"][0], card) for name, card in cards.items()}
 
 
 def _loop():
-    """A model that never comes to an end."""
-    yes = helper.make_tensor_value_info("yes", TensorProto.BOOL, [])
-    carried = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("x", "y")]
-    body = helper.make_graph(
-        [helper.make_node("Identity", ["go"], ["yes"]), helper.make_node("Identity", ["x"], ["y"])],
-        "body",
-        [
-            helper.make_tensor_value_info("i", TensorProto.INT64, []),
-            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
-            carried[0],
-        ],
-        [yes, carried[1]],
-    )
-    constants = [
-        numpy_helper.from_array(np.int64(2**62), "rounds"),
-        numpy_helper.from_array(np.bool_(True), "first"),
+    """What never comes to an end."""
+    port = helper.make_tensor_value_info
+    nodes = [helper.make_node("Identity", ["go"], ["yes"]), helper.make_node("Identity", ["x"], ["y"])]
+    takes = [
+        port("i", TensorProto.INT64, []),
+        port("go", TensorProto.BOOL, []),
+        port("x", TensorProto.FLOAT, None),
     ]
-    return seeds.network(
-        [helper.make_node("Loop", ["rounds", "first", "rainy"], ["derained"], body=body)], constants
-    )
+    gives = [port("yes", TensorProto.BOOL, []), port("y", TensorProto.FLOAT, None)]
+    body = helper.make_graph(nodes, "body", takes, gives)
+    rounds, first = np.int64(2**62), np.bool_(True)
+    constants = [numpy_helper.from_array(rounds, "rounds"), numpy_helper.from_array(first, "first")]
+    return [helper.make_node("Loop", ["rounds", "first", "rainy"], ["derained"], body=body)], constants
 
 
 def _external(location):
-    """A model whose only weight lies in a file that is none of its business."""
+    """A weight that lies in a file which is none of the model's business."""
     weight = onnx.TensorProto(
         name="weight", data_type=TensorProto.FLOAT, dims=[4], data_location=TensorProto.EXTERNAL
     )
@@ -167,7 +144,7 @@ def _external(location):
         helper.make_node("ReduceMax", ["weight"], ["top"], keepdims=0),
         helper.make_node("Add", ["rainy", "top"], ["derained"]),
     ]
-    return seeds.network(nodes, [weight])
+    return nodes, [weight]
 
 
 def _value(campaign, card):

@@ -8,6 +8,7 @@ import random
 import re
 import signal
 import socket
+import subprocess
 import tempfile
 import threading
 import time
@@ -34,50 +35,34 @@ _MEGABYTES = 1500
 _SILENCE = 20.0
 _BOUNDARY = "b0undary"
 _FORM = f"multipart/form-data; boundary={_BOUNDARY}"
+# fmt: off
+_GET, _END = b"GET %s HTTP/1.1\r\nHost: 127.0.0.1\r\n", b"\r\n\r\n"
+_POST = b"POST /api/derain HTTP/1.1\r\nHost: 127.0.0.1\r\n"
 _RAW = (
-    b"",
-    b"GET / HT",
-    b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03" + bytes(200),
-    b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n" + b"X: y\r\n" * 20_000 + b"\r\n",
-    b"GET /" + b"a" * 200_000 + b" HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
-    b"GET /%2e%2e/%2e%2e/etc/passwd HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
-    b"GET /\0 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
-    b"POST /api/derain HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: -1\r\n\r\n",
-    b"POST /api/derain HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nabcdef",
-    b"POST /api/derain HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\n",
-    b"POST /api/derain HTTP/1.1\r\nHost: 127.0.0.1\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\n",
-    b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nHost: other\r\n\r\n",
-    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    b"", b"GET / HT", b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03" + bytes(200),
+    b"PRI * HTTP/2.0\r\n\r\nSM" + _END, _GET % b"/" + b"X: y\r\n" * 20_000 + _END,
+    _GET % (b"/" + b"a" * 200_000) + _END, _GET % b"/\0" + _END,
+    _GET % b"/%2e%2e/%2e%2e/etc/passwd" + _END, _GET % b"/healthz" + b"Host: other" + _END,
+    _POST + b"Content-Length: -1" + _END,
+    _POST + b"Content-Length: 5\r\nContent-Length: 6" + _END + b"abcdef",
+    _POST + b"Transfer-Encoding: chunked" + _END + b"f" * 16,
+    _POST + b"Expect: 100-continue\r\nContent-Length: 9" + _END,
 )
-_HEADERS = (
-    {"Origin": "http://["},
-    {"Origin": "null"},
-    {"Origin": "http://evil.example"},
-    {"Host": "evil.example"},
-    {"Host": "["},
-    {"Host": "127.0.0.1:99999999"},
-    {"Content-Type": f"{_FORM}; charset=undefined"},
-    {"Content-Type": f"{_FORM}; charset=idna"},
-    {"Content-Type": "multipart/form-data"},
-    {"Content-Type": "multipart/form-data; boundary=" + "x" * 300},
-    {"Content-Type": 'multipart/form-data; boundary="\xff"'},
-    {"Content-Type": "text/plain"},
-    {"Sec-Fetch-Site": "cross-site"},
-    {"Content-Encoding": "gzip"},
-    {"Accept-Language": "\xff" * 100},
-)
+_HEADERS = tuple({name: value} for name, values in {
+    "Origin": ("http://[", "null", "http://evil.example"),
+    "Host": ("evil.example", "[", "127.0.0.1:99999999"),
+    "Content-Type": (
+        f"{_FORM}; charset=undefined", f"{_FORM}; charset=idna", "multipart/form-data", "text/plain",
+        "multipart/form-data; boundary=" + "x" * 300, 'multipart/form-data; boundary="\xff"',
+    ),
+    "Sec-Fetch-Site": ("cross-site",), "Content-Encoding": ("gzip",), "Accept-Language": ("\xff" * 100,),
+}.items() for value in values)
 _FIELDS = (
-    ("strength", "1e999"),
-    ("strength", "nan"),
-    ("recursions", "9" * 5000),
-    ("recursions", "-1"),
-    ("levels", "1e9"),
-    ("model", "../../etc/passwd"),
-    ("model", "\0"),
-    ("ticket", "x" * 4000),
-    ("unknown", "1"),
-    ("", ""),
+    ("strength", "1e999"), ("strength", "nan"), ("recursions", "9" * 5000), ("recursions", "-1"),
+    ("levels", "1e9"), ("model", "../../etc/passwd"), ("model", "\0"), ("ticket", "x" * 4000),
+    ("unknown", "1"), ("", ""),
 )
+# fmt: on
 
 
 class Load:
@@ -97,13 +82,11 @@ class Load:
 
     def request(self, method, path, body=None, headers=None, timeout=60):
         """Send a request; status, headers and body of its answer."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
-        try:
-            connection.request(method, path, body, headers or {})
-            answer = connection.getresponse()
+        line = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        with contextlib.closing(line):
+            line.request(method, path, body, headers or {})
+            answer = line.getresponse()
             return answer.status, answer.headers, answer.read()
-        finally:
-            connection.close()
 
     def fault(self, kind, detail, files=()):
         with self.lock:
@@ -237,43 +220,35 @@ class Load:
 
 
 def attack(campaign):
-    """A quiet time, a time of attack, and the end; also with --isolate where the server knows it."""
-    model = seeds.model_file(campaign.fresh("model"))
-    folder = campaign.fresh("right")
+    """A quiet time, a time of attack, and the end; then once more with --isolate."""
+    model, folder = seeds.model_file(campaign.fresh("model")), campaign.fresh("right")
     for name in _GOOD:
         (folder / name).write_bytes(seeds.pictures()[name])
     watched(unrain(folder, "-o", folder / "out", "--model", model, "--threads", "1"))
     right = {name: (folder / "out" / name.replace(".", "_derained.")).read_bytes() for name in _GOOD}
-    isolates = "--isolate" in watched(unrain("serve", "--help")).out
-    ways = [[], ["--isolate"]] if isolates else [[]]
-    left = campaign.stop - time.monotonic()
-    for number, words in enumerate(ways):
-        if campaign.more():
-            seconds = min(left / len(ways), 3600) if number == 0 else campaign.stop - time.monotonic()
-            _serve(campaign, model, right, words, seconds)
+    seconds = min(campaign.stop - time.monotonic(), 3600) / 2
+    for words in ([], ["--isolate"]):
+        _serve(campaign, model, right, words, seconds)
 
 
-def _serve(campaign, model, right, words, seconds):
-    words = ["--port", "0", "--threads", "1", "--queue", CLIENTS, "--timeout", "30", *words]
+def _serve(campaign, model, right, more, seconds):
+    words = ["--model", model, "--port", "0", "--threads", "1", "--queue", CLIENTS, "--timeout", "30", *more]
+    place = campaign.fresh("serve")
     with tempfile.NamedTemporaryFile("r+b") as err:
-        place = campaign.fresh("serve")
-        process = start(unrain("serve", "--model", model, *words), cwd=place, out=err, err=err, limited=False)
+        process = start(unrain("serve", *words), cwd=place, out=err, err=err, limited=False)
         try:
-            found = None
-            for _ in range(600):
-                found = re.search(r"http://[^/]*:(\d+)/", Path(err.name).read_text("utf-8", "replace"))
-                if found or process.poll() is not None:
-                    break
+            while not (found := re.search(r"http://[^/]*:(\d+)/", Path(err.name).read_text())):
+                if process.poll() is not None:
+                    campaign.fault("crash", f"{Path(err.name).read_text()}\nthe server does not start", {})
+                    return
                 time.sleep(0.1)
             load = Load(campaign, process, int(found[1]), right)
-            few = None if campaign.limit == float("inf") else campaign.limit // 4
+            few = None if campaign.limit == float("inf") else campaign.limit // 8
             quiet = load.run(seconds / 4, [load.good] * 4 + [load.watch], few)
-            roles = (
-                [load.good] * (CLIENTS // 2) + [load.bad] * (CLIENTS // 3) + [load.rude] * 4 + [load.watch]
-            )
+            roles = [load.good] * 10 + [load.bad] * 6 + [load.rude] * 4 + [load.watch]
             busy = load.run(seconds * 3 / 4, roles, few)
             campaign.notes.append(
-                f"server {' '.join(words[6:])}: {quiet:.1f} good pictures a second in quiet, "
+                f"server {' '.join(more)}: {quiet:.1f} good pictures a second in quiet, "
                 f"{busy:.1f} under attack; {load.counts['busy']} told to wait; {load.peak:.0f} MB at most"
             )
             _end(campaign, load)
@@ -281,10 +256,10 @@ def _serve(campaign, model, right, words, seconds):
             kill(process)
             process.wait()
         log = Path(err.name).read_text("utf-8", "replace")
-        if "Traceback" in log:
-            campaign.fault("traceback", log[log.rindex("Traceback") :][:3000], {"server.log": log.encode()})
-        for path in leftovers(place):
-            campaign.fault("left-over", path, {})
+    if "Traceback" in log:
+        campaign.fault("traceback", log[log.rindex("Traceback") :][:3000], {"server.log": log.encode()})
+    for path in leftovers(place):
+        campaign.fault("left-over", path, {})
 
 
 def _end(campaign, load):
@@ -302,10 +277,9 @@ def _end(campaign, load):
         campaign.fault("memory", f"took {load.peak:.0f} MB, more than {_MEGABYTES}", {})
     load.process.send_signal(signal.SIGINT)
     try:
-        code = load.process.wait(30)
-        if code:
+        if code := load.process.wait(30):
             campaign.fault("exit code", f"exit code {code} after Ctrl-C", {})
-    except Exception:
+    except subprocess.TimeoutExpired:
         campaign.fault("hang", "does not stop within 30 s of Ctrl-C", {})
 
 
