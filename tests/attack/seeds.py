@@ -6,7 +6,6 @@ import json
 from dataclasses import replace
 
 import numpy as np
-import onnx
 from PIL import Image, TiffImagePlugin
 
 from toys import CONTRACT, natural, tiny_network
@@ -128,6 +127,3 @@ def network(nodes, constants=(), *, kind=None, output=None, metadata=None):
     text = json.dumps(CONTRACT) if metadata is None else metadata
     helper.set_model_props(made, {"unrain": text})
     return made
-
-
-__all__ = ["XMP", "exif", "model", "model_file", "network", "onnx", "pictures", "videos"]

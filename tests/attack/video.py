@@ -1,8 +1,5 @@
 """Damaged videos, and videos whose frames change their size midway."""
 
-import re
-from pathlib import Path
-
 import av
 
 from attack import seeds
@@ -50,8 +47,7 @@ def _growing(campaign, model):
     whole = folder / "growing.ts"
     whole.write_bytes(b"".join(part.read_bytes() for part in parts))
     ran = watched(unrain(whole, "--model", model, "--threads", "1", "--max-pixels", _PIXELS))
-    refused = ran.code == 1 and re.search("pixels", ran.err) is not None
-    campaign.count(cases=1, refused=int(refused))
-    if not refused:
+    campaign.count(cases=1, refused=int(ran.code == 1))
+    if ran.code != 1:
         detail = f"{ran.err}\na frame above --max-pixels: exit code {ran.code}"
-        campaign.fault("false success", detail, {Path(whole).name: whole.read_bytes()})
+        campaign.fault("false success", detail, {whole.name: whole.read_bytes()})
