@@ -118,8 +118,9 @@ def _fate(err, folder, name):
     path = re.escape(str(folder / "in" / name))
     if re.search(f"^unrain: error: .*{path}", err, re.MULTILINE):
         return "refused"
+    # What cannot be written is called by the result's name.
     out = re.escape(str(folder / "out" / Path(name).stem))
-    if re.search(f"^unrain: error: {out}_.*cannot be written as", err, re.MULTILINE):
+    if re.search(f"^unrain: error: {out}_", err, re.MULTILINE):
         return "refused"
     return "result" if re.search(f"^{path} -> ", err, re.MULTILINE) else "lost"
 

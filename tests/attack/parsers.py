@@ -152,7 +152,7 @@ def attack(campaign):
         for name in TARGETS:
             if not campaign.more():
                 break
-            examples = campaign.room(400 if campaign.limit > 1000 else 100)
+            examples = campaign.room(400 if campaign.limit > 1000 else 50)
             words = [sys.executable, "-m", "attack.parsers", name, str(examples), str(campaign.seed + turn)]
             ran = watched(words, cwd=campaign.fresh("fuzz"), patience=120 + examples)
             done = int((re.findall(r"^done (\d+)", ran.out, re.MULTILINE) or ["0"])[-1])
