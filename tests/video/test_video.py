@@ -450,6 +450,24 @@ def test_a_container_that_cannot_hold_the_codec(tmp_path, name, codec, held):
     assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
 
 
+@pytest.mark.parametrize(
+    ("codec", "size", "deep"),
+    # With these x265 aborted the process, and SVT-AV1 never came to an end.
+    [
+        ("hevc", (48, 32), True),
+        ("hevc", (40, 16), False),
+        ("av1", (16, 200), False),
+        ("av1", (100, 24), False),
+    ],
+)
+def test_sizes_that_an_encoder_does_not_survive_are_refused(tmp_path, codec, size, deep):
+    kind = "yuv420p10le" if deep else "yuv420p"
+    source = clip(tmp_path / "clip.mkv", frames=6, size=size, kind=kind, sound=False)
+    with pytest.raises(UnrainError, match=f"{size[0]} x {size[1]} is too small for {codec}, choose another"):
+        run(source, target=tmp_path / "new.mkv", codec=codec)
+    assert [path.name for path in tmp_path.iterdir()] == ["clip.mkv"]
+
+
 def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
     source = clip(tmp_path / "clip.mp4", frames=30, size=(160, 120))
     real = Path.open

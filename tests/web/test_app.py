@@ -723,6 +723,18 @@ def test_uvicorn_has_the_internals_that_the_idle_timeout_relies_on(model_folder,
     assert ",<" in bounds
 
 
+def test_nonsense_after_an_answer_ends_the_connection(model_folder, caplog):
+    with running(model_folder) as (port, _), socket.create_connection(("127.0.0.1", port)) as client:
+        client.settimeout(20)
+        head = b"POST /api/derain HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+        client.sendall(head)
+        assert b" 415 " in client.recv(65_536).splitlines()[0]
+        client.sendall(b"no length of a chunk\r\n")
+        cut(client)
+        assert httpx.get(f"http://127.0.0.1:{port}/healthz").status_code == 200
+    assert [record.getMessage() for record in caplog.records if record.name == "asyncio"] == []
+
+
 def test_slow_clients_are_cut_and_others_are_served(model_folder, monkeypatch):
     monkeypatch.setattr(server.IdleTimeout, "idle", 1.0)
     with running(model_folder, transfer=1.0) as (port, queue):

@@ -23,6 +23,7 @@ class Codec:
         worst: The highest `crf` that the encoder takes.
         options: Further options of the encoder.
         even: Whether width and height must be even where colour is stored at half resolution.
+        least: Smallest width and height that the encoder can be trusted with.
     """
 
     encoder: str
@@ -30,13 +31,16 @@ class Codec:
     worst: int
     options: dict[str, str] = field(default_factory=dict)
     even: bool = True
+    least: tuple[int, int] = (1, 1)
 
 
 CODECS = {
     "h264": Codec("libx264", 18, 51),
-    "hevc": Codec("libx265", 20, 51, {"x265-params": "log-level=none"}),
+    # x265 writes beyond its memory at widths such as 40 and 48.
+    "hevc": Codec("libx265", 20, 51, {"x265-params": "log-level=none"}, least=(64, 1)),
     "vp9": Codec("libvpx-vp9", 24, 63, {"row-mt": "1", "cpu-used": "3"}, even=False),
-    "av1": Codec("libsvtav1", 24, 63, {"preset": "8"}),
+    # SVT-AV1 waits forever if one side is below 25 and the other above 64.
+    "av1": Codec("libsvtav1", 24, 63, {"preset": "8"}, least=(32, 32)),
 }
 
 # What FFmpeg writes into each container; the first is the default.

@@ -78,6 +78,11 @@ class Writer:
 
     def _add_video(self, name: str, crf: int | None) -> "VideoStream":
         codec, reader = CODECS[name], self._reader
+        if reader.width < codec.least[0] or reader.height < codec.least[1]:
+            raise UnrainError(
+                f"{self._target}: {reader.width} x {reader.height} is too small for {name}, choose another "
+                "--codec"
+            )
         before = reader.stream.codec_context
         options = {**codec.options, "crf": str(codec.crf if crf is None else crf)}
         if name == "av1":

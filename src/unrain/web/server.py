@@ -9,6 +9,7 @@ import webbrowser
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
+import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -43,6 +44,13 @@ class IdleTimeout(H11Protocol):
         if self._watch is not None:
             self._watch.cancel()
         super().connection_lost(exc)
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP; once an answer was sent, nothing can be said, and uvicorn would fail."""
+        try:
+            super().send_400_response(msg)
+        except h11.LocalProtocolError:
+            self.transport.abort()
 
     def _check(self, before: object) -> None:
         """Close the connection if no request has been in progress since the last check."""

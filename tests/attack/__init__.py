@@ -1,0 +1,1 @@
+"""The campaign: unrain under attack, from outside. `python -m tests.attack --help` says how it is run."""
