@@ -471,10 +471,14 @@ def test_an_interrupt_ends_a_network_that_never_ends(tmp_path, monkeypatch):
     monkeypatch.setattr(OnnxEngine, "_try", lambda self: None)
     broken(tmp_path / "loop.onnx", add_loop)
     derainer = Derainer(tmp_path / "loop.onnx")
-    interrupt = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
-    interrupt.start()
-    with pytest.raises(KeyboardInterrupt):
-        derainer(natural(32, 32))
+    # A shell that starts the tests in the background has them ignore Ctrl-C.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+        with pytest.raises(KeyboardInterrupt):
+            derainer(natural(32, 32))
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert not [thread for thread in threading.enumerate() if thread.name == "unrain-network"]
 
 
