@@ -191,7 +191,13 @@ def export_checkpoint(
                 if precision == "half":
                     store_half(network)
                 draft.write_bytes(network.SerializeToString(deterministic=True))
-                off = _difference(net, draft, unrolled)
+                try:
+                    off = _difference(net, draft, unrolled)
+                except UnrainError:
+                    # Weights too large for half precision give no finite picture.
+                    if precision == "single":
+                        raise
+                    continue
                 if off < PARITY:
                     content, written["weights_stored"] = draft.read_bytes(), precision
                 elif precision == "single":
