@@ -7,16 +7,17 @@ import zlib
 from PIL import Image
 
 
-def jpeg(**options):
+def jpeg(segments=b"", **options):
+    """A JPEG of 16 x 16 with further segments, or other bytes, before its own."""
     buffer = io.BytesIO()
     Image.new("RGB", (16, 16), (9, 100, 200)).save(buffer, "JPEG", **options)
-    return buffer.getvalue()
+    return buffer.getvalue()[:2] + segments + buffer.getvalue()[2:]
 
 
-def scans(count, side=64):
-    """A progressive JPEG whose last scan is repeated."""
+def scans(count, side=64, mode="L"):
+    """A progressive JPEG whose last scan is repeated; each is a pass over all pixels."""
     buffer = io.BytesIO()
-    Image.new("L", (side, side), 128).save(buffer, "JPEG", progressive=True)
+    Image.new(mode, (side, side), 128).save(buffer, "JPEG", progressive=True)
     data = buffer.getvalue()
     last = data.rindex(b"\xff\xda")
     return data[:-2] + data[last:-2] * (count - data.count(b"\xff\xda")) + b"\xff\xd9"
@@ -24,20 +25,18 @@ def scans(count, side=64):
 
 def segments(count):
     """A JPEG with empty comments."""
-    data = jpeg()
-    return data[:2] + b"\xff\xfe\0\2" * count + data[2:]
+    return jpeg(b"\xff\xfe\0\2" * count)
 
 
 def fill(count):
     """A JPEG with fill bytes between its segments."""
-    data = jpeg()
-    return data[:2] + b"\xff" * count + data[2:]
+    return jpeg(b"\xff" * count)
 
 
-def directory(*entries):
-    """A TIFF's directory with 32-bit values: (tag, type, count, value)."""
+def directory(*entries, link=0):
+    """A TIFF's directory with 32-bit values, (tag, type, count, value), and where the next one is."""
     packed = b"".join(struct.pack("<HHII", *entry) for entry in entries)
-    return struct.pack("<H", len(entries)) + packed + bytes(4)
+    return struct.pack("<H", len(entries)) + packed + struct.pack("<I", link)
 
 
 def tiff(*more, body=b""):
@@ -62,10 +61,10 @@ def chunk(kind, body):
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
-def png(more=b"", last=b""):
-    """A grey PNG of 16 x 16 with more chunks before and after its pixels."""
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 16, 16, 8, 0, 0, 0, 0))
-    pixels = chunk(b"IDAT", zlib.compress(bytes(17 * 16)))
+def png(more=b"", last=b"", *, size=(16, 16), channels=1):
+    """A black PNG, grey or of three channels, with more chunks before and after its pixels."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", *size, 8, {1: 0, 3: 2}[channels], 0, 0, 0))
+    pixels = chunk(b"IDAT", zlib.compress(bytes(size[1] * (1 + channels * size[0]))))
     return b"\x89PNG\r\n\x1a\n" + header + more + pixels + last + chunk(b"IEND", b"")
 
 
@@ -85,6 +84,5 @@ def exif_fractions(count):
 
 def in_app1(exif):
     """A JPEG with an EXIF block, over as many segments as it needs."""
-    data = jpeg()
     parts = (b"Exif\0\0" + exif[at : at + 65_000] for at in range(0, len(exif), 65_000))
-    return data[:2] + b"".join(b"\xff\xe1" + struct.pack(">H", len(p) + 2) + p for p in parts) + data[2:]
+    return jpeg(b"".join(b"\xff\xe1" + struct.pack(">H", len(p) + 2) + p for p in parts))

@@ -9,33 +9,14 @@ from PIL import Image
 
 from attack.seeds import pictures
 from toys import png_of
+from toys_bombs import chunk, directory, fractions, jpeg, png, scans
 
 _MOST = 24_000_000  # what the server takes
 
 
 def _png(*chunks, size=(8, 8)):
     """A PNG with further chunks before its pixels."""
-
-    def chunk(kind, body):
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    pixels = zlib.compress(bytes(size[1] * (1 + 3 * size[0])), 9)
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", *size, 8, 2, 0, 0, 0))
-    middle = b"".join(chunk(kind, body) for kind, body in chunks)
-    return b"\x89PNG\r\n\x1a\n" + header + middle + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
-
-
-def _jpeg(segments=b"", *, size=(16, 16), **options):
-    buffer = io.BytesIO()
-    Image.new("RGB", size, (90, 120, 90)).save(buffer, "JPEG", **options)
-    return buffer.getvalue()[:2] + segments + buffer.getvalue()[2:]
-
-
-def _scans():
-    """A progressive JPEG whose last scan comes again and again; each is a pass over all pixels."""
-    data = _jpeg(size=(1600, 1600), progressive=True)
-    last = data.rindex(b"\xff\xda")
-    return data[:last] + data[last:-2] * min(15_000, 970_000 // (len(data) - 2 - last)) + b"\xff\xd9"
+    return png(b"".join(chunk(kind, body) for kind, body in chunks), size=size, channels=3)
 
 
 def _tiff(entries, tail=b"", link=0):
@@ -43,14 +24,8 @@ def _tiff(entries, tail=b"", link=0):
     base = [(256, 4, 1, 8), (257, 4, 1, 8), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1), (277, 3, 1, 1)]
     base += [(273, 4, 1, 8), (278, 4, 1, 8), (279, 4, 1, 64)]
     rows = sorted({tag: (tag, *rest) for tag, *rest in [*base, *entries]}.values())
-    directory = struct.pack("<H", len(rows)) + b"".join(struct.pack("<HHII", *row) for row in rows)
     head = b"II*\0" + struct.pack("<I", 72) + bytes(64)
-    return head + directory + struct.pack("<I", link) + tail
-
-
-def _rationals():
-    start = 8 + 64 + 2 + 12 * 10 + 4
-    return _tiff([(50721, 5, 3_000_000, start)], struct.pack("<II", 1, 3) * 3_000_000)
+    return head + directory(*rows, link=link) + tail
 
 
 def _pages():
@@ -65,7 +40,7 @@ def _exif_loop():
     """EXIF whose inner directory is the outer one, with as many entries as fit."""
     rows = struct.pack(">HHII", 0x8769, 4, 1, 8) + struct.pack(">HHII", 0x010F, 2, 65_000, 0) * 4000
     block = b"MM\0*" + struct.pack(">I", 8) + struct.pack(">H", 4001) + rows + struct.pack(">I", 8)
-    return _jpeg(exif=b"Exif\0\0" + block)
+    return jpeg(exif=b"Exif\0\0" + block)
 
 
 def _frames():
@@ -77,8 +52,8 @@ def _frames():
 
 
 BOMBS = {
-    "scans.jpg": _scans,
-    "rationals.tif": _rationals,
+    "scans.jpg": lambda: scans(15_000, 1600, "RGB"),
+    "rationals.tif": lambda: fractions(3_000_000),
     "pages.tif": _pages,
     "page-loop.tif": lambda: _tiff([], link=72),
     "huge-count.tif": lambda: _tiff([(50721, 1, 0xFFFFFFF0, 8), (700, 7, 0x7FFFFFFF, 8)]),
@@ -90,13 +65,13 @@ BOMBS = {
     "thumbnails.tif": lambda: _tiff([(700, 1, 16 * 500_000, 194)], b"<xmp:Thumbnails>" * 500_000),
     "chunks.png": lambda: _png(*[(b"abCd", b"")] * (_MOST // 12)),
     "texts.png": lambda: _png(*[(b"tEXt", b"a\0")] * 500_000),
-    "segments.jpg": lambda: _jpeg(b"\xff\xe1\0\x02" * (_MOST // 4)),
-    "comments.jpg": lambda: _jpeg(b"\xff\xfe\0\x03a" * (_MOST // 5)),
-    "resources.jpg": lambda: _jpeg(
+    "segments.jpg": lambda: jpeg(b"\xff\xe1\0\x02" * (_MOST // 4)),
+    "comments.jpg": lambda: jpeg(b"\xff\xfe\0\x03a" * (_MOST // 5)),
+    "resources.jpg": lambda: jpeg(
         (b"\xff\xed\xff\xff" + b"Photoshop 3.0\0" + (b"8BIM\x04\x04" + bytes(6)) * 5459 + bytes(11)) * 300
     ),
     "exif-loop.jpg": _exif_loop,
-    "profile.jpg": lambda: _jpeg(b"\xff\xe2\xff\xffICC_PROFILE\0\x01\x01" + bytes(65_519)) * 300,
+    "profile.jpg": lambda: jpeg(b"\xff\xe2\xff\xffICC_PROFILE\0\x01\x01" + bytes(65_519)) * 300,
     "frames.webp": _frames,
     "chunks.webp": lambda: pictures()["lossy.webp"] + b"abcd\0\0\0\0" * (_MOST // 8),
     "huge.png": lambda: png_of(60_000, 60_000),
