@@ -15,9 +15,9 @@ from unrain.octaves import (
     Sample,
     Start,
     blocks,
-    change,
     choose,
     coarsest,
+    effect,
     lift,
     rms,
     shrink,
@@ -302,7 +302,7 @@ def test_what_an_octave_gives_back_of_wider_rain_is_no_reason_to_compute_it():
     wide, narrow = np.zeros((2, *before.shape), np.float32)
     wide[:, 40:72] = 0.2
     narrow[:, ::16] = 0.1
-    assert change(before, before + wide, 1) < 0.1 * rms(wide)
-    assert change(before, before - narrow, 1) == pytest.approx(rms(narrow), rel=0.01)
+    assert effect(before, before + wide, 1) < 0.1 * rms(wide)
+    assert effect(before, before - narrow, 1) == pytest.approx(rms(narrow), rel=0.01)
     # Both at once: the narrow rain still counts.
-    assert change(before, before + wide - narrow, 1) > 0.8 * rms(narrow)
+    assert effect(before, before + wide - narrow, 1) > 0.8 * rms(narrow)

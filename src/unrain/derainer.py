@@ -32,9 +32,9 @@ from unrain.octaves import (
     Sample,
     Start,
     blocks,
-    change,
     choose,
     coarsest,
+    effect,
     lift,
     rms,
     shrink,
@@ -371,7 +371,7 @@ class Derainer:
             before = local.estimate(_planes(crop, *_indices(crop)), *_indices(crop))
             after = _planes(self._at_full_size(crop, start=local).image, *_indices(crop))
             before, after = (planes[:, y, x].transpose(1, 2, 0) for planes in (before, after))
-            samples.append(Sample(top, left, change(before, after, start.octave), rms(inner)))
+            samples.append(Sample(top, left, effect(before, after, start.octave), rms(inner)))
         shape = tuple(-(-extent >> octave) for extent in image.shape[:2])
         return blocks(shape, start.layer, start.octave, samples)
 

@@ -148,7 +148,7 @@ class Sample:
     Attributes:
         top: Of the window, in pixels of the coarser octave's layer.
         left: The same.
-        change: How much the estimate changed there, see `change`.
+        change: How much the estimate changed there, see `effect`.
         found: The energy (RMS) of the coarser octave's layer there.
     """
 
@@ -158,7 +158,7 @@ class Sample:
     found: float
 
 
-def change(before: Floats, after: Floats, octave: int) -> float:
+def effect(before: Floats, after: Floats, octave: int) -> float:
     """Measure how much an octave changes its estimate (RMS), what it gives back of wider rain left out.
 
     Rain too wide for an octave is no rain to it, and it brightens what a coarser one had darkened: that is

@@ -60,7 +60,6 @@ _RAW_SIGNATURES = re.compile(
 _NEW_SUBFILE_TYPE, _PHOTOMETRIC, _SUB_IFDS, _DNG_VERSION = 254, 262, 330, 50706
 # Colour filter array; linear RAW.
 _RAW_PHOTOMETRIC = {32803, 34892}
-_MOST_DIRECTORIES = 100
 # Python prints what nobody listens to, and what Pillow says of a damaged file is in our own message.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 # Pillow's limit and libtiff's handler are global, so one picture is decoded at a time.
@@ -269,8 +268,9 @@ def _decode(data: bytes, name: str, max_pixels: int) -> Picture:
             # Pillow heeds WhiteIsZero for 8 bits only.
             channels = 65535 - channels if tags.get(262) == 0 else channels
     # Pillow turns a TIFF's pixels itself when it loads them.
-    structure.check_directories(exif_block(source), name)
-    exif, orientation = upright_exif(tiff_exif(source) if tags else exif_block(source))
+    block = exif_block(source)
+    structure.check_directories(block, name)
+    exif, orientation = upright_exif(tiff_exif(source) if tags else block)
     xmp, other = upright_xmp(tags.get(700) or source.info.get("xmp") or b"")
     orientation = 1 if tags else orientation or other or 1
     picture = _turn(_split(channels, _key_alpha(source, rawmode, channels)), orientation)

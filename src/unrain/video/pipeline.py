@@ -264,7 +264,7 @@ class _Pipeline:
             if self._octaves is None:
                 # One choice for a whole shot, and whole frames: blocks that come and go would flicker.
                 self._octaves = found.plan
-                if self._octaves != found.octaves or min(found.shares) < 1:
+                if min(found.shares) < 1:
                     found = self._derainer.derain(item.pixels, octaves=self._octaves)
             self._recursions = max(self._recursions, found.recursions)
             self._hardly_any_rain = self._hardly_any_rain and found.hardly_any_rain
