@@ -297,3 +297,19 @@ def test_of_several_patches_the_one_with_the_strongest_upright_lines_is_taken():
         for source in (Source(photos=[photo], upright=8), Source(photos=[photo]))
     )
     assert upright > 2 * plain > 0
+
+
+def test_photographs_are_enlarged():
+    photo = np.zeros((256, 256, 3), np.uint8)
+    photo[:, (np.arange(256) // 4) % 2 == 1] = 200  # bars of 4 pixels
+    rng = np.random.default_rng(0)
+    source = Source(photos=[photo], enlarged=(2.0, 4.0))
+    bars = []
+    for _ in range(50):
+        patch, clean = source.patch(96, rng)
+        assert patch.shape == (96, 96, 3)
+        assert (patch == clean).all()
+        edges = np.flatnonzero(np.diff((clean[48, :, 1] > 100).astype(int)))
+        bars.append(float(np.diff(edges).mean()))
+    assert 7.5 < min(bars) < 9
+    assert 14 < max(bars) < 16.5

@@ -155,6 +155,9 @@ def test_a_missing_key_and_a_missing_recipe_are_named(toy):
         (SourceSpec(pairs="x", native=True), "native is for photos"),
         (SourceSpec(pairs="x", upright=2), "upright is 2: give 1 or more, more for photos only"),
         (SourceSpec(photos=("x",), upright=0), "upright is 0"),
+        (SourceSpec(photos=("x",), enlarged=(0.5, 2.0)), "enlarged is 0.5 to 2.0: give two factors from 1"),
+        (SourceSpec(photos=("x",), enlarged=(3.0, 2.0)), "enlarged is 3.0 to 2.0"),
+        (SourceSpec(pairs="x", enlarged=(1.0, 2.0)), "enlarged is 1.0 to 2.0: .* for photos only"),
         (SourceSpec(pairs="x", stride=0), "stride is 0"),
     ],
 )

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
@@ -37,6 +38,8 @@ class Source:
             above 255 is white, as in an overexposed sky.
         upright: Of so many random squares of a photograph the one with the strongest upright lines is taken:
             fences, reeds, pleats, which a network takes for rain if it has seen few of them.
+        enlarged: Photographs are enlarged by a random factor between these two, 1 or more: a picket fence with
+            pickets as wide as near rain.
     """
 
     def __init__(
@@ -51,12 +54,13 @@ class Source:
         stride: int = 1,
         exposure: tuple[float, float] = (1.0, 1.0),
         upright: int = 1,
+        enlarged: tuple[float, float] = (1.0, 1.0),
     ) -> None:
         if (pairs is None) == (photos is None):
             raise ValueError("a source has either pairs or photos")
         self.pairs, self.photos, self.layers = pairs, photos, layers or []
         self.maker, self.turns, self.flip, self.stride = maker, turns, flip, stride
-        self.exposure, self.upright = exposure, upright
+        self.exposure, self.upright, self.enlarged = exposure, upright, enlarged
 
     def __len__(self) -> int:
         """Return how many pictures it draws from."""
@@ -70,8 +74,13 @@ class Source:
             rainy, clean = _crop((pair.rainy, pair.clean), size, self.stride, rng)
         else:
             assert self.photos is not None
-            squares = [_crop((self.photos[index],), size, self.stride, rng)[0] for _ in range(self.upright)]
+            side = size
+            if self.enlarged != (1.0, 1.0):
+                side = max(8, round(size / np.exp(rng.uniform(*np.log(self.enlarged)))))
+            squares = [_crop((self.photos[index],), side, self.stride, rng)[0] for _ in range(self.upright)]
             clean = max(squares, key=upright_lines) if self.upright > 1 else squares[0]
+            if side != size:
+                clean = np.asarray(Image.fromarray(clean).resize((size, size), Image.Resampling.BICUBIC))
             if self.exposure != (1.0, 1.0):
                 factor = np.exp(rng.uniform(*np.log(self.exposure)))
                 clean = np.minimum(np.rint(clean * factor), 255).astype(np.uint8)

@@ -62,6 +62,7 @@ class SourceSpec:
         native: Photographs keep their size, however large: detail as cameras record it. Otherwise those above
             1.5 megapixels are reduced.
         upright: Of so many random patches of a photograph the one with the strongest upright lines is taken.
+        enlarged: Photographs are enlarged by a random factor between these two, 1 or more.
         exposure: Photographs get darker or brighter by a random factor between these two, with white where
             that is above 255.
     """
@@ -78,6 +79,7 @@ class SourceSpec:
     exposure: tuple[float, float] = (1.0, 1.0)
     native: bool = False
     upright: int = 1
+    enlarged: tuple[float, float] = (1.0, 1.0)
 
     @property
     def described(self) -> str:
@@ -89,6 +91,8 @@ class SourceSpec:
         low, high = self.exposure
         light = f", their light times {low:g} to {high:g}" if low != 1 or high != 1 else ""
         size = ", at native size" if self.native else ""
+        if self.enlarged != (1.0, 1.0):
+            size += ", enlarged {:g} to {:g} times".format(*self.enlarged)
         lines = ", patches with upright lines" if self.upright > 1 else ""
         return f"{', '.join(self.photos)}: {rain}{light}{size}{lines}"
 
@@ -109,6 +113,11 @@ class SourceSpec:
             raise UnrainError("recipe: exposure is for photos, pairs have their light")
         if self.pairs is not None and self.native:
             raise UnrainError("recipe: native is for photos, pairs keep their size anyway")
+        if not 1 <= self.enlarged[0] <= self.enlarged[1] or (self.pairs is not None and self.enlarged[1] > 1):
+            low, high = self.enlarged
+            raise UnrainError(
+                f"recipe: enlarged is {low} to {high}: give two factors from 1, the smaller one first, for photos only"
+            )
         if self.upright < 1 or (self.pairs is not None and self.upright > 1):
             raise UnrainError(f"recipe: upright is {self.upright}: give 1 or more, more for photos only")
         if self.pairs is not None:
@@ -123,6 +132,7 @@ class SourceSpec:
             stride=self.stride,
             exposure=self.exposure,
             upright=self.upright,
+            enlarged=self.enlarged,
         )
 
 
