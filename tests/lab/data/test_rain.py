@@ -11,6 +11,7 @@ from unrain.lab.data.rain import (
     StreakRain,
     add_layer,
     cover,
+    grain,
     jpeg,
     sharpen_rain,
     streak,
@@ -149,3 +150,38 @@ def test_without_rain_both_sides_from_the_same_camera_are_equal():
     still = RainMaker(LayerRain(intensity=(0, 0)), veil=0.5, jpeg=1.0, same_camera=True)
     rainy, clean = still.pair(photo(), [np.full((64, 64), 200, np.uint8)], np.random.default_rng(0))
     assert (rainy == clean).all() and (clean != photo()).any()
+
+
+def test_grain_is_the_same_on_both_sides():
+    clean = np.full((64, 64, 3), 120, np.uint8)
+    camera = RainMaker(grain=6.0, dry=1.0, same_camera=True)
+    strengths = []
+    for seed in range(30):
+        rainy, target = camera.pair(clean, [], np.random.default_rng(seed))
+        assert (rainy == target).all()  # dry: no rain
+        assert (target[..., 0] == target[..., 2]).all()  # grey
+        strengths.append(float(target.std()))
+    assert min(strengths) < 1.5
+    assert 4.5 < max(strengths) < 6.2
+    rainy, target = RainMaker(grain=6.0, same_camera=True, scratch=1.0).pair(
+        clean, [], np.random.default_rng(0)
+    )
+    assert (rainy >= target).all()
+    assert (rainy > target).any()
+    other = RainMaker(grain=6.0, dry=1.0).pair(clean, [], np.random.default_rng(0))
+    assert (other[1] == clean).all()
+    assert (other[0] != clean).any()
+
+
+def test_a_share_stays_dry():
+    clean = photo()
+    maker = RainMaker(scratch=1.0, dry=0.4)
+    dry = [(maker(clean, [], np.random.default_rng(seed)) == clean).all() for seed in range(200)]
+    assert 0.3 < np.mean(dry) < 0.5
+
+
+def test_softer_grain_has_the_same_strength():
+    sharp, soft = (grain((200, 200), 4.0, softness, np.random.default_rng(0)) for softness in (0.0, 1.0))
+    assert sharp.std() == pytest.approx(4, rel=1e-3)
+    assert soft.std() == pytest.approx(4, rel=1e-3)
+    assert np.abs(np.diff(soft[..., 0])).mean() < 0.7 * np.abs(np.diff(sharp[..., 0])).mean()

@@ -38,7 +38,7 @@ class Source:
             above 255 is white, as in an overexposed sky.
         upright: Of so many random squares of a photograph the one with the strongest upright lines is taken:
             fences, reeds, pleats, which a network takes for rain if it has seen few of them.
-        enlarged: Photographs are enlarged by a random factor between these two, 1 or more: a picket fence with
+        enlarged: Photographs are enlarged by a random factor between these two, 1 or more: a fence with
             pickets as wide as near rain.
     """
 

@@ -195,6 +195,24 @@ def veil(picture: RGB8, strength: float, airlight: float = 200.0) -> RGB8:
     return (picture * np.float32(1 - strength) + np.float32(strength * airlight + 0.5)).astype(np.uint8)
 
 
+def grain(
+    size: tuple[int, int], strength: float, softness: float, rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """Draw a camera's grain: grey noise, the part of noise that looks like fine rain.
+
+    Args:
+        size: Height and width.
+        strength: Its standard deviation, in steps of 8 bits.
+        softness: Gaussian blur before, in pixels (standard deviation): cameras smooth and shrink.
+        rng: The source of randomness.
+
+    Returns:
+        H x W x 1 float32, to be added.
+    """
+    noise = gaussian_filter(rng.standard_normal(size, np.float32), softness)
+    return np.asarray(noise * (strength / noise.std()), np.float32)[..., None]
+
+
 def jpeg(picture: RGB8, quality: int) -> RGB8:
     """Compress and decompress as JPEG of the given quality, 1..95."""
     buffer = io.BytesIO()
@@ -213,9 +231,11 @@ class RainMaker:
         cover: Share of pictures whose streaks cover what is behind them instead of adding light; see `cover`.
         sharpening: Largest strength of the streaks' sharpening; 0 for none; see `sharpen_rain`.
         veil: Largest strength of a veil over the picture; 0 for none.
+        grain: Largest standard deviation of grain over the rain, in steps of 8 bits; 0 for none; see `grain`.
         jpeg: Share of pictures that are compressed as JPEG of quality 60..95 after the rain.
-        same_camera: Whether the clean picture is veiled and compressed like the rainy one, so that a network
-            learns to remove the rain alone and to keep noise and texture.
+        dry: Share of pictures that stay without rain.
+        same_camera: Whether the clean picture is veiled, grained and compressed like the rainy one, so that a
+            network learns to remove the rain alone and to keep noise and texture.
     """
 
     from_layers: LayerRain = LayerRain()
@@ -224,7 +244,9 @@ class RainMaker:
     cover: float = 0.0
     sharpening: float = 0.0
     veil: float = 0.0
+    grain: float = 0.0
     jpeg: float = 0.0
+    dry: float = 0.0
     same_camera: bool = False
 
     def __call__(self, clean: RGB8, layers: list[RGB8], rng: np.random.Generator) -> RGB8:
@@ -240,7 +262,9 @@ class RainMaker:
             rng: The source of randomness.
         """
         size = clean.shape[:2]
-        if not layers or rng.random() < self.scratch:
+        if self.dry and rng.random() < self.dry:
+            layer = np.zeros(size, np.uint8)
+        elif not layers or rng.random() < self.scratch:
             layer = self.from_scratch.layer(size, rng)
         else:
             layer = self.from_layers.layer(layers, size, rng)
@@ -254,6 +278,12 @@ class RainMaker:
             rainy = add_layer(target, layer)
         if self.sharpening:
             rainy = sharpen_rain(target, rainy, rng.uniform(0, self.sharpening))
+        if self.grain:
+            noise = grain(size, rng.uniform(0, self.grain), rng.uniform(0, 0.8), rng)
+            rainy, target = (
+                np.asarray(np.clip(side + noise + np.float32(0.5), 0, 255), np.uint8)
+                for side in (rainy, target)
+            )
         if self.jpeg and rng.random() < self.jpeg:
             quality = int(rng.integers(60, 96))
             rainy = jpeg(rainy, quality)

@@ -116,7 +116,8 @@ class SourceSpec:
         if not 1 <= self.enlarged[0] <= self.enlarged[1] or (self.pairs is not None and self.enlarged[1] > 1):
             low, high = self.enlarged
             raise UnrainError(
-                f"recipe: enlarged is {low} to {high}: give two factors from 1, the smaller one first, for photos only"
+                f"recipe: enlarged is {low} to {high}: give two factors from 1, the smaller one first, "
+                "for photos only"
             )
         if self.upright < 1 or (self.pairs is not None and self.upright > 1):
             raise UnrainError(f"recipe: upright is {self.upright}: give 1 or more, more for photos only")
