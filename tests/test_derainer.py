@@ -452,10 +452,22 @@ def test_a_card_with_numbers_that_cannot_be_is_refused(tmp_path, tiny_model, val
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
 
 
-def test_names_that_are_no_utf_8_are_refused(tmp_path, tiny_model):
-    (tmp_path / "odd.onnx").write_bytes(tiny_model.read_bytes().replace(b"rainy", b"\xff\xfeiny"))
+@pytest.mark.parametrize(
+    ("name", "odd"), [(b"rainy", b"\xff\xfeiny"), (b"height", b"\xff\xfeight")], ids=["input", "size"]
+)
+def test_names_that_are_no_utf_8_are_refused(tmp_path, tiny_model, name, odd):
+    (tmp_path / "odd.onnx").write_bytes(tiny_model.read_bytes().replace(name, odd))
     with pytest.raises(UnrainError, match=r"odd\.onnx: not a model that ONNX Runtime can open"):
         Derainer(tmp_path / "odd.onnx")
+
+
+@pytest.mark.parametrize("odd", [b"\x0bainy", b"\x0aainy", b"r\xc2\x85ny"])
+@pytest.mark.parametrize("times", [1, -1], ids=["only where it is used", "everywhere"])
+def test_names_with_line_ends_are_refused_in_one_line(tmp_path, tiny_model, odd, times):
+    (tmp_path / "odd.onnx").write_bytes(tiny_model.read_bytes().replace(b"rainy", odd, times))
+    with pytest.raises(UnrainError, match=r"odd\.onnx: (not a model that|has inputs)") as caught:
+        Derainer(tmp_path / "odd.onnx")
+    assert len(str(caught.value).splitlines()) == 1
 
 
 def test_a_model_that_never_ends_is_stopped(tmp_path, monkeypatch):

@@ -1,5 +1,7 @@
 """Rain at every size: shrinking, lifting, and the octave that is chosen."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -278,6 +280,10 @@ def test_a_block_is_computed_where_much_is_expected_and_ends_in_a_ramp():
     part = start.share(rows[100:700], columns[450:900])
     assert np.abs(part - share[100:700, 450:900]).max() < 1e-6
     assert blocks((1024, 1536), layer, 1, [Sample(0, 0, 0.001, 0.1)]).wanted.sum() == 0
+    # Where every sample says that the rain is finer, blocks with little of it are computed, too.
+    finer, wider = Sample(0, 0, 0.03, 0.1), Sample(200, 500, 0.001, 0.02)
+    assert blocks((1024, 1536), layer + 0.02, 1, [finer, wider]).wanted.sum() == 1
+    assert blocks((1024, 1536), layer + 0.02, 1, [finer, replace(wider, change=0.006)]).wanted.all()
     # What the coarser octave cannot see may be everywhere.
     assert blocks((1024, 1536), 0 * layer, 1, [Sample(0, 0, 0.05, 0.0)]).wanted.all()
     assert blocks((1024, 1536), 0 * layer, 1, [Sample(0, 0, 0.05, 0.0)]).share(rows, columns) is None

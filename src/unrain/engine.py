@@ -13,7 +13,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from unrain.errors import UnrainError, UsageError
-from unrain.files import read
+from unrain.files import one_line, read
 from unrain.onnx_file import has_loops
 from unrain.zoo import WEIGHTS, Model, json_object
 
@@ -103,9 +103,9 @@ class OnnxEngine:
         options.enable_mem_pattern = False
         try:
             self._session, self.loops = open_session(model.path, options)
-            # Names that are no UTF-8 are found here.
-            inputs = {port.name: port for port in self._session.get_inputs()}
-            outputs = {port.name: port for port in self._session.get_outputs()}
+            # Names that are no UTF-8 are found here, those of sizes too.
+            inputs = {port.name: (port.type, port.shape) for port in self._session.get_inputs()}
+            outputs = {port.name: port.type for port in self._session.get_outputs()}
             inside = self._session.get_modelmeta().custom_metadata_map.get("unrain", "{}")
         except UnrainError:
             raise
@@ -120,23 +120,23 @@ class OnnxEngine:
         if model.path.parent != WEIGHTS:
             self._try()
 
-    def _check_ports(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
+    def _check_ports(self, inputs: Mapping[str, tuple[str, Any]], outputs: Mapping[str, str]) -> None:
         if set(inputs) not in ({"rainy"}, {"rainy", "estimate"}) or list(outputs) != ["derained"]:
             raise UnrainError(
-                f"{self._path}: has inputs {', '.join(inputs)} and outputs {', '.join(outputs)} instead of "
+                f"{self._path}: has inputs {one_line(', '.join(inputs))} and outputs "
+                f"{one_line(', '.join(outputs))} instead of "
                 "rainy, estimate and derained; give a file written by `unrain export`"
             )
-        if (kind := outputs["derained"].type) != "tensor(float)":
+        if (kind := outputs["derained"]) != "tensor(float)":
             raise UnrainError(
                 f"{self._path}: output derained is {kind} instead of float; "
                 "write it anew with `unrain export`"
             )
-        for port in inputs.values():
-            sizes = port.shape
+        for name, (kind, sizes) in inputs.items():
             free = len(sizes) == 4 and sizes[1] == 3 and not any(isinstance(sizes[i], int) for i in (2, 3))
-            if not free or port.type != "tensor(float)":
+            if not free or kind != "tensor(float)":
                 raise UnrainError(
-                    f"{self._path}: input {port.name} is {port.type} {sizes} instead of float N x 3 x H x W "
+                    f"{self._path}: input {name} is {kind} {one_line(sizes)} instead of float N x 3 x H x W "
                     "with free height and width; write it anew with `unrain export`"
                 )
 
@@ -282,8 +282,8 @@ def session_options(threads: int) -> ort.SessionOptions:
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of what an exception says."""
-    return str(error).strip().partition("\n")[0]
+    """Return the first line of what an exception says, without any odd line ends in it."""
+    return one_line(str(error).strip().partition("\n")[0])
 
 
 def _short(value: object) -> str:

@@ -33,6 +33,9 @@ HARDLY_ANY = 2.5 / 255
 # found in the whole picture (RMS), and by this much of the full range.
 WORTH_SHARE = 0.28
 WORTH_CHANGE = 1 / 255
+# Where every sample changes by this share of what the coarser octave found there, the rain is finer all over
+# the picture, and that much is enough.
+FINER = 0.2
 BLOCK = 512
 """Side of a block of a finer octave, in its pixels."""
 CHEAP_SIDE = 1300
@@ -177,7 +180,8 @@ def blocks(shape: tuple[int, ...], layer: Floats, octave: int, samples: list[Sam
     """Choose the blocks of an octave that are worth computing.
 
     A block is expected to change like the sample nearest to it, in proportion to what the coarser octave
-    found in both. Rain that the coarser octave does not see at all may be everywhere.
+    found in both. Rain that the coarser octave does not see at all may be everywhere. A block is worth it where
+    much changes beside the whole picture, or where anything does if all samples say that the rain is finer.
 
     Args:
         shape: Height and width of the picture in this octave.
@@ -188,6 +192,8 @@ def blocks(shape: tuple[int, ...], layer: Floats, octave: int, samples: list[Sam
     side = BLOCK >> octave
     most = math.hypot(*(sample.change for sample in samples)) / math.sqrt(len(samples))
     enough = max(WORTH_CHANGE, WORTH_SHARE * max(rms(layer), most))
+    if all(sample.change >= FINER * sample.found for sample in samples):
+        enough = WORTH_CHANGE
     wanted = np.zeros([-(-extent // BLOCK) for extent in shape[:2]], np.bool_)
     for row, column in np.ndindex(*wanted.shape):
         y, x = row * side, column * side

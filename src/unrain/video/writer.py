@@ -41,6 +41,56 @@ def written(target: Path) -> Iterator[None]:
         raise files.writing_error(OSError(error.errno, error.strerror), target) from error
 
 
+class _Output:
+    """The result's file as FFmpeg sees it: never full.
+
+    Of two errors between its own checks PyAV prints the second with a traceback. So the first is kept for
+    `check`, and nothing more is written after it.
+
+    Args:
+        file: Open for writing.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._error: OSError | None = None
+        self._position = 0
+
+    def write(self, data: bytes) -> int:
+        """Write, unless that has failed before."""
+        if self._error is None:
+            try:
+                self._file.write(data)
+            except OSError as error:
+                self._error = error
+        self._position += len(data)
+        return len(data)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go to a place; this writes what is buffered."""
+        if self._error is None:
+            try:
+                self._position = self._file.seek(offset, whence)
+            except OSError as error:
+                self._error = error
+        elif whence == os.SEEK_SET:
+            self._position = offset
+        return self._position
+
+    def tell(self) -> int:
+        """Return the place."""
+        return self._position
+
+    def check(self) -> None:
+        """Raise what went wrong.
+
+        Raises:
+            OSError: A write failed, for want of space for instance.
+        """
+        if self._error is not None:
+            raise self._error
+
+
 class Writer:
     """Encodes the frames and copies the packets into the result.
 
@@ -57,10 +107,11 @@ class Writer:
         self.until = 0
         self.warnings: list[str] = []
         self._file = file
+        self._output = _Output(file)
         self._target = target
         self._reader = reader
         kind = WRITTEN[target.suffix.lower()]
-        self._container = av.open(file, "w", format=kind, container_options=_options(kind, reader))
+        self._container = av.open(self._output, "w", format=kind, container_options=_options(kind, reader))
         self._shift = round(reader.origin / reader.time_base)
         self._durations: dict[int, int] = {}
         self._video = self._add_video(options.codec_for(target), options.crf)
@@ -231,6 +282,7 @@ class Writer:
             # Not every encoder passes the duration on; without it the last frame would only flash up.
             packet.duration = self._durations.pop(packet.pts if packet.pts is not None else -1, 0)
             self._container.mux_one(packet)
+        self._output.check()
 
     def _copy(self, packet: "Packet[Any]") -> None:
         shift = round(self._reader.origin / packet.time_base)
@@ -240,11 +292,13 @@ class Writer:
             packet.dts -= shift
         packet.stream = self._copied[packet.stream_index]
         self._container.mux_one(packet)
+        self._output.check()
 
     def finish(self) -> None:
         """Write what the encoder still holds, and flush the file to the disk."""
         self._mux(self._video.encode(None))
         self._container.close()
+        self._output.check()
         # Not in the caller's thread, where Ctrl-C would interrupt it.
         self._file.flush()
         os.fsync(self._file.fileno())
