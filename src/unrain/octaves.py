@@ -180,8 +180,8 @@ def blocks(shape: tuple[int, ...], layer: Floats, octave: int, samples: list[Sam
     """Choose the blocks of an octave that are worth computing.
 
     A block is expected to change like the sample nearest to it, in proportion to what the coarser octave
-    found in both. Rain that the coarser octave does not see at all may be everywhere. A block is worth it where
-    much changes beside the whole picture, or where anything does if all samples say that the rain is finer.
+    found in both. Rain that the coarser octave does not see at all may be everywhere. A block is worth it
+    where much changes beside the whole picture, or anything at all if every sample says that rain is finer.
 
     Args:
         shape: Height and width of the picture in this octave.

@@ -51,6 +51,16 @@ def test_a_killed_run_resumes_with_the_same_result(toy, dies_at):
         assert card["training_data"] == ["set", "set/clean: with rain made from scratch"]
 
 
+def test_a_run_killed_behind_its_last_step_ends_with_the_averaged_weights(toy):
+    trainer.train(toy / "toy.toml", toy / "data", out=toy / "run")
+    weights = toy / "run" / "weights.safetensors"
+    whole = load_file(weights)
+    weights.unlink()
+    trainer.train(toy / "toy.toml", toy / "data", out=toy / "run")
+    for name, value in load_file(weights).items():
+        assert torch.equal(value, whole[name]), name
+
+
 def test_a_run_from_coarse_to_fine_is_measured_at_several_sizes(toy):
     text = TOY.format(more="validation_levels = 2").replace("recursions = 2", "split = true\nlifted = 1.0")
     (toy / "toy.toml").write_text(text)

@@ -1,5 +1,6 @@
 """The moving average of the weights, which a run ends with."""
 
+import pytorch_lightning as pl
 from pytorch_lightning.callbacks import WeightAveraging
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
@@ -15,6 +16,10 @@ class Averaging(WeightAveraging):
 
     def __init__(self, decay: float) -> None:
         super().__init__(multi_avg_fn=get_ema_multi_avg_fn(decay))  # type: ignore[no-untyped-call]
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Give the module the averaged weights, also where a run resumes behind its last step."""
+        self._copy_average_to_current(pl_module)
 
     @property
     def net(self) -> RecursiveNet:
