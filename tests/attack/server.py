@@ -19,7 +19,9 @@ from attack import bombs, seeds
 from attack.mutate import mutant
 from attack.process import kill, leftovers, start, unrain, watched
 
-CLIENTS = 20
+# Fifty clients at once: with sound pictures, with damage, and without manners.
+GOOD, BAD, RUDE = 30, 12, 8
+CLIENTS = GOOD + BAD + RUDE
 _GOOD = ("rgb.png", "deep.png", "rgb.jpg", "lossless.webp", "rgb.tif", "rgb.bmp")
 _BOMBS = (
     "scans.jpg",
@@ -244,8 +246,8 @@ def _serve(campaign, model, right, more, seconds):
                 time.sleep(0.1)
             load = Load(campaign, process, int(found[1]), right)
             few = None if campaign.limit == float("inf") else campaign.limit // 8
-            quiet = load.run(seconds / 4, [load.good] * 4 + [load.watch], few)
-            roles = [load.good] * 10 + [load.bad] * 6 + [load.rude] * 4 + [load.watch]
+            quiet = load.run(seconds / 4, [load.good] * GOOD + [load.watch], few)
+            roles = [load.good] * GOOD + [load.bad] * BAD + [load.rude] * RUDE + [load.watch]
             busy = load.run(seconds * 3 / 4, roles, few)
             campaign.notes.append(
                 f"server {' '.join(more)}: {quiet:.1f} good pictures a second in quiet, "
