@@ -1,11 +1,9 @@
 """Fuzzing of our own parsers: EXIF, chunks of PNG and RIFF, 16-bit TIFF, cards, recipes.
 
-Each target is a test of Hypothesis, which searches for inputs that run as many of our lines as it can. With
-Atheris installed (a developer's own choice, no requirement) that one's fuzzer feeds the tests.
+Each target is a test of Hypothesis, which searches for inputs that run as many of our lines as it can.
 """
 
 import contextlib
-import importlib.util
 import re
 import struct
 import sys
@@ -163,20 +161,9 @@ def attack(campaign):
 
 
 def main(name, examples, seed):
-    """Fuzz one target with so many inputs; Atheris, where it is installed, guides better."""
-    fuzz = search(name, examples=int(examples), seed=int(seed))
-    if importlib.util.find_spec("atheris") is None:
-        fuzz()
-        sys.stdout.write(f"done {examples}\n")
-        return
-    import atheris
-
-    options = [sys.argv[0], f"-runs={examples}", f"-seed={int(seed) + 1}", "-verbosity=0", "-max_len=400"]
-    atheris.instrument_all()
-    atheris.Setup(options, lambda data: fuzz.hypothesis.fuzz_one_input(data) and None)
+    """Fuzz one target with so many inputs."""
+    search(name, examples=int(examples), seed=int(seed))()
     sys.stdout.write(f"done {examples}\n")
-    sys.stdout.flush()
-    atheris.Fuzz()
 
 
 if __name__ == "__main__":
