@@ -50,7 +50,7 @@ MOST_LEVELS = 8
 # Side of a sample of a finer octave, in that octave's pixels, and its context: less than a tile's does for a
 # decision.
 _SAMPLE = 96
-_CONTEXT = 32
+_CONTEXT = 16
 _HALF_PRECISION_FROM = 8_000_000
 
 
