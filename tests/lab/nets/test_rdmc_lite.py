@@ -5,7 +5,7 @@ torch = pytest.importorskip("torch")
 from skimage.color import rgb2ycbcr  # noqa: E402
 
 from unrain.lab.nets import build  # noqa: E402
-from unrain.lab.nets.rdmc_lite import limit_chroma  # noqa: E402
+from unrain.lab.nets.rdmc_lite import garrote, limit_chroma  # noqa: E402
 
 
 def small(**changes):
@@ -96,3 +96,30 @@ def test_the_limit_is_part_of_the_network():
     with torch.inference_mode():
         expected = rainy + limit_chroma(net.step(rainy, rainy) - rainy, rainy, 0.3)
         torch.testing.assert_close(limited.step(rainy, rainy), expected)
+
+
+def test_the_garrote_leaves_small_changes_out_and_large_ones_alone():
+    change = torch.tensor([0.0, 0.9, -1.0, 2.0, -10.0, 100.0])[None, None, None].repeat(1, 3, 1, 1)
+    shrunk = garrote(change, 1.0)[0, 0, 0]
+    assert torch.allclose(shrunk, torch.tensor([0.0, 0.0, 0.0, 1.5, -9.9, 99.99]))
+    # The three channels shrink alike, so that colour stays.
+    coloured = torch.tensor([0.1, -0.2, 2.0])[None, :, None, None]
+    assert torch.allclose(garrote(coloured, 1.0), coloured * 0.75)
+
+
+def test_the_garrote_has_right_gradients():
+    change = torch.tensor([0.3, -1.5, 2.0, -4.0], dtype=torch.float64)[None, None, None].repeat(1, 3, 1, 1)
+    change += torch.tensor([0.0, 0.01, 0.03])[None, :, None, None]
+    assert torch.autograd.gradcheck(lambda values: garrote(values, 1.0), change.requires_grad_())
+
+
+def test_a_network_with_a_threshold_changes_nothing_by_less():
+    net, rainy = stirred(), torch.rand(1, 3, 32, 32)
+    with torch.inference_mode():
+        free = net.step(rainy, rainy) - rainy
+        threshold = 255 * float(free.abs().amax(1).median())
+        bound = stirred(threshold=threshold).step(rainy, rainy) - rainy
+        small = (255 * free.abs().amax(1, keepdim=True) < 0.999 * threshold).expand_as(free)
+        assert 0.3 < small.float().mean() < 0.7
+        assert bound[small].abs().max() < 1e-6
+        torch.testing.assert_close(bound, garrote(free, threshold / 255), atol=1e-6, rtol=0)

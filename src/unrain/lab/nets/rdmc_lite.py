@@ -11,8 +11,8 @@ What is ours: the 2x2 pixel folding before the first convolution, so that no fea
 resolution; gated depthwise blocks (after Chen et al., "Simple Baselines for Image Restoration", ECCV 2022,
 without its global pooling, so that tiles equal the whole picture) in place of BN-ReLU double convolutions;
 three levels in place of five; one encoder whose dilations share a block in place of three encoders;
-addition in place of concatenation; and a limit to the colour of the layer that is taken away, since rain has
-hardly any of its own.
+addition in place of concatenation; a limit to the colour of the layer that is taken away, since rain has
+hardly any of its own; and a threshold below which nothing is taken away, since that is grain rather than rain.
 """
 
 from collections.abc import Sequence
@@ -137,6 +137,8 @@ class RDMCLite(RecursiveNet):
         fold: Pixels folded into channels at the entrance, fold x fold.
         chroma: Share of the layer's Cb and Cr that is kept, but all where the rainy picture is saturated:
             there the colour behind the rain is lost, and has to be given back.
+        threshold: What would change a pixel by less than this, in steps of 8 bits, is left out; see `garrote`.
+            For a last stage or after training: an untrained network changes nothing, and would stay so.
     """
 
     def __init__(
@@ -148,12 +150,13 @@ class RDMCLite(RecursiveNet):
         dilations: Sequence[int] = (1, 2, 3),
         fold: int = 2,
         chroma: float = 1.0,
+        threshold: float = 0.0,
     ) -> None:
         levels = len(encoder)
         if len(decoder) != levels - 1:
             raise ValueError(f"{levels} encoder levels need {levels - 1} decoder levels, not {len(decoder)}")
         super().__init__(multiple=fold * 2 ** (levels - 1), recursions=recursions)
-        self.fold, self.chroma = fold, chroma
+        self.fold, self.chroma, self.threshold = fold, chroma, threshold
         widths = [width * 2**k for k in range(levels)]
         self.entrance = nn.Conv2d(6 * fold * fold, width, 3, padding=1)
         self.encoders = nn.ModuleList(
@@ -180,7 +183,7 @@ class RDMCLite(RecursiveNet):
 
     def extra_repr(self) -> str:
         """Name what the layers do not show."""
-        return f"chroma={self.chroma:g}"
+        return f"chroma={self.chroma:g}, threshold={self.threshold:g}"
 
     def step(self, rainy: Tensor, estimate: Tensor) -> Tensor:
         """Make one recursion: x_t = O + g(concat[O, x_{t-1}]).
@@ -203,7 +206,9 @@ class RDMCLite(RecursiveNet):
                 features = features + self.gate_finer[level - 1] * finer
             features = self.decoders[level](features)
         change = F.pixel_shuffle(self.exit(features), self.fold).float()
-        return rainy + (change if self.chroma == 1 else limit_chroma(change, rainy, self.chroma))
+        if self.chroma != 1:
+            change = limit_chroma(change, rainy, self.chroma)
+        return rainy + (garrote(change, self.threshold / 255) if self.threshold else change)
 
 
 def limit_chroma(change: Tensor, rainy: Tensor, share: float) -> Tensor:
@@ -219,6 +224,21 @@ def limit_chroma(change: Tensor, rainy: Tensor, share: float) -> Tensor:
     saturated = ((rainy.amax(1, keepdim=True) - 0.95) / 0.04).clamp(0, 1)
     limited: Tensor = luma + (share + (1 - share) * saturated) * (change - luma)
     return limited
+
+
+def garrote(change: Tensor, threshold: float) -> Tensor:
+    """Shrink a change towards none: by 1 - (threshold / m)^2, or to 0 below the threshold.
+
+    The non-negative garrote of Gao ("Wavelet shrinkage denoising using the non-negative garrote", 1998): unlike
+    soft thresholding it leaves large values all but unchanged.
+
+    Args:
+        change: N x 3 x H x W; m is the largest of a pixel's three magnitudes, so that its colour stays.
+        threshold: Above 0, in the change's units.
+    """
+    magnitude = change.abs().amax(1, keepdim=True).clamp(min=threshold)
+    shrunk: Tensor = change * (1 - (threshold / magnitude).square())
+    return shrunk
 
 
 class Up(nn.Sequential):
