@@ -12,7 +12,7 @@ resolution; gated depthwise blocks (after Chen et al., "Simple Baselines for Ima
 without its global pooling, so that tiles equal the whole picture) in place of BN-ReLU double convolutions;
 three levels in place of five; one encoder whose dilations share a block in place of three encoders;
 addition in place of concatenation; a limit to the colour of the layer that is taken away, since rain has
-hardly any of its own; and a threshold below which nothing is taken away, since that is grain rather than rain.
+hardly any of its own; and a threshold below which nothing is taken away: that is grain rather than rain.
 """
 
 from collections.abc import Sequence
@@ -137,7 +137,7 @@ class RDMCLite(RecursiveNet):
         fold: Pixels folded into channels at the entrance, fold x fold.
         chroma: Share of the layer's Cb and Cr that is kept, but all where the rainy picture is saturated:
             there the colour behind the rain is lost, and has to be given back.
-        threshold: What would change a pixel by less than this, in steps of 8 bits, is left out; see `garrote`.
+        threshold: What would change a pixel by less than this, in steps of 8 bits, is left out (`garrote`).
             For a last stage or after training: an untrained network changes nothing, and would stay so.
     """
 
@@ -229,8 +229,8 @@ def limit_chroma(change: Tensor, rainy: Tensor, share: float) -> Tensor:
 def garrote(change: Tensor, threshold: float) -> Tensor:
     """Shrink a change towards none: by 1 - (threshold / m)^2, or to 0 below the threshold.
 
-    The non-negative garrote of Gao ("Wavelet shrinkage denoising using the non-negative garrote", 1998): unlike
-    soft thresholding it leaves large values all but unchanged.
+    The non-negative garrote (Gao, "Wavelet shrinkage denoising using the non-negative garrote", 1998): unlike
+    soft thresholding, it leaves large values all but unchanged.
 
     Args:
         change: N x 3 x H x W; m is the largest of a pixel's three magnitudes, so that its colour stays.
