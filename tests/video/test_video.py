@@ -24,6 +24,7 @@ from unrain.errors import UnrainError
 from unrain.files import DiskFullError
 from unrain.plan import make_plan
 from unrain.video import OptionError, VideoOptions, frames
+from unrain.video.writer import Writer
 
 av = pytest.importorskip("av", reason="PyAV is not installed")
 
@@ -499,14 +500,32 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch, capfd, left):
         def __exit__(self, *_):
             self.file.close()
 
-    monkeypatch.setattr(
-        Path, "open", lambda path, mode="r": Full(real(path, mode)) if "x" in mode else real(path, mode)
-    )
+    def opened(path, mode="r", **more):
+        file = real(path, mode, **more)
+        return Full(file) if "x" in mode else file
+
+    monkeypatch.setattr(Path, "open", opened)
     with pytest.raises(DiskFullError, match=r"clip_derained\.mp4: no space left on the disk"):
         run(source)
     assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
     # PyAV prints a second error itself.
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_damaged_packets_are_said_to_be_the_sources(tmp_path, monkeypatch):
+    source = clip(tmp_path / "clip.mp4", frames=30)
+    copy = Writer._copy
+
+    def damaged(writer, packet):
+        packet.pts = packet.dts = 7
+        copy(writer, packet)
+
+    monkeypatch.setattr(Writer, "_copy", damaged)
+    with pytest.raises(
+        UnrainError, match=r"/clip\.mp4: cannot be put into \.mp4 \(.*\), part of it may be damaged"
+    ):
+        run(source)
+    assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
 
 
 def test_an_error_of_the_network_leaves_nothing(tmp_path):

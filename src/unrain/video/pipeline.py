@@ -24,7 +24,7 @@ from unrain.video.options import VideoOptions
 from unrain.video.reader import Reader, opened
 from unrain.video.shot import Shot
 from unrain.video.temporal import TemporalMedian
-from unrain.video.writer import Writer, written
+from unrain.video.writer import Writer, muxing
 
 if TYPE_CHECKING:
     from unrain.derainer import Derainer
@@ -104,7 +104,7 @@ def derain(
             if item is None:
                 raise UnrainError(f"{source}: {reader.why_no_frames()}")
             early.append(item)
-        with files.replacing(target, overwrite=overwrite) as file, written(target):
+        with files.replacing(target, overwrite=overwrite) as file, muxing(source, target):
             with Writer(file, target, reader, options) as writer:
                 pipeline = _Pipeline(reader, writer, derainer, options, strength, progress)
                 interrupted = pipeline.run(early, items)

@@ -31,14 +31,17 @@ _NOT_METADATA = re.compile(
 
 
 @contextlib.contextmanager
-def written(target: Path) -> Iterator[None]:
-    """Turn FFmpeg's errors into ones that name the result and the remedy."""
+def muxing(source: Path, target: Path) -> Iterator[None]:
+    """Turn FFmpeg's errors into one that names the source: those of the disk come from `_Output`."""
     from av import FFmpegError
 
     try:
         yield
     except FFmpegError as error:
-        raise files.writing_error(OSError(error.errno, error.strerror), target) from error
+        raise UnrainError(
+            f"{source}: cannot be put into {target.suffix.lower()} ({files.one_line(error.strerror)}), "
+            "part of it may be damaged: choose another container with -o, such as .mkv"
+        ) from error
 
 
 class _Output:
