@@ -24,7 +24,7 @@ from unrain.errors import UnrainError
 from unrain.files import DiskFullError
 from unrain.plan import make_plan
 from unrain.video import OptionError, VideoOptions, frames
-from unrain.video.writer import Writer
+from unrain.video.writer import Output, Writer
 
 av = pytest.importorskip("av", reason="PyAV is not installed")
 
@@ -469,23 +469,28 @@ def test_sizes_that_an_encoder_does_not_survive_are_refused(tmp_path, codec, siz
     assert [path.name for path in tmp_path.iterdir()] == ["clip.mkv"]
 
 
-@pytest.mark.parametrize("left", [20, 3000, 5000])
-def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch, capfd, left):
+@pytest.mark.parametrize("buffered", [False, True])
+def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch, capfd, buffered):
     source = clip(tmp_path / "clip.mp4", frames=30, size=(160, 120))
     real = Path.open
 
     class Full:
         def __init__(self, file):
-            self.file, self.left = file, left
+            self.file, self.left = file, 3000
 
         def write(self, data):
             self.left -= len(data)
-            self.check()
+            if not buffered:
+                self.check()
             return self.file.write(data)
 
         def seek(self, *place):  # writes what is buffered
             self.check()
             return self.file.seek(*place)
+
+        def flush(self):
+            self.check()
+            self.file.flush()
 
         def check(self):
             if self.left < 0:
@@ -510,6 +515,24 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch, capfd, left):
     assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
     # PyAV prints a second error itself.
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_ffmpeg_never_sees_the_disks_errors():
+    class Full(io.BytesIO):
+        def write(self, data):
+            if self.tell() + len(data) > 5:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return super().write(data)
+
+    file = Full()
+    output = Output(file)
+    assert output.write(b"abcde") == 5
+    output.check()
+    # Of two errors in a row PyAV would print the second with a traceback.
+    assert [output.write(b"fgh"), output.seek(2), output.write(b"C"), output.tell()] == [3, 2, 1, 3]
+    assert file.getvalue() == b"abcde"
+    with pytest.raises(OSError, match="No space left"):
+        output.check()
 
 
 def test_damaged_packets_are_said_to_be_the_sources(tmp_path, monkeypatch):

@@ -32,7 +32,7 @@ _NOT_METADATA = re.compile(
 
 @contextlib.contextmanager
 def muxing(source: Path, target: Path) -> Iterator[None]:
-    """Turn FFmpeg's errors into one that names the source: those of the disk come from `_Output`."""
+    """Turn FFmpeg's errors into one that names the source: those of the disk come from `Output`."""
     from av import FFmpegError
 
     try:
@@ -44,7 +44,7 @@ def muxing(source: Path, target: Path) -> Iterator[None]:
         ) from error
 
 
-class _Output:
+class Output:
     """The result's file as FFmpeg sees it: never full.
 
     Of two errors between its own checks PyAV prints the second with a traceback. So the first is kept for
@@ -110,7 +110,7 @@ class Writer:
         self.until = 0
         self.warnings: list[str] = []
         self._file = file
-        self._output = _Output(file)
+        self._output = Output(file)
         self._target = target
         self._reader = reader
         kind = WRITTEN[target.suffix.lower()]
