@@ -87,7 +87,10 @@ class SourceSpec:
         if self.pairs is not None:
             without = f" without its twins in {self.without_twins_in}" if self.without_twins_in else ""
             return f"{self.pairs}{without}"
-        rain = f"with rain made from {', '.join(self.layers) or 'scratch'}" if self.rain else "left clean"
+        dry = self.rain is None or self.rain.dry == 1
+        rain = "left clean" if dry else f"with rain made from {', '.join(self.layers) or 'scratch'}"
+        if self.rain and self.rain.grain:
+            rain += ", with grain"
         low, high = self.exposure
         light = f", their light times {low:g} to {high:g}" if low != 1 or high != 1 else ""
         size = ", at native size" if self.native else ""
