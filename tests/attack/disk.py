@@ -55,8 +55,8 @@ def attack(campaign):
 
 
 def _short_file(campaign, words, folder):
-    """No file may be longer than so many bytes."""
-    return watched(unrain(*words, "-o", folder), file_size=campaign.random.randrange(1, 6000))
+    """No file may be longer than so many bytes; enough for what is said, which goes into a file as well."""
+    return watched(unrain(*words, "-o", folder), file_size=campaign.random.randrange(1500, 6000))
 
 
 def _full_disk(campaign, words, folder):
