@@ -15,6 +15,15 @@ from unrain.derainer import Derainer
 from unrain.errors import UnrainError
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cache of the tests' own, for what they start too; `auto` is the CPU in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setattr("unrain.engine.choose.AUTO", ("cpu",))
+        yield
+
+
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with tiny.onnx and its card tiny.json, as `unrain export` leaves them."""

@@ -44,7 +44,7 @@ def test_strength_needs_no_other_model(tmp_path, tiny_model, monkeypatch):
     pixels = natural(24, 32)
     Image.fromarray(pixels).save(tmp_path / "a.png")
     whole = unrain.derain(pixels, model=tiny_model)
-    monkeypatch.setattr("unrain.derainer.OnnxEngine", None)
+    monkeypatch.setattr("unrain.derainer.open_engine", None)
     np.testing.assert_array_equal(unrain.derain(pixels, model=tiny_model, strength=0), pixels)
     np.testing.assert_array_equal(unrain.derain(pixels, model=tiny_model, strength=1), whole)
     half = unrain.derain(pixels, model=tiny_model, strength=0.5)
@@ -88,7 +88,7 @@ def test_a_relative_path_is_another_model_in_another_folder(tmp_path, monkeypatc
 def test_a_model_stays_loaded(monkeypatch, tiny_model):
     pixels = natural(24, 32)
     unrain.derain(pixels, model=tiny_model)
-    monkeypatch.setattr("unrain.derainer.OnnxEngine", None)
+    monkeypatch.setattr("unrain.derainer.open_engine", None)
     unrain.derain(pixels, model=tiny_model)
 
 

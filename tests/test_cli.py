@@ -188,7 +188,7 @@ def test_strength_holds_for_a_folder_and_for_all_results(here):
 
 
 def test_hardly_any_rain_is_said(here, capsys, monkeypatch):
-    monkeypatch.setattr("unrain.derainer.OnnxEngine", lambda model, threads: HalvesBright())
+    monkeypatch.setattr("unrain.derainer.open_engine", lambda model, processor: HalvesBright())
     for name, value in (("in/dark.png", 100), ("in/bright.png", 200), ("in/black.png", 0)):
         flat_picture(Path(name), value)
     Path("in/bad.png").touch()

@@ -18,7 +18,7 @@ from PIL import Image
 from toys import CONTRACT, add_loop, natural, tiny_network
 from unrain import zoo
 from unrain.derainer import Derainer
-from unrain.engine import OnnxEngine
+from unrain.engine.onnx_runtime import OnnxRuntimeEngine
 from unrain.errors import UnrainError, UsageError
 
 
@@ -198,7 +198,7 @@ def test_tiles_are_no_larger_than_asked_and_aligned():
 
 def test_the_recursion_is_carried_out_on_the_padded_picture(tiny_model):
     image = natural(45, 61)
-    engine = OnnxEngine(zoo.find(tiny_model))
+    engine = OnnxRuntimeEngine(zoo.find(tiny_model))
     padded = np.pad(image, ((0, 3), (0, 3), (0, 0)), mode="reflect").transpose(2, 0, 1)[None] / np.float32(
         255
     )
@@ -212,7 +212,7 @@ def test_the_recursion_is_carried_out_on_the_padded_picture(tiny_model):
 
 @pytest.fixture(scope="module")
 def tiny_engine(tiny_model):
-    return OnnxEngine(zoo.find(tiny_model), threads=1)
+    return OnnxRuntimeEngine(zoo.find(tiny_model), threads=1)
 
 
 @settings(deadline=None, max_examples=40)
@@ -268,7 +268,7 @@ def test_blending_is_linear():
 @pytest.mark.parametrize("model", zoo.models(), ids=lambda model: model.name)
 @pytest.mark.parametrize("kind", ["noise", "natural"])
 def test_every_model_of_the_zoo_tiles_without_seams(model, kind):
-    engine = OnnxEngine(model, threads=1)
+    engine = OnnxRuntimeEngine(model, threads=1)
     smallest = 2 * engine.halo + 16 + 2 * engine.multiple
     side = smallest + 5 * engine.multiple + 3
     if kind == "noise":
@@ -345,10 +345,10 @@ def test_negative_threads_are_refused(tiny_model):
 def test_a_lone_file_carries_its_contract_inside(tmp_path, tiny_model):
     lone = tmp_path / "lone.onnx"
     lone.write_bytes(tiny_model.read_bytes())
-    engine = OnnxEngine(zoo.find(lone))
+    engine = OnnxRuntimeEngine(zoo.find(lone))
     assert {name: getattr(engine, name) for name in CONTRACT} == CONTRACT
     lone.with_suffix(".json").write_text(json.dumps({"halo": 32}))
-    assert OnnxEngine(zoo.find(lone)).halo == 32
+    assert OnnxRuntimeEngine(zoo.find(lone)).halo == 32
 
 
 def broken(path, change):
@@ -471,7 +471,7 @@ def test_names_with_line_ends_are_refused_in_one_line(tmp_path, tiny_model, odd,
 
 
 def test_a_model_that_never_ends_is_stopped(tmp_path, monkeypatch):
-    monkeypatch.setattr("unrain.engine._TRIAL_SECONDS", 0.2)
+    monkeypatch.setattr("unrain.engine.network._TRIAL_SECONDS", 0.2)
     broken(tmp_path / "loop.onnx", add_loop)
     with pytest.raises(UnrainError, match=r"loop\.onnx: needs more than 0\.2 s for 64 x 64 pixels"):
         Derainer(tmp_path / "loop.onnx")
@@ -480,7 +480,7 @@ def test_a_model_that_never_ends_is_stopped(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
 def test_an_interrupt_ends_a_network_that_never_ends(tmp_path, monkeypatch):
-    monkeypatch.setattr(OnnxEngine, "_try", lambda self: None)
+    monkeypatch.setattr(OnnxRuntimeEngine, "_try", lambda self: None)
     broken(tmp_path / "loop.onnx", add_loop)
     derainer = Derainer(tmp_path / "loop.onnx")
     # A shell that starts the tests in the background has them ignore Ctrl-C.

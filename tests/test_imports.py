@@ -12,7 +12,7 @@ LAB = "unrain.lab"
 # From the lowest to the highest; a room is on the floor of the longest name that it begins with.
 FLOORS = (
     ("unrain.errors", "unrain.version"),
-    ("unrain.files",),
+    ("unrain.devices", "unrain.files"),
     ("unrain.image", "unrain.octaves", "unrain.onnx_file", "unrain.zoo"),
     ("unrain.engine", "unrain.layer"),
     ("unrain.derainer",),
@@ -25,7 +25,7 @@ FLOORS = (
     ("unrain.__main__",),
     (LAB, "unrain.lab.hardware", "unrain.lab.weights_file"),
     ("unrain.lab.nets",),
-    ("unrain.lab.checkpoint", "unrain.lab.torch_engine"),
+    ("unrain.lab.checkpoint", "unrain.lab.torch_engine", "unrain.lab.torch_graph"),
     ("unrain.lab.export",),
     # The schedule of a recipe, a few numbers that decide how batches are cut.
     ("unrain.lab.training.stage",),

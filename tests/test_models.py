@@ -9,7 +9,7 @@ from skimage.metrics import peak_signal_noise_ratio
 from toys import ROOT
 from unrain import zoo
 from unrain.derainer import Derainer
-from unrain.engine import OnnxEngine
+from unrain.engine.onnx_runtime import OnnxRuntimeEngine
 
 pytestmark = pytest.mark.slow
 
@@ -44,7 +44,7 @@ def test_the_card_says_everything(model):
     for score in model.card["scores"].values():
         assert 5 < score["psnr"] <= 100 and 0 < score["ssim"] <= 1 and score["pictures"] > 0
     # A lone .onnx file knows as much about running it as the card does.
-    lone = OnnxEngine(zoo.Model(model.name, model.path, {}))
+    lone = OnnxRuntimeEngine(zoo.Model(model.name, model.path, {}))
     for key in ("multiple", "halo", "recursions", "recursive"):
         assert getattr(lone, key) == model.card[key]
 

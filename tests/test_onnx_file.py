@@ -7,7 +7,7 @@ from onnx import TensorProto, helper
 from toys import tiny_network
 from unrain import zoo
 from unrain.derainer import Derainer
-from unrain.engine import OnnxEngine
+from unrain.engine.onnx_runtime import OnnxRuntimeEngine
 from unrain.errors import UnrainError
 from unrain.onnx_file import has_loops
 
@@ -117,7 +117,7 @@ def test_loops_are_told():
 @pytest.mark.parametrize("model", zoo.models(), ids=lambda model: model.name)
 def test_what_ships_passes(model):
     assert not has_loops(model.path.read_bytes())
-    assert not OnnxEngine(model).loops
+    assert not OnnxRuntimeEngine(model).loops
 
 
 def number(value):

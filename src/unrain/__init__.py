@@ -31,6 +31,8 @@ def derain(
     recursions: int | None = None,
     until: float | None = None,
     tile: int | None = None,
+    device: str = "auto",
+    precision: str = "auto",
     threads: int = 0,
     levels: int | None = None,
     strength: float = 1.0,
@@ -45,6 +47,8 @@ def derain(
     recursions: int | None = None,
     until: float | None = None,
     tile: int | None = None,
+    device: str = "auto",
+    precision: str = "auto",
     threads: int = 0,
     levels: int | None = None,
     strength: float = 1.0,
@@ -58,6 +62,8 @@ def derain(
     recursions: int | None = None,
     until: float | None = None,
     tile: int | None = None,
+    device: str = "auto",
+    precision: str = "auto",
     threads: int = 0,
     levels: int | None = None,
     strength: float = 1.0,
@@ -75,6 +81,9 @@ def derain(
         until: Stop after a recursion that changed the picture by less than this on average, in steps of
             8 bits.
         tile: Side in pixels of the square tiles into which large pictures are cut; None chooses by itself.
+        device: What the network runs on: cpu, openvino, cuda, tensorrt, rocm, directml, coreml or torch, with
+            :NUMBER for another than the first; auto for the fastest that is installed and works.
+        precision: What it computes in: fp32, fp16 or bf16; auto for what the device is best at.
         threads: Processor threads; 0 takes all.
         levels: How many sizes of a large picture are looked at, each half of the one before; 1 for full size
             only, None for as many as bring the long side closest to 800 pixels.
@@ -97,7 +106,9 @@ def derain(
         version: tuple[object, ...] = (found.path.resolve(), state.st_ino, state.st_mtime_ns, state.st_size)
     except OSError:
         version = ()  # opening it says what is wrong
-    return _derainer(found, version, recursions, until, tile, threads, levels)(picture, strength=strength)
+    return _derainer(found, version, recursions, until, tile, device, precision, threads, levels)(
+        picture, strength=strength
+    )
 
 
 @functools.lru_cache(maxsize=1)
@@ -107,12 +118,23 @@ def _derainer(
     recursions: int | None,
     until: float | None,
     tile: int | None,
+    device: str,
+    precision: str,
     threads: int,
     levels: int | None,
 ) -> "Derainer":
     from unrain.derainer import Derainer
 
-    return Derainer(model, recursions=recursions, until=until, tile=tile, threads=threads, levels=levels)
+    return Derainer(
+        model,
+        recursions=recursions,
+        until=until,
+        tile=tile,
+        device=device,
+        precision=precision,
+        threads=threads,
+        levels=levels,
+    )
 
 
 if not TYPE_CHECKING:

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from unrain import zoo
-from unrain.engine import Engine, OnnxEngine, Planes
+from unrain.devices import Processor
+from unrain.engine import Engine, Planes, open_engine
 from unrain.errors import UsageError
 from unrain.image import Array, from_pil, read, to_pil
 from unrain.layer import HARDLY_ANY_RAIN, at_strength, check_strength, mean_change, taken
@@ -205,6 +206,8 @@ class Derainer:
         until: float | None = None,
         tile: int | None = None,
         overlap: int = 16,
+        device: str = "auto",
+        precision: str = "auto",
         threads: int = 0,
         levels: int | None = None,
     ) -> None:
@@ -220,17 +223,21 @@ class Derainer:
             tile: Side of the largest square fed to the network, in pixels. None takes pictures up to
                 1.5 megapixels whole and bigger ones in tiles of 1152.
             overlap: Width of the linear passage between tiles, in pixels.
+            device: What the network runs on, see `Processor`; an engine of your own has its own.
+            precision: What it computes in, see `Processor`.
             threads: CPU threads, 0 for one on every physical core.
             levels: How many sizes of a picture are looked at, each half of the one before; 1 for full size
                 only. None takes as many as bring the long side closest to 800 pixels.
 
         Raises:
-            UsageError: There is no such model, or a number does not fit it.
-            UnrainError: The model cannot be opened.
+            UsageError: There is no such model, device or precision, or a number does not fit the model.
+            UnrainError: The model cannot be opened, or the device cannot be had.
         """
         if isinstance(model, str | Path):
             model = zoo.find(model)
-        self.engine: Engine = OnnxEngine(model, threads) if isinstance(model, zoo.Model) else model
+        if isinstance(model, zoo.Model):
+            model = open_engine(model, Processor(device, precision, threads))
+        self.engine: Engine = model
         if recursions is not None and recursions < 1:
             raise UsageError(f"recursions is {recursions}: give 1 or more")
         if recursions is not None and recursions > 1 and not self.engine.recursive:
@@ -257,6 +264,12 @@ class Derainer:
             )
         self._chosen_tile = None if tile is None else tile // self._multiple * self._multiple
         self._default_tile = max(_up(_DEFAULT_TILE, self._multiple), smallest)
+
+    @property
+    def processor(self) -> str:
+        """What the network runs on and computes in: "openvino in bf16"; empty if the engine does not say."""
+        device, precision = (getattr(self.engine, name, "") for name in ("device", "precision"))
+        return f"{device} in {precision}" if device else ""
 
     @overload
     def __call__(self, image: Array, *, strength: float = 1.0) -> Array: ...

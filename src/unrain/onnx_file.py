@@ -20,6 +20,7 @@ _ENTERED = {
 }
 _OP_TYPE = 4
 _EXTERNAL_DATA, _DATA_LOCATION = 13, 14
+_METADATA = 14
 _VARINT, _EIGHT_BYTES, _MESSAGE, _FOUR_BYTES = 0, 1, 2, 5
 _MOST_FIELDS = 1_000_000
 _DEEPEST = 100
@@ -55,6 +56,23 @@ def has_loops(data: bytes) -> bool:
             if (inner := _ENTERED[message].get(number)) is not None:
                 stack.append((inner, value, stop, depth + 1))
     return loops
+
+
+def metadata(data: bytes) -> dict[str, str]:
+    """Return the entries that a model carries for programs.
+
+    Args:
+        data: The whole file, which `has_loops` has checked.
+
+    Raises:
+        ValueError: It is no ONNX file.
+    """
+    entries = {}
+    for number, kind, value, stop in _fields(data, 0, len(data)):
+        if number == _METADATA and kind == _MESSAGE:
+            entry = {field: data[start:end] for field, _, start, end in _fields(data, value, stop)}
+            entries[entry.get(1, b"").decode()] = entry.get(2, b"").decode()
+    return entries
 
 
 def _fields(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:

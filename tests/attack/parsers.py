@@ -14,7 +14,7 @@ from attack import seeds
 from attack.mutate import mended
 from attack.process import faults, watched
 from unrain import image, zoo
-from unrain.engine import OnnxEngine
+from unrain.engine.onnx_runtime import OnnxRuntimeEngine
 from unrain.errors import UnrainError
 from unrain.image import metadata
 
@@ -94,7 +94,7 @@ def _model(change):
     with tempfile.TemporaryDirectory() as folder, _one_line():
         path = seeds.model_file(Path(folder))
         change(Path(folder))
-        OnnxEngine(zoo.find(path), threads=1)
+        OnnxRuntimeEngine(zoo.find(path), threads=1)
 
 
 @contextlib.contextmanager

@@ -718,7 +718,7 @@ def test_times_that_a_file_tells_wrong():
 def here(tmp_path, monkeypatch):
     """An empty current folder and a network that does nothing."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("unrain.derainer.OnnxEngine", lambda model, threads: Same())
+    monkeypatch.setattr("unrain.derainer.open_engine", lambda model, processor: Same())
     return tmp_path
 
 
@@ -751,7 +751,7 @@ def test_a_video_is_never_its_own_result(here, capsys):
 def test_ctrl_c_on_the_command_line(here, capsys, monkeypatch):
     clip(here / "a.mp4", frames=30)
     clip(here / "b.mp4", frames=2)
-    monkeypatch.setattr("unrain.derainer.OnnxEngine", lambda model, threads: Stops(10))
+    monkeypatch.setattr("unrain.derainer.open_engine", lambda model, processor: Stops(10))
     assert cli.main(["a.mp4", "b.mp4"]) == 130
     said = capsys.readouterr().err
     assert (
@@ -797,7 +797,7 @@ class Ended:
             signal.raise_signal(signal.SIGTERM)
         return rainy
 
-derainer.OnnxEngine = lambda model, threads: Ended()
+derainer.open_engine = lambda model, processor: Ended()
 sys.exit(cli.main(sys.argv[2:]))
 """
 

@@ -312,7 +312,7 @@ def test_no_page_of_documentation_loads_scripts_from_elsewhere(client):
 
 def test_the_whole_zoo_is_offered_with_the_default_first(monkeypatch):
     # That each of them opens is seen in test_zoo.
-    monkeypatch.setattr("unrain.web.runner.OnnxEngine", lambda model, threads: Doorkeeper())
+    monkeypatch.setattr("unrain.web.runner.open_engine", lambda model, processor: Doorkeeper())
     models = create(threads=1).app.state.queue.runner.engines
     assert list(models) == [model.name for model in zoo.models()]
 

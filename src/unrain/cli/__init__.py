@@ -43,6 +43,11 @@ _ABOUT = Group("Help", sort_key=6)
 # docstring, whose reading would cost an import.
 _LAZY = {
     "models": ("unrain.cli.models:models", "List the models, or show one.", _COMMANDS),
+    "devices": (
+        "unrain.cli.devices:devices",
+        "List the processors that a network can run on here, and what is missing for the others.",
+        _COMMANDS,
+    ),
     "serve": (
         "unrain.web.cli:serve",
         "Serve a page and an HTTP API for pictures.\n\nNeeds the extra web: pip install 'unrain[web]'.",
@@ -89,22 +94,17 @@ _MOVED = {
 def _version() -> str:
     """Return what a bug report needs."""
     import platform
-    from importlib import metadata
 
     from unrain import zoo
+    from unrain.devices import PACKAGES, version
     from unrain.version import __version__
-
-    def installed(package: str) -> str:
-        try:
-            return f"{package} {metadata.version(package)}"
-        except metadata.PackageNotFoundError:
-            return f"{package} missing"
 
     lines = [
         f"unrain {__version__}",
         f"Python {platform.python_version()} ({platform.python_implementation()})",
         f"{platform.platform()}, {os.cpu_count()} CPUs",
-        *(installed(package) for package in ("numpy", "pillow", "onnxruntime", "av")),
+        *(f"{name} {version(name) or 'missing'}" for name in ("numpy", "pillow", "onnxruntime", "av")),
+        *(f"{name} {version(name)}" for name in PACKAGES if version(name)),
         f"models: {', '.join(model.name for model in zoo.models()) or 'none'}",
     ]
     return "\n".join(lines)

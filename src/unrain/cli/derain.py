@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Group, Parameter, validators
 
-from unrain import zoo
+from unrain import devices, zoo
 from unrain.cli.output import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED, error_line, print_line
 from unrain.cli.progress import Bar
 
@@ -54,6 +55,8 @@ def derain(
         Parameter(validator=validators.Number(gte=1, lte=8), show_default="auto", group=_MODEL),
     ] = None,
     tile: Count = None,
+    device: Annotated[str, Parameter(group=_MODEL)] = "auto",
+    precision: Annotated[str, Parameter(group=_MODEL)] = "auto",
     threads: Annotated[int, Parameter(validator=validators.Number(gte=0), group=_MODEL)] = 0,
     max_pixels: Annotated[
         int | None, Parameter(validator=validators.Number(gte=1), show_default="400 million", group=_RUN)
@@ -85,6 +88,9 @@ def derain(
         levels: How many sizes of a large picture are searched for rain, each half of the one before; 1 for
             full size only.
         tile: Side of the tiles that large pictures are cut into, in pixels; smaller takes less memory.
+        device: What the network runs on: cpu, openvino, cuda, tensorrt, rocm, directml, coreml or torch; auto
+            for the fastest that is installed and works. See unrain devices.
+        precision: What it computes in: fp32, fp16 or bf16; auto for what the device is best at.
         threads: Processor threads, 0 for all.
         max_pixels: Refuse pictures with more pixels.
         dry_run: Say what would be written, and stop.
@@ -112,6 +118,8 @@ def derain(
             "--codec, --crf, --start, --duration and --no-neighbours are for videos, but none is named"
         )
     chosen = zoo.find(model)
+    devices.parse(device)
+    devices.check_precision(precision)
     if dry_run:
         return _dry_run(planned, overwrite=overwrite, verbose=verbose)
     if any(job.to_stdout for job in planned.jobs) and sys.stdout.isatty():
@@ -119,11 +127,25 @@ def derain(
 
     def load() -> "Derainer":
         from unrain.derainer import Derainer
-        from unrain.engine import OnnxEngine
 
-        made = Derainer(chosen, recursions=recursions, until=until, tile=tile, threads=threads, levels=levels)
-        if isinstance(made.engine, OnnxEngine) and made.engine.loops and not quiet:
+        with warnings.catch_warnings(record=True) as notes:
+            warnings.simplefilter("always", devices.DeviceWarning)
+            made = Derainer(
+                chosen,
+                recursions=recursions,
+                until=until,
+                tile=tile,
+                device=device,
+                precision=precision,
+                threads=threads,
+                levels=levels,
+            )
+        for note in notes:
+            screen.say(f"unrain: {note.message}")
+        if getattr(made.engine, "loops", False) and not quiet:
             screen.say(f"unrain: {chosen.path} has loops, which may never end: Ctrl-C stops them")
+        if verbose and made.processor:
+            screen.say(f"running on {made.processor}")
         return made
 
     screen = Screen(len(planned.jobs) + len(planned.settled), quiet=quiet, verbose=verbose)

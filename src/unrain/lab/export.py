@@ -21,7 +21,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from unrain.engine import OnnxEngine
+from unrain.engine.onnx_runtime import OnnxRuntimeEngine
 from unrain.errors import UnrainError, UsageError
 from unrain.files import write, writing_error
 from unrain.lab.checkpoint import load_checkpoint, save_checkpoint
@@ -282,7 +282,7 @@ def _quiet() -> Iterator[None]:
 
 def _difference(net: RecursiveNet, path: Path, recursions: int | None) -> float:
     """Return the largest difference of an exported network's results, in [0, 1], from PyTorch's."""
-    engine = OnnxEngine(Model(path.stem, path, {}), threads=torch.get_num_threads())
+    engine = OnnxRuntimeEngine(Model(path.stem, path, {}), threads=torch.get_num_threads())
     random = torch.Generator().manual_seed(1)
     largest = 0.0
     for batch, height, width in _PARITY_SIZES:

@@ -36,6 +36,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
 from unrain import image, zoo
+from unrain.devices import Processor
 from unrain.errors import UnrainError
 from unrain.files import one_line
 from unrain.version import __version__
@@ -81,7 +82,7 @@ def create(
     models: Sequence[zoo.Model] | None = None,
     *,
     limits: Limits | None = None,
-    threads: int = 0,
+    processor: Processor | None = None,
     loopback: bool = True,
     hosts: Collection[str] = (),
     isolate: bool = False,
@@ -91,7 +92,7 @@ def create(
     Args:
         models: The models to offer, the default first; None for all that come with the package.
         limits: What to accept.
-        threads: CPU threads, 0 for all.
+        processor: What the models run on.
         loopback: Whether only this machine can reach the server.
         hosts: Further host names that the server answers to.
         isolate: Run jobs in a worker process with limits of memory and time.
@@ -101,7 +102,7 @@ def create(
     """
     chosen = zoo.models() if models is None else models
     limits = limits or Limits()
-    queue = JobQueue(limits, _runner(chosen, threads, limits, isolate=isolate))
+    queue = JobQueue(limits, _runner(chosen, processor or Processor(), limits, isolate=isolate))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -126,13 +127,17 @@ def create(
     return Guard(app, loopback=loopback, hosts=hosts)
 
 
-def _runner(models: Sequence[zoo.Model], threads: int, limits: Limits, *, isolate: bool) -> Runner:
+def _runner(models: Sequence[zoo.Model], processor: Processor, limits: Limits, *, isolate: bool) -> Runner:
     if not isolate:
-        return InProcess(open_engines(models, threads), limits.pixels)
+        return InProcess(open_engines(models, processor), limits.pixels)
     # With everything that can be asked for, an answer has about eight pictures of 16 bits in it.
     answer = _ANSWER_BYTES * limits.pixels + 4 * limits.upload
-    memory = _BASE_MEMORY + _THREAD_MEMORY * (threads or os.cpu_count() or 1) + _MEMORY * limits.pixels
-    return Isolated(models, threads, Bounds(limits.pixels, answer, limits.memory or memory, limits.decoding))
+    memory = (
+        _BASE_MEMORY + _THREAD_MEMORY * (processor.threads or os.cpu_count() or 1) + _MEMORY * limits.pixels
+    )
+    return Isolated(
+        models, processor, Bounds(limits.pixels, answer, limits.memory or memory, limits.decoding)
+    )
 
 
 class _Page(StaticFiles):

@@ -13,6 +13,8 @@ def serve(
     port: Annotated[int, Parameter(validator=validators.Number(gte=0, lte=65535))] = 8000,
     open_browser: Annotated[bool, Parameter(name="--open")] = False,
     model: tuple[str, ...] = (),
+    device: str = "auto",
+    precision: str = "auto",
     threads: Annotated[int, Parameter(validator=validators.Number(gte=0))] = 0,
     allow_host: tuple[str, ...] = (),
     max_bytes: Annotated[int, Parameter(validator=validators.Number(gte=1))] = 25_000_000,
@@ -29,6 +31,8 @@ def serve(
         open_browser: Open the page in the browser.
         model: A model to offer, as a name from unrain models or an ONNX file; may be given several times,
             the default first. All that come with unrain by default.
+        device: What the models run on, see unrain devices; auto for the fastest that works.
+        precision: What they compute in: fp32, fp16 or bf16; auto for what the device is best at.
         threads: CPU threads, 0 for all.
         allow_host: A host name that the server answers to, besides addresses; may be given several times.
         max_bytes: Refuse pictures whose file is larger.
@@ -40,6 +44,7 @@ def serve(
     """
     with extra("web", "serve"):
         from unrain import zoo
+        from unrain.devices import Processor
         from unrain.web import server
         from unrain.web.queue import Limits
 
@@ -47,7 +52,7 @@ def serve(
             host=host,
             port=port,
             models=[zoo.find(name) for name in model] or None,
-            threads=threads,
+            processor=Processor(device, precision, threads),
             limits=Limits(upload=max_bytes, pixels=max_pixels, queue=queue, timeout=timeout),
             hosts=allow_host,
             say=error_line,

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from unrain import zoo
-from unrain.engine import Engine, OnnxEngine
+from unrain.devices import Processor
+from unrain.engine import Engine, open_engine
 from unrain.errors import UnrainError
 from unrain.web.job import AbandonedError, Answer, WebJob
 from unrain.web.messages import (
@@ -127,12 +128,12 @@ class Isolated:
         models: What the worker says of its models, by their names.
     """
 
-    def __init__(self, models: Sequence[zoo.Model], threads: int, bounds: Bounds) -> None:
+    def __init__(self, models: Sequence[zoo.Model], processor: Processor, bounds: Bounds) -> None:
         """Start the worker.
 
         Args:
             models: The models to open, the default first.
-            threads: CPU threads, 0 for all.
+            processor: What the models run on.
             bounds: What it may use.
 
         Raises:
@@ -140,7 +141,7 @@ class Isolated:
         """
         self._settings = {
             "models": [str(model.path.absolute()) for model in models],
-            "threads": threads,
+            "processor": [processor.device, processor.precision, processor.threads],
             "pixels": bounds.pixels,
             "memory": bounds.memory,
         }
@@ -291,7 +292,7 @@ class Isolated:
                     pipe.close()  # type: ignore[union-attr]
 
 
-def open_engines(models: Sequence[zoo.Model], threads: int = 0) -> dict[str, Engine]:
+def open_engines(models: Sequence[zoo.Model], processor: Processor) -> dict[str, Engine]:
     """Open all networks, so that a broken one is reported at the start.
 
     Raises:
@@ -303,5 +304,5 @@ def open_engines(models: Sequence[zoo.Model], threads: int = 0) -> dict[str, Eng
     for model in models:
         if model.name in engines:
             raise UnrainError(f"{model.path}: a second model called {model.name}, give it another file name")
-        engines[model.name] = OnnxEngine(model, threads)
+        engines[model.name] = open_engine(model, processor)
     return engines

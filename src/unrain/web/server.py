@@ -14,6 +14,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from unrain import zoo
+from unrain.devices import Processor
 from unrain.errors import UnrainError
 from unrain.web.app import create
 from unrain.web.guard import Guard
@@ -67,7 +68,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     models: Sequence[zoo.Model] | None = None,
-    threads: int = 0,
+    processor: Processor | None = None,
     limits: Limits | None = None,
     hosts: Collection[str] = (),
     say: Callable[[str], object],
@@ -80,7 +81,7 @@ def serve(
         host: Address to listen on.
         port: Port to listen on, 0 for any free one.
         models: The models to offer, the default first; None for all that come with the package.
-        threads: CPU threads, 0 for all.
+        processor: What the models run on.
         limits: What to accept.
         hosts: Host names that the server answers to, besides addresses and localhost.
         say: Receives each line for the operator.
@@ -95,7 +96,7 @@ def serve(
         app = create(
             models,
             limits=limits,
-            threads=threads,
+            processor=processor,
             loopback=address.is_loopback,
             hosts=hosts,
             isolate=not address.is_loopback if isolate is None else isolate,

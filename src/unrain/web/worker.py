@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from unrain import zoo
+from unrain.devices import Processor
 from unrain.errors import UnrainError
 from unrain.web.job import WebJob
 from unrain.web.messages import (
@@ -45,7 +46,7 @@ def main() -> None:
     _limit_memory(settings["memory"])
     try:
         models = [zoo.find(Path(path)) for path in settings["models"]]
-        runner = InProcess(open_engines(models, settings["threads"]), settings["pixels"])
+        runner = InProcess(open_engines(models, Processor(*settings["processor"])), settings["pixels"])
     except UnrainError as error:
         send(target, Kind.REFUSAL, *refusal_parts(error))
         return

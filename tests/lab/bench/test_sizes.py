@@ -46,7 +46,7 @@ def test_every_size_rain_and_number_of_levels_has_a_row(photos, tiny_model, caps
     sizes = ("--size", 64, "--size", 48, "--size", "native", "--levels", 1, "--levels", "auto")
     code, out, _ = bench(capsys, tiny_model, "--photos", photos, *sizes, "--threads", 1, "--json")
     table = json.loads(out)
-    assert code == 0 and table["threads"] == 1 and table["photographs"] == 3 and table["machine"]
+    assert code == 0 and table["processor"]["threads"] == 1 and table["photographs"] == 3 and table["machine"]
     assert [(row["levels"], row["rain"], row["size"], row["pictures"]) for row in table["rows"]] == [
         (levels, rain, size, pictures)
         for levels in (1, "auto")

@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import save_file
 
 from unrain import cli, zoo
+from unrain.devices import Processor
 from unrain.errors import UnrainError
 from unrain.lab.bench.candidates import Candidate, find, find_peer
 from unrain.lab.bench.cost import Given, count_parameters, macs_per_pixel, measure_cost
@@ -124,7 +125,7 @@ def test_weights_are_those_of_the_network(tiny_model):
 
 def test_memory_is_that_of_a_fresh_process(tiny_model, tmp_path, monkeypatch):
     picture = np.zeros((16, 24, 3), np.uint8)
-    arguments = {"picture": picture, "recursions": 1, "threads": 1}
+    arguments = {"picture": picture, "recursions": 1, "processor": Processor("cpu", threads=1)}
     held = np.ones(100_000_000)
     # A file of the working folder must not be imported in place of a library.
     (tmp_path / "json.py").write_text("raise SystemExit(3)")
@@ -137,7 +138,9 @@ def test_memory_is_that_of_a_fresh_process(tiny_model, tmp_path, monkeypatch):
     assert 20 < small < 400
     save_file(build("prenet").state_dict(), tmp_path / "theirs.safetensors")
     text = f"prenet:{tmp_path / 'theirs.safetensors'}"
-    cost = measure_cost(find_peer(text), Given(text, peer=True), 2, size="24x16", threads=1)
+    cost = measure_cost(
+        find_peer(text), Given(text, peer=True), 2, size="24x16", processor=Processor("cpu", threads=1)
+    )
     assert cost.peak_memory_mb > small
     assert (cost.parameters, cost.memory_size) == (168_963, "24x16")
     assert measure_cost(Candidate("theirs", tmp_path), Given(str(tmp_path)), None) is None

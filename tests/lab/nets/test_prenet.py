@@ -10,6 +10,7 @@ pytest.importorskip("skimage")
 import torch
 
 from unrain.derainer import Derainer
+from unrain.devices import Processor
 from unrain.lab.bench.candidates import find_peer, open_derainer
 from unrain.lab.data.pairs import pairs
 from unrain.lab.metrics import psnr_ssim
@@ -49,7 +50,7 @@ def test_the_hidden_state_is_carried():
 
 
 def test_it_runs_whole_behind_the_engines_interface(net):
-    engine = TorchEngine(net, threads=1)
+    engine = TorchEngine(net, processor=Processor("cpu", threads=1))
     assert (engine.recursive, engine.recursions, engine.recursions_per_step, engine.multiple) == (
         False,
         1,
@@ -71,7 +72,7 @@ def test_it_runs_whole_behind_the_engines_interface(net):
 def test_the_authors_weights_do_on_two_crops_what_they_did(which, expected):
     """Two crops only, against stored figures; the whole sets are in docs/benchmark.md."""
     peer = find_peer(f"prenet:{SHARED}/peers/prenet_rain100{which}.safetensors")
-    derainer, recursions = open_derainer(peer.source, None, threads=1)
+    derainer, recursions = open_derainer(peer.source, None, processor=Processor("cpu", threads=1))
     assert recursions == 6
     for pair, (psnr, ssim) in zip(pairs(SHARED / "data", f"rain100{which}/test")[:2], expected, strict=True):
         rainy, clean = pair.rainy[100:196, 100:196], pair.clean[100:196, 100:196]

@@ -13,7 +13,10 @@ from safetensors.torch import load_file
 
 from unrain import zoo
 from unrain.derainer import Derainer
+from unrain.devices import Processor
+from unrain.engine import open_engine
 from unrain.errors import UnrainError, UsageError
+from unrain.lab.bench.options import CPU
 from unrain.lab.checkpoint import load_checkpoint
 from unrain.lab.data.pairs import key, pictures, read
 from unrain.lab.data.rain import RGB8
@@ -85,7 +88,7 @@ def find_peer(text: str) -> Candidate:
 def open_derainer(
     source: zoo.Model | RecursiveNet,
     recursions: int | None,
-    threads: int = 0,
+    processor: Processor = CPU,
     *,
     levels: int | None = 1,
     halo: int | None = None,
@@ -95,7 +98,8 @@ def open_derainer(
     Args:
         source: An exported model, or a network.
         recursions: How many; the network's own number when None.
-        threads: CPU threads, 0 for all.
+        processor: What an exported model runs on. A network runs in PyTorch: on the CPU unless this is torch
+            with a device.
         levels: At how many sizes a picture is looked at, see `Derainer`.
         halo: Context at the edges of tiles, see `halo_of`, for a network that is not exported; it takes every
             picture whole when None.
@@ -104,9 +108,9 @@ def open_derainer(
         The Derainer, and how many recursions the network makes for a picture.
     """
     if isinstance(source, zoo.Model):
-        derainer = Derainer(source, recursions=recursions, threads=threads, levels=levels)
+        derainer = Derainer(open_engine(source, processor), recursions=recursions, levels=levels)
         return derainer, derainer.recursions
-    engine = TorchEngine(source, recursions=recursions, threads=threads)
+    engine = TorchEngine(source, recursions=recursions, processor=processor)
     if halo is not None:
         engine.halo = halo
     derainer = Derainer(engine, recursions=recursions if engine.recursive else None, levels=levels)

@@ -66,7 +66,7 @@ def measure(models: Sequence[str], options: BenchOptions, *, say: Say, note: Say
         suites,
         metrics=options.metric,
         recursions=options.recursions,
-        threads=options.threads,
+        processor=options.processor,
         truncate=options.truncate,
         card=options.card,
         inputs=True,
@@ -78,7 +78,7 @@ def measure(models: Sequence[str], options: BenchOptions, *, say: Say, note: Say
         key = one.candidate, one.scores[0].recursions
         if one.candidate in named and key not in costs:
             costs[key] = measure_cost(
-                one.candidate, named[one.candidate], key[1], size=options.size, threads=options.threads
+                one.candidate, named[one.candidate], key[1], size=options.size, processor=options.processor
             )
         measured.append(one)
         if options.csv:
@@ -95,7 +95,12 @@ def measure(models: Sequence[str], options: BenchOptions, *, say: Say, note: Say
         from unrain.lab.bench.report.html import write_page
 
         write_page(
-            options.report, measured, costs, published=options.published, threads=options.threads, note=note
+            options.report,
+            measured,
+            costs,
+            published=options.published,
+            processor=options.processor,
+            note=note,
         )
     if options.readme:
         write_scores(options.readme, zoo.models())
@@ -127,7 +132,7 @@ def draw(models: Sequence[str], path: Path, options: SheetOptions, *, say: Say, 
             pictures=options.pictures,
             width=options.width,
             recursions=options.recursions,
-            threads=options.threads,
+            processor=options.processor,
             progress=progress,
         )
         several = len(suites) > 1
@@ -155,7 +160,8 @@ def time_models(models: Sequence[str], options: SpeedOptions, *, say: Say, progr
         peer=peer,
         sizes=options.size,
         recursions=options.recursions,
-        threads=options.threads,
+        processors=options.processors(),
+        levels=None if options.levels == "auto" else options.levels,
         rounds=options.rounds,
         given=given if options.cost else (),
         progress=progress,
@@ -263,21 +269,25 @@ def _suites(options: SuiteOptions) -> list[tuple[Path, str, bool]]:
 
 def _speed_lines(report: SpeedTable, peer: str | None, *, cost: bool) -> list[str]:
     """Return the table of times, line by line."""
-    faster = f"  times faster than {peer}" if peer else ""
+    several = len({(row.device, row.precision) for row in report.speeds}) > 1
+    references = ["the first device"] * several + ([peer] if peer else [])
+    faster = f"  times faster than {' and '.join(references)}" if references else ""
     costs = f" {'weights':>10} {'MB':>6}" if cost else ""
     lines = [
         f"{report.machine}; {report.threads} thread{'s' * (report.threads != 1)}; median of {report.rounds} "
         f"interleaved runs; fp32 matrix product {report.ceiling:.0f} GFLOP/s in the same rounds",
-        f"{'model':20} {'T':>2} {'size':>9} {'seconds':>8} {'(from - to)':>17} {'kMAC/pixel':>10} "
-        f"{'of ceiling':>10}{costs}{faster}",
+        f"{'model':20} {'T':>2} {'device':13} {'size':>9} {'seconds':>8} {'(from - to)':>17} "
+        f"{'kMAC/pixel':>10} {'of ceiling':>10}{costs}{faster}",
     ]
     for row in report.speeds:
         span = f"({row.fastest:.3f} - {row.slowest:.3f})"
+        on, size = f"{row.device} {row.precision}", f"{row.width}x{row.height}"
         memory = "-" if row.peak_memory_mb is None else f"{row.peak_memory_mb:.0f}"
         costs = f" {row.parameters:>10,} {memory:>6}" if cost else ""
-        times = "" if row.times_faster is None else f"  {row.times_faster:.2f}"
+        times = f"  {row.times_first:.2f}" if several else ""
+        times += "" if row.times_faster is None else f"  {row.times_faster:.2f}"
         lines.append(
-            f"{row.model:20} {row.recursions:2} {f'{row.width}x{row.height}':>9} {row.seconds:8.3f} "
+            f"{row.model:20} {row.recursions:2} {on:13} {size:>9} {row.seconds:8.3f} "
             f"{span:>17} {row.macs_per_pixel / 1e3:10.1f} {row.share:10.1%}{costs}{times}"
         )
     return lines

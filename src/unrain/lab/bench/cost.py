@@ -13,10 +13,11 @@ from onnx import TensorProto
 from torch.utils.flop_counter import FlopCounterMode
 
 from unrain import zoo
+from unrain.devices import Processor
 from unrain.errors import UsageError
 from unrain.lab.bench import memory
 from unrain.lab.bench.candidates import Candidate
-from unrain.lab.bench.options import SIZE
+from unrain.lab.bench.options import CPU, SIZE
 from unrain.lab.nets.layers import RecursiveNet
 
 _COUNTED_SIDE = 64
@@ -63,7 +64,12 @@ class Cost:
 
 
 def measure_cost(
-    candidate: Candidate, given: Given, recursions: int | None, *, size: str = SIZE, threads: int = 0
+    candidate: Candidate,
+    given: Given,
+    recursions: int | None,
+    *,
+    size: str = SIZE,
+    processor: Processor = CPU,
 ) -> Cost | None:
     """Count and measure what a candidate costs.
 
@@ -72,7 +78,7 @@ def measure_cost(
         given: What named it.
         recursions: How many, as measured; None where nothing was run.
         size: WIDTHxHEIGHT of the picture that memory is measured on.
-        threads: CPU threads, 0 for all.
+        processor: What it runs on, see `open_derainer`.
 
     Returns:
         The cost; None of pictures that were derained elsewhere.
@@ -86,7 +92,7 @@ def measure_cost(
     width, height = parse_size(size)
     picture = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
     peak = memory.peak_memory(
-        given.text, kind_of(candidate, given), picture, recursions=recursions, threads=threads
+        given.text, kind_of(candidate, given), picture, recursions=recursions, processor=processor
     )
     return Cost(count_parameters(source), round(macs_per_pixel(source, recursions), 1), peak, size)
 

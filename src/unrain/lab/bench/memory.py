@@ -11,15 +11,18 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from unrain.devices import Processor
 from unrain.errors import UnrainError
 
 Kind = Literal["model", "network", "peer"]
+_CPU = Processor("cpu")
 
 
 def peak_memory(
@@ -28,7 +31,7 @@ def peak_memory(
     picture: NDArray[np.uint8],
     *,
     recursions: int,
-    threads: int = 0,
+    processor: Processor = _CPU,
     levels: int | None = 1,
     halo: int | None = None,
 ) -> float | None:
@@ -39,7 +42,7 @@ def peak_memory(
         kind: An exported model, a checkpoint, or a peer's weights.
         picture: What it is run on, H x W x 3.
         recursions: How many.
-        threads: CPU threads, 0 for all.
+        processor: What it runs on, see `open_derainer`.
         levels: At how many sizes the picture is looked at, see `Derainer`.
         halo: Context at the edges of a network's tiles, see `open_derainer`.
 
@@ -54,7 +57,7 @@ def peak_memory(
         "kind": kind,
         "shape": picture.shape,
         "recursions": recursions,
-        "threads": threads,
+        "processor": [processor.device, processor.precision, processor.threads],
         "levels": levels,
         "halo": halo,
     }
@@ -77,21 +80,22 @@ def _run(
     kind: Kind,
     shape: list[int],
     recursions: int,
-    threads: int,
+    processor: list[Any],
     levels: int | None,
     halo: int | None,
 ) -> None:
+    on = Processor(*processor)
     picture = np.frombuffer(sys.stdin.buffer.read(), np.uint8).reshape(shape)
     if kind == "model":
         from unrain.derainer import Derainer
 
-        derainer = Derainer(text, recursions=recursions, threads=threads, levels=levels)
+        derainer = Derainer(text, recursions=recursions, levels=levels, **asdict(on))
     else:
         from unrain.lab.bench import candidates
 
         found = candidates.find_peer(text) if kind == "peer" else candidates.find(text)
         source: Any = found.source
-        derainer, _ = candidates.open_derainer(source, recursions, threads, levels=levels, halo=halo)
+        derainer, _ = candidates.open_derainer(source, recursions, on, levels=levels, halo=halo)
     derainer(picture)
 
 

@@ -9,7 +9,10 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter, validators
 
+from unrain.devices import Processor
+
 SIZE = "481x321"
+CPU = Processor("cpu")
 SIZES = (SIZE, "1280x720", "1920x1080")
 Side = Literal["native"] | int
 Levels = Literal["auto"] | int
@@ -42,7 +45,26 @@ class CandidateOptions:
 
 
 @dataclass(frozen=True)
-class SuiteOptions(CandidateOptions):
+class RunOptions(CandidateOptions):
+    """What runs it.
+
+    Attributes:
+        device: What exported models run on, see unrain devices. Checkpoints run in PyTorch: on the CPU unless
+            this is torch:DEVICE.
+        precision: What they compute in: fp32, fp16 or bf16; auto for what the device is best at.
+    """
+
+    device: str = "cpu"
+    precision: str = "auto"
+
+    @property
+    def processor(self) -> Processor:
+        """The three options on it."""
+        return Processor(self.device, self.precision, self.threads)
+
+
+@dataclass(frozen=True)
+class SuiteOptions(RunOptions):
     """What is run on which test sets.
 
     Attributes:
@@ -110,20 +132,32 @@ class SpeedOptions(CandidateOptions):
     """What `unrain bench speed` times.
 
     Attributes:
+        device: What exported models run on, see unrain devices, and after a slash what it computes in:
+            openvino/bf16; may be given several times. Checkpoints run in PyTorch: on the CPU unless the first
+            is torch:DEVICE.
+        levels: How many sizes of a picture are looked at, each half of the one before: 1 for full size only,
+            or auto.
         size: Picture size as WIDTHxHEIGHT; may be given several times.
         rounds: How often each model is timed; the median counts.
         cost: Also print weights, and the peak memory of a process that runs the model once.
         json: Print the times as JSON.
     """
 
+    device: tuple[str, ...] = ("cpu",)
+    levels: Levels = 1
     size: tuple[str, ...] = SIZES
     rounds: Annotated[int, Parameter(validator=validators.Number(gte=MIN_ROUNDS))] = MIN_ROUNDS
     cost: bool = False
     json: bool = False
 
+    def processors(self) -> list[Processor]:
+        """Return what was asked for."""
+        named = (text.partition("/") for text in self.device)
+        return [Processor(device, precision or "auto", self.threads) for device, _, precision in named]
+
 
 @dataclass(frozen=True)
-class TaskOptions(CandidateOptions):
+class TaskOptions(RunOptions):
     """What `unrain bench tasks` measures, and where it writes.
 
     Attributes:
@@ -150,7 +184,7 @@ class TaskOptions(CandidateOptions):
 
 
 @dataclass(frozen=True)
-class SizesOptions(CandidateOptions):
+class SizesOptions(RunOptions):
     """What `unrain bench sizes` measures, and where it writes.
 
     Attributes:

@@ -19,9 +19,11 @@ from numpy.typing import NDArray
 
 from unrain import files
 from unrain.derainer import Derainer
+from unrain.devices import Processor
 from unrain.errors import UnrainError
 from unrain.lab.bench.cache import Results, fingerprint, identity, open_results
 from unrain.lab.bench.candidates import Candidate, find_results, open_derainer, to_8_bit
+from unrain.lab.bench.options import CPU
 from unrain.lab.data.pairs import Pair
 from unrain.lab.data.suites import SUITES, Suite, open_suite
 from unrain.lab.metrics.measures import Measures, Values, fidelity, open_measures
@@ -201,7 +203,7 @@ def run(
     *,
     metrics: tuple[str, ...] = (),
     recursions: tuple[int, ...] = (),
-    threads: int = 0,
+    processor: Processor = CPU,
     truncate: bool = False,
     card: bool = False,
     inputs: bool = False,
@@ -217,7 +219,7 @@ def run(
         suites: For each the folder it is in, its name, and whether it is real rain.
         metrics: What to measure beside PSNR and SSIM on Y, see `open_measures`.
         recursions: Numbers of recursions to measure; the model's own when empty.
-        threads: CPU threads, 0 for all.
+        processor: What runs it, see `open_derainer`.
         truncate: Whether to score results truncated to 8 bits also, beside those rounded.
         card: Whether the scores (of rounded results) are also written into the models' cards.
         inputs: Whether the rainy pictures themselves are measured, too, before the candidates.
@@ -244,7 +246,7 @@ def run(
         if measured is candidates:
             _check_input(suite, folder)
         for candidate in measured:
-            for restore, count in restorers(candidate, suite.name, recursions, threads, as_float=cut):
+            for restore, count in restorers(candidate, suite.name, recursions, processor, as_float=cut):
                 label = f"{candidate.name} T={count or '-'} on {suite.name}"
                 report = (lambda done, total, label=label: progress(label, done, total)) if progress else None
                 about = {
@@ -254,7 +256,7 @@ def run(
                     "kind": suite.kind,
                     "files": suite.fingerprint,
                     "recursions": count,
-                    "threads": threads,
+                    "processor": asdict(processor),
                     "truncate": cut,
                     "metrics": measures.wanted,
                     "versions": measures.versions,
@@ -285,7 +287,7 @@ def restorers(
     candidate: Candidate,
     suite: str,
     recursions: tuple[int, ...] = (),
-    threads: int = 0,
+    processor: Processor = CPU,
     *,
     as_float: bool = False,
 ) -> Iterator[tuple[Callable[[Pair], Restored], int | None]]:
@@ -295,7 +297,7 @@ def restorers(
         candidate: A model, a folder of results, or the rainy pictures themselves.
         suite: The suite's name.
         recursions: Numbers of recursions; the model's own when empty.
-        threads: CPU threads, 0 for all.
+        processor: What runs it, see `open_derainer`.
         as_float: Whether results are floats in [0, 1], not rounded to 8 bits.
     """
     if candidate.source is None:
@@ -306,7 +308,7 @@ def restorers(
         yield lambda pair: look_up(pair.name), None
         return
     for wanted in recursions or (None,):
-        derainer, count = open_derainer(candidate.source, wanted, threads)
+        derainer, count = open_derainer(candidate.source, wanted, processor)
 
         def restore(pair: Pair, derainer: Derainer = derainer) -> Restored:
             # The very values that the Derainer makes of 8 bits: rounding them here is its own rounding.

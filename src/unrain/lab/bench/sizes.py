@@ -11,7 +11,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from PIL import Image
 
 from unrain import zoo
 from unrain.derainer import Derained, Derainer
+from unrain.devices import Processor
 from unrain.errors import UnrainError, UsageError
 from unrain.lab.bench import memory
 from unrain.lab.bench.cache import Results, fingerprint, identity, open_results
@@ -83,7 +84,7 @@ class SizesTable:
 
     Attributes:
         machine: Cores and name.
-        threads: How many threads everything ran on.
+        processor: What everything ran on.
         photographs: How many were read.
         rows: Candidate by candidate, rain by rain, from small to large.
         left_out: Lines on what was not measured, and why.
@@ -91,7 +92,7 @@ class SizesTable:
     """
 
     machine: str
-    threads: int
+    processor: Processor
     photographs: int
     rows: list[SizeRow]
     left_out: list[str]
@@ -203,7 +204,7 @@ def measure_sizes(
     ]
     return SizesTable(
         hardware(torch.device("cpu")),
-        threads,
+        replace(options.processor, threads=threads),
         len(sides),
         rows,
         [*_too_small(sides, sizes), *_too_large(runners, wanted, names)],
@@ -237,7 +238,9 @@ def _runners(
             halo = halo_of(source, recursions) if isinstance(source, RecursiveNet) else None
             for levels in dict.fromkeys(options.levels):
                 number = None if levels == "auto" else levels
-                derainer, count = open_derainer(source, recursions, options.threads, levels=number, halo=halo)
+                derainer, count = open_derainer(
+                    source, recursions, options.processor, levels=number, halo=halo
+                )
                 up_to = options.peer_side if name.peer and number == 1 else None
                 yield _Runner(candidate, name, levels, count, halo, derainer, up_to)
 
@@ -252,7 +255,7 @@ def _open(
         "files": suite.fingerprint,
         "recursions": runner.recursions,
         "levels": runner.levels,
-        "threads": options.threads,
+        "processor": asdict(options.processor),
         "rain": rain,
         "size": size,
         "seed": options.seed,
@@ -296,7 +299,7 @@ def _measure(
                 kind_of(runner.candidate, runner.given),
                 rainy,
                 recursions=runner.recursions,
-                threads=options.threads,
+                processor=options.processor,
                 levels=None if runner.levels == "auto" else runner.levels,
                 halo=runner.halo,
             )

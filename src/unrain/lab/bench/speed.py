@@ -6,19 +6,22 @@ doing meets them all alike. Medians over the rounds are given.
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from unrain import zoo
+from unrain.derainer import Derainer
+from unrain.devices import Processor
 from unrain.errors import UnrainError
 from unrain.lab.bench.candidates import Candidate, open_derainer
 from unrain.lab.bench.cost import Given, macs_per_pixel, measure_cost, parse_size
-from unrain.lab.bench.options import MIN_ROUNDS, SIZES
+from unrain.lab.bench.options import CPU, MIN_ROUNDS, SIZES
 from unrain.lab.hardware import hardware
 from unrain.lab.nets.layers import RecursiveNet
 
@@ -32,15 +35,18 @@ class Speed:
     Attributes:
         model: Its name.
         recursions: T, how many.
+        device: What it ran on.
+        precision: What it computed in.
         width: Of the picture.
         height: Of the picture.
         seconds: Median time for a picture, from array to array.
         fastest: The shortest.
         slowest: The longest.
         macs_per_pixel: Multiplications of its convolutions and matrix products, all recursions together.
-        share: The part of the machine's ceiling that it reaches with these; what overlapping tiles compute
-            twice does not count.
+        share: The part of the machine's ceiling that it reaches with these, as if all were computed at full
+            size; what overlapping tiles compute twice does not count.
         times_faster: The first peer's median divided by its own; None without a peer.
+        times_first: The median of the same model on the first device divided by its own.
         parameters: How many weights it has; None if it was not asked for.
         peak_memory_mb: Peak memory of a fresh process that runs it on a picture of this size, in 10^6 bytes;
             None if it was not asked for, or the system does not tell.
@@ -48,6 +54,8 @@ class Speed:
 
     model: str
     recursions: int
+    device: str
+    precision: str
     width: int
     height: int
     seconds: float
@@ -56,6 +64,7 @@ class Speed:
     macs_per_pixel: float
     share: float
     times_faster: float | None
+    times_first: float
     parameters: int | None = None
     peak_memory_mb: float | None = None
 
@@ -80,13 +89,31 @@ class SpeedTable:
     speeds: list[Speed]
 
 
+@dataclass(frozen=True, eq=False)
+class _Runner:
+    """A candidate on a device.
+
+    Attributes:
+        candidate: What runs.
+        derainer: What runs it.
+        recursions: How many.
+        macs: Multiplications for each pixel at full size.
+    """
+
+    candidate: Candidate
+    derainer: Derainer
+    recursions: int
+    macs: float
+
+
 def measure_speed(
     candidates: list[Candidate],
     *,
     peer: Candidate | None = None,
     sizes: tuple[str, ...] = SIZES,
     recursions: tuple[int, ...] = (),
-    threads: int = 0,
+    processors: Sequence[Processor] = (CPU,),
+    levels: int | None = 1,
     rounds: int = MIN_ROUNDS,
     given: Sequence[Given] = (),
     progress: Callable[[str, int, int], None] | None = None,
@@ -98,7 +125,9 @@ def measure_speed(
         peer: Who the others are compared with.
         sizes: WIDTHxHEIGHT of the pictures.
         recursions: Numbers of recursions to time; the model's own when empty. A peer always makes its own.
-        threads: CPU threads; 0 for as many as PyTorch would take.
+        processors: What each exported model runs on in turn, all with the same threads, 0 for as many as
+            PyTorch would take; a network runs on the first one's threads.
+        levels: How many sizes of a picture are looked at, see `Derainer`.
         rounds: How often each is timed, 5 at least; one round before them is not counted.
         given: What named each candidate, for weights and memory also; these are measured before anything is
             timed.
@@ -109,7 +138,7 @@ def measure_speed(
     """
     if rounds < MIN_ROUNDS:
         raise UnrainError(f"rounds is {rounds}: a median needs {MIN_ROUNDS} or more")
-    threads = threads or torch.get_num_threads()
+    threads = processors[0].threads or torch.get_num_threads()
     torch.set_num_threads(threads)
     pictures = [parse_size(size) for size in sizes]
     runners = []
@@ -118,12 +147,15 @@ def measure_speed(
         source = candidate.source
         if not isinstance(source, zoo.Model | RecursiveNet):
             raise UnrainError(f"{candidate.name}: pictures have no speed; give a model")
-        for wanted in (None,) if candidate is peer or not recursions else recursions:
-            derainer, count = open_derainer(source, wanted, threads)
-            runners.append((candidate, derainer, count, macs_per_pixel(source, count)))
+        places = processors if isinstance(source, zoo.Model) else processors[:1]
+        counts = (None,) if candidate is peer or not recursions else recursions
+        for wanted, place in itertools.product(counts, places):
+            on = replace(place, threads=threads)
+            derainer, count = open_derainer(source, wanted, on, levels=levels)
+            runners.append(_Runner(candidate, derainer, count, macs_per_pixel(source, count)))
             for size in sizes if given else ():
-                costs[candidate, count, parse_size(size)] = measure_cost(
-                    candidate, given[i], count, size=size, threads=threads
+                costs[runners[-1], parse_size(size)] = measure_cost(
+                    candidate, given[i], count, size=size, processor=on
                 )
     random = np.random.default_rng(0)
     matrix = torch.rand(_MATRIX, _MATRIX)
@@ -134,8 +166,8 @@ def measure_speed(
         times: list[list[float]] = [[] for _ in runners]
         for done in range(rounds + 1):
             product = _timed(torch.mm, matrix, matrix)
-            for (_, derainer, _, _), taken in zip(runners, times, strict=True):
-                taken.append(_timed(derainer, picture))
+            for runner, taken in zip(runners, times, strict=True):
+                taken.append(_timed(runner.derainer, picture))
             if done:
                 products.append(product)
             if progress:
@@ -145,28 +177,32 @@ def measure_speed(
             for runner, taken in zip(runners, times, strict=True)
         ]
     ceiling = 2 * _MATRIX**3 / statistics.median(products)
-    baseline = {
-        (width, height): statistics.median(taken)
-        for (candidate, *_), width, height, taken in rows
-        if candidate is peer
-    }
+    medians = {(runner, width, height): statistics.median(taken) for runner, width, height, taken in rows}
     speeds = []
-    for (candidate, _, count, macs), width, height, taken in rows:
-        seconds = statistics.median(taken)
-        reference = baseline.get((width, height))
-        cost = costs.get((candidate, count, (width, height)))
+    for runner, width, height, taken in rows:
+        seconds = medians[runner, width, height]
+        reference = next((one for one in runners if one.candidate is peer), None)
+        first = next(
+            one for one in runners if (one.candidate, one.recursions) == (runner.candidate, runner.recursions)
+        )
+        cost = costs.get((runner, (width, height)))
         speeds.append(
             Speed(
-                model=candidate.name,
-                recursions=count,
+                model=runner.candidate.name,
+                recursions=runner.recursions,
+                device=getattr(runner.derainer.engine, "device", "cpu"),
+                precision=getattr(runner.derainer.engine, "precision", "fp32"),
                 width=width,
                 height=height,
                 seconds=round(seconds, 4),
                 fastest=round(min(taken), 4),
                 slowest=round(max(taken), 4),
-                macs_per_pixel=round(macs, 1),
-                share=round(2 * macs * width * height / seconds / ceiling, 4),
-                times_faster=None if reference is None else round(reference / seconds, 2),
+                macs_per_pixel=round(runner.macs, 1),
+                share=round(2 * runner.macs * width * height / seconds / ceiling, 4),
+                times_faster=None
+                if reference is None
+                else round(medians[reference, width, height] / seconds, 2),
+                times_first=round(medians[first, width, height] / seconds, 2),
                 parameters=cost.parameters if cost else None,
                 peak_memory_mb=cost.peak_memory_mb if cost else None,
             )

@@ -18,6 +18,7 @@ pytest.importorskip("pytorch_lightning")
 
 from unrain import cli
 from unrain.derainer import Derainer
+from unrain.devices import Processor
 from unrain.errors import UnrainError
 from unrain.lab.bench.candidates import Candidate, find
 from unrain.lab.bench.cost import Cost
@@ -95,7 +96,13 @@ def results_of(data, tmp_path):
 def measure(data, tmp_path, tiny_model, suites=("rain12", NASTY)):
     candidates = [find(str(tiny_model)), find(str(results_of(data, tmp_path)))]
     measured = list(
-        run(candidates, [(data, suite, False) for suite in suites], recursions=(1, 3), inputs=True, threads=1)
+        run(
+            candidates,
+            [(data, suite, False) for suite in suites],
+            recursions=(1, 3),
+            inputs=True,
+            processor=Processor("cpu", threads=1),
+        )
     )
     costs = {
         (candidates[0], recursions): Cost(1049, 900.0 * recursions, 81.5, "481x321") for recursions in (1, 3)
@@ -186,7 +193,9 @@ def test_real_rain_has_pictures_and_no_histogram(data, tiny_model, monkeypatch):
     for variable in ("UNRAIN_NIQE", "UNRAIN_BRISQUE"):
         monkeypatch.delenv(variable, raising=False)
     candidate = find(str(tiny_model))
-    measured = list(run([candidate], [(data, "real/wet", False)], inputs=True, threads=1))
+    measured = list(
+        run([candidate], [(data, "real/wet", False)], inputs=True, processor=Processor("cpu", threads=1))
+    )
     read = Reader(page(measured, {}))
     # Three of the four, with the input and the result; two recursions are the model's own.
     assert len(read.all("img")) == 3 * 2
@@ -231,7 +240,9 @@ def test_the_command_derains_only_what_the_page_shows(data, tiny_model, tmp_path
 
 
 def test_a_page_that_cannot_be_written_leaves_nothing(data, tiny_model, tmp_path):
-    measured = list(run([find(str(tiny_model))], [(data, "rain12", False)], threads=1))
+    measured = list(
+        run([find(str(tiny_model))], [(data, "rain12", False)], processor=Processor("cpu", threads=1))
+    )
     folder = tmp_path / "taken.html"
     folder.mkdir()
     with pytest.raises(UnrainError, match=r"taken\.html: cannot be written"):
@@ -261,6 +272,6 @@ def test_plots_take_any_label(label):
 
 def test_a_model_without_figures_is_an_candidate_too(data, tmp_path):
     theirs = Candidate("theirs", results_of(data, tmp_path))
-    measured = list(run([theirs], [(data, "rain12", False)], threads=1))
+    measured = list(run([theirs], [(data, "rain12", False)], processor=Processor("cpu", threads=1)))
     read = Reader(page(measured, {}))
     assert len(read.all("svg")) == 1 and "theirs" in read.text

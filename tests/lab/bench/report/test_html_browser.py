@@ -14,6 +14,7 @@ pytest.importorskip("skimage")
 pytest.importorskip("matplotlib")
 pytest.importorskip("pytorch_lightning")
 
+from unrain.devices import Processor
 from unrain.lab.bench.candidates import find
 from unrain.lab.bench.cost import Cost
 from unrain.lab.bench.report.html import write_page
@@ -32,7 +33,13 @@ def report(model_folder, tmp_path_factory):
             Image.fromarray(picture).save(folder / "data" / "rain12" / side / f"{i}.png")
     candidate = find(str(model_folder / "tiny.onnx"))
     measured = list(
-        run([candidate], [(folder / "data", "rain12", False)], recursions=(1, 2), inputs=True, threads=1)
+        run(
+            [candidate],
+            [(folder / "data", "rain12", False)],
+            recursions=(1, 2),
+            inputs=True,
+            processor=Processor("cpu", threads=1),
+        )
     )
     costs = {
         (candidate, recursions): Cost(1049, 900.0 * recursions, 81.5, "481x321") for recursions in (1, 2)

@@ -25,7 +25,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from unrain.engine import first_line
+from unrain.engine.network import first_line
 from unrain.errors import UnrainError
 from unrain.lab.bench.downstream.onnx_network import Network, shown
 from unrain.lab.data.rain import RGB8

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unrain.engine import first_line, open_session, session_options
+from unrain.engine.network import first_line
+from unrain.engine.onnx_runtime import open_session, session_options
 from unrain.errors import UnrainError
 
 _TYPES: dict[str, type] = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8}
@@ -36,7 +37,7 @@ class Network:
             UnrainError: It is no ONNX file, or has more than one input.
         """
         try:
-            self._session, _ = open_session(path, session_options(threads))
+            self._session = open_session(path, session_options(threads))
         except UnrainError:
             raise
         except Exception as error:  # ONNX Runtime's exceptions have no common base of their own

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from unrain.engine import first_line
+from unrain.engine.network import first_line
 from unrain.errors import UnrainError
 from unrain.lab.bench.downstream.onnx_network import Network, shown
 from unrain.lab.data.rain import RGB8

@@ -357,7 +357,7 @@ def measure_tasks(
     present = {one.name: one.version for one in metadata.distributions() if one.name in _LIBRARIES}
     for rain in rains:
         for candidate in [INPUT, *candidates]:
-            for restore, count in restorers(candidate, rain, options.recursions, options.threads):
+            for restore, count in restorers(candidate, rain, options.recursions, options.processor):
                 kept = [
                     open_results(
                         folder,
@@ -367,7 +367,7 @@ def measure_tasks(
                             "suite": scenes.name,
                             "files": pictures_print,
                             "recursions": count,
-                            "threads": options.threads,
+                            "processor": asdict(options.processor),
                             "rain": rain,
                             "seed": options.seed,
                             "task": task.title,

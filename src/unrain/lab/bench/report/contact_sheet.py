@@ -10,9 +10,10 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from unrain import files
+from unrain.devices import Processor
 from unrain.errors import UnrainError, UsageError
 from unrain.lab.bench.candidates import Candidate, to_8_bit
-from unrain.lab.bench.options import PICTURES, WIDTH
+from unrain.lab.bench.options import CPU, PICTURES, WIDTH
 from unrain.lab.bench.run import restorers
 from unrain.lab.data.rain import RGB8
 from unrain.lab.data.suites import Suite
@@ -29,7 +30,7 @@ def draw_sheet(
     pictures: int = PICTURES,
     width: int = WIDTH,
     recursions: tuple[int, ...] = (),
-    threads: int = 0,
+    processor: Processor = CPU,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Image.Image:
     """Derain pictures of a suite by every candidate and draw them side by side.
@@ -40,7 +41,7 @@ def draw_sheet(
         pictures: How many rows, if there are that many.
         width: Of each picture on the sheet; none is enlarged.
         recursions: Numbers of recursions; each is a column. The model's own when empty.
-        threads: CPU threads, 0 for all.
+        processor: What runs it, see `open_derainer`.
         progress: Called with (suite, pictures done, pictures in all).
 
     Raises:
@@ -48,7 +49,7 @@ def draw_sheet(
     """
     heads, runs = ["input"], []
     for candidate in candidates:
-        for restore, count in restorers(candidate, suite.name, recursions, threads):
+        for restore, count in restorers(candidate, suite.name, recursions, processor):
             several = f" T={count}" if len(recursions) > 1 and count else ""
             heads.append(candidate.name + several)
             runs.append(restore)

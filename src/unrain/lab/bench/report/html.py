@@ -19,8 +19,10 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from unrain.devices import Processor
 from unrain.lab.bench.cache import fingerprint
 from unrain.lab.bench.candidates import Candidate, to_8_bit
+from unrain.lab.bench.options import CPU
 from unrain.lab.bench.report import tables
 from unrain.lab.bench.report.contact_sheet import spread
 from unrain.lab.bench.report.plots import COLOURS, Point, Series, histograms, quality_plot
@@ -73,7 +75,7 @@ def write_page(
     costs: tables.Costs,
     *,
     published: bool = False,
-    threads: int = 0,
+    processor: Processor = CPU,
     note: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Write the report, atomically. The pictures that it shows are derained again.
@@ -83,18 +85,18 @@ def write_page(
         measured: What was measured, suite by suite.
         costs: What the candidates cost.
         published: Whether the tables also list published figures.
-        threads: CPU threads, 0 for all.
+        processor: What everything ran on, see `open_derainer`.
         note: Called with a line about what is done.
 
     Raises:
         UnrainError: A candidate no longer runs, or the file cannot be written.
     """
     note(f"{path}: deraining the best, median and worst pictures")
-    tables.write(path, page(measured, costs, published=published, threads=threads))
+    tables.write(path, page(measured, costs, published=published, processor=processor))
 
 
 def page(
-    measured: Sequence[Measured], costs: tables.Costs, *, published: bool = False, threads: int = 0
+    measured: Sequence[Measured], costs: tables.Costs, *, published: bool = False, processor: Processor = CPU
 ) -> str:
     """Return the report's text; see `write_page`."""
     suites = [list(group) for _, group in groupby(measured, key=lambda one: one.suite.name)]
@@ -105,17 +107,17 @@ def page(
     shown = [list(_examples(group)) for group in suites]
     budget = PICTURE_BYTES // max(1, 3 * sum(len(names) for group in shown for _, names in group))
     sections = [
-        _section(f"suite{i}", group, examples, families, costs, published, threads, budget)
+        _section(f"suite{i}", group, examples, families, costs, published, processor, budget)
         for i, (group, examples) in enumerate(zip(suites, shown, strict=True))
     ]
     links = "".join(
         f'<a href="#suite{i}">{as_text(group[0].suite.name)}</a>' for i, group in enumerate(suites)
     )
     notes = f"{_protocol(measured, costs)}\n{_sources(suites) if published else ''}"
-    return document("unrain bench", links, "".join(sections), notes, threads=threads, code=fingerprint())
+    return document("unrain bench", links, "".join(sections), notes, processor=processor, code=fingerprint())
 
 
-def document(title: str, links: str, body: str, notes: str, *, threads: int, code: str) -> str:
+def document(title: str, links: str, body: str, notes: str, *, processor: Processor, code: str) -> str:
     """Return a whole page, closed to the outside.
 
     Args:
@@ -123,7 +125,7 @@ def document(title: str, links: str, body: str, notes: str, *, threads: int, cod
         links: To the page's sections, HTML.
         body: The sections, HTML.
         notes: How it was measured, HTML.
-        threads: CPU threads, 0 for all.
+        processor: What everything ran on, see `open_derainer`.
         code: Fingerprint of the code that measured.
     """
     here = Path(__file__)
@@ -133,6 +135,7 @@ def document(title: str, links: str, body: str, notes: str, *, threads: int, cod
         f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; "
         "base-uri 'none'; form-action 'none'"
     )
+    threads = processor.threads
     cores = f"{threads} thread{'s' * (threads != 1)}" if threads else "all cores"
     return f"""<!DOCTYPE html>
 <html lang="en">
@@ -171,7 +174,7 @@ def _section(
     families: dict[Candidate, int],
     costs: tables.Costs,
     published: bool,
-    threads: int,
+    processor: Processor,
     budget: int,
 ) -> str:
     suite = group[0].suite
@@ -182,7 +185,7 @@ def _section(
         "real": f"{len(suite)} photographs of real rain, without ground truth",
     }[suite.kind]
     plots = "".join(_plots(anchor, group, families, costs))
-    pictures = "".join(_shown(one, names, threads, budget) for one, names in examples)
+    pictures = "".join(_shown(one, names, processor, budget) for one, names in examples)
     return f"""<section id="{anchor}">
 <h2>{as_text(suite.name)}</h2>
 <p class="soft">{kind}</p>
@@ -301,11 +304,11 @@ def _examples(group: list[Measured]) -> Iterator[tuple[Measured, dict[str, str]]
         yield one, said
 
 
-def _shown(one: Measured, said: dict[str, str], threads: int, budget: int) -> str:
+def _shown(one: Measured, said: dict[str, str], processor: Processor, budget: int) -> str:
     """Derain a few pictures and show them beside what they were and what they should be."""
     suite = one.suite
     recursions = one.scores[0].recursions
-    ((restore, _),) = restorers(one.candidate, suite.name, (recursions,) if recursions else (), threads)
+    ((restore, _),) = restorers(one.candidate, suite.name, (recursions,) if recursions else (), processor)
     trios = []
     for name, place in said.items():
         pair = suite.load(name)

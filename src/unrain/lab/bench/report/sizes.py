@@ -83,7 +83,7 @@ def write_page(path: Path, table: SizesTable) -> None:
     notes = "".join(f"<p>{as_text(line)}</p>" for line in said)
     code = fingerprint("unrain.lab.bench.sizes")
     page = document(
-        "unrain bench sizes", "".join(links), "".join(body), notes, threads=table.threads, code=code
+        "unrain bench sizes", "".join(links), "".join(body), notes, processor=table.processor, code=code
     )
     tables.write(path, page)
 
@@ -98,7 +98,8 @@ def write_csv(path: Path, table: SizesTable) -> None:
 
 
 def _measured_on(table: SizesTable) -> str:
-    threads = f"{table.threads} thread{'s' * (table.threads != 1)}"
+    count = table.processor.threads
+    threads = f"{count} thread{'s' * (count != 1)}"
     return f"{table.machine}; {threads}; {table.photographs} photograph{'s' * (table.photographs != 1)}"
 
 

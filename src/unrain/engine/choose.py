@@ -1,0 +1,194 @@
+"""Which of the processors work here, and the engine for one of them."""
+
+import hashlib
+import importlib
+import importlib.util
+import os
+import platform
+import time
+import warnings
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from unrain.devices import (
+    AUTO,
+    INSTALL,
+    PACKAGES,
+    Device,
+    DeviceWarning,
+    Processor,
+    check_precision,
+    parse,
+    version,
+)
+from unrain.engine.cache import keep, recall
+from unrain.engine.interface import Engine, Planes
+from unrain.errors import UnrainError
+from unrain.version import __version__
+from unrain.zoo import DEFAULT, Model, find
+
+# The lab is known by name only.
+_TORCH = "unrain.lab.torch_graph"
+# What a self-test may differ by from the CPU's result: the mean of what rounding to 8 bits does is 59 dB.
+_LEAST_FIDELITY = 45.0
+_TEST_SIDE = 256
+_TEST_RUNS = 3
+
+
+def missing(kind: str) -> str:
+    """Say why a kind of device cannot be had in this installation; empty if it may be.
+
+    No library is loaded but ONNX Runtime.
+    """
+    if kind in ("openvino", "torch"):
+        return "" if importlib.util.find_spec(kind) else f"{kind} is not installed"
+    from unrain.engine.onnx_runtime import provider_of
+
+    if kind == "coreml" and platform.system() != "Darwin":
+        return "only on a Mac"
+    if kind == "directml" and platform.system() != "Windows":
+        return "only on Windows"
+    try:
+        provider_of(kind)
+    except UnrainError as error:
+        return str(error).partition(": ")[2]
+    return ""
+
+
+def names(kind: str) -> tuple[str, ...]:
+    """Return which devices of an installed kind its library finds; nothing where it does not tell."""
+    if kind == "openvino":
+        from unrain.engine.openvino import available
+
+        return available()
+    return ()
+
+
+def open_engine(model: Model, processor: Processor | None = None) -> Engine:
+    """Open a model.
+
+    Args:
+        model: What to open.
+        processor: What it is to run on.
+
+    Raises:
+        UsageError: There is no such device or precision, or `threads` is negative.
+        UnrainError: The device cannot be had, does not know the precision, or does not work; the file is no
+            model.
+    """
+    processor = processor or Processor()
+    check_precision(processor.precision)
+    device = parse(processor.device)
+    if device is None:
+        return _open(model, _fastest(processor), processor)
+    if why := missing(device.kind):
+        remedy = "give another device" if why.startswith("only on") else INSTALL[device.kind]
+        raise UnrainError(f"{device}: {why}: {remedy}")
+    return _open(model, device, processor)
+
+
+def _open(model: Model, device: Device, processor: Processor) -> Engine:
+    precision, threads = processor.precision, processor.threads
+    if device.kind == "torch":
+        opened: Engine = importlib.import_module(_TORCH).TorchGraphEngine(
+            model, threads, device=device.which, precision=precision
+        )
+        return opened
+    if device.kind == "openvino":
+        from unrain.engine.openvino import OpenVinoEngine
+
+        return OpenVinoEngine(model, threads, device=device.which or "CPU", precision=precision)
+    from unrain.engine.onnx_runtime import OnnxRuntimeEngine, provider_of
+
+    known = provider_of(device.kind).precisions
+    wanted = next(iter(known)) if precision == "auto" else precision
+    if wanted not in known:
+        raise UnrainError(
+            f"{device}: computes in {' or '.join(known)}, not in {wanted}; give --precision auto"
+        )
+    number = int(device.which or 0)
+    return OnnxRuntimeEngine(model, threads, device=device.kind, number=number, precision=wanted)
+
+
+def _fastest(processor: Processor) -> Device:
+    """Choose the fastest device that is installed and gives what the CPU gives."""
+    precision = processor.precision
+    found = [kind for kind in AUTO if not missing(kind)]
+    # The CPU alone needs no test, and says itself which precisions it knows.
+    if found == ["cpu"]:
+        return Device("cpu")
+    key = _key(found, processor)
+    results = recall(key)
+    if results is None or set(results) != set(found):
+        results = self_test(found, processor)
+        keep(key, results)
+    times = {kind: result for kind, result in results.items() if isinstance(result, int | float)}
+    for kind in found:
+        # That the CPU knows fp32 only is no news.
+        if kind not in times and (kind != "cpu" or not times):
+            said = f"{kind} is left out: {results[kind]}; --device {kind} says more"
+            warnings.warn(said, DeviceWarning, stacklevel=4)
+    if not times:
+        raise UnrainError(
+            f"no device here computes in {precision}: give --precision auto, see unrain devices"
+        )
+    return Device(min(times, key=lambda kind: float(times[kind])))
+
+
+def self_test(kinds: list[str], processor: Processor) -> dict[str, Any]:
+    """Run the default model on several kinds of devices, and compare each result with the CPU's.
+
+    Returns:
+        For each kind the seconds that a small picture takes, or why it does not work.
+    """
+    model = find(DEFAULT)
+    random = np.random.default_rng(0)
+    side = _TEST_SIDE
+    ramp = np.linspace(0.1, 0.8, side, dtype=np.float32)
+    rainy = np.broadcast_to(ramp, (1, 3, side, side)) + 0.3 * (random.random((1, 1, 1, side)) > 0.9)
+    rainy = np.ascontiguousarray(np.clip(rainy, 0, 1), np.float32)
+    expected = _timed(_open(model, Device("cpu"), replace(processor, precision="fp32")), rainy)
+    results: dict[str, Any] = {}
+    for kind in kinds:
+        try:
+            if kind == "cpu" and processor.precision in ("auto", "fp32"):
+                seconds, planes = expected
+            else:
+                seconds, planes = _timed(_open(model, Device(kind), processor), rainy)
+        except Exception as error:  # whatever a driver does, it is no reason to fail
+            results[kind] = str(error).removeprefix(f"{kind}: ").strip().partition("\n")[0]
+            continue
+        off = float(np.square(planes - expected[1], dtype=np.float64).mean())
+        # Also where it is no number.
+        if not off <= 10 ** (-_LEAST_FIDELITY / 10):
+            results[kind] = f"its result is {-10 * np.log10(off):.1f} dB from the CPU's"
+        else:
+            results[kind] = round(seconds, 5)
+    return results
+
+
+def _timed(engine: Engine, rainy: Planes) -> tuple[float, Planes]:
+    """Return the shortest time of a few runs, the first left out, and the result."""
+    planes = engine.step(rainy, rainy)
+    times = []
+    for _ in range(_TEST_RUNS):
+        start = time.perf_counter()
+        engine.step(rainy, rainy)
+        times.append(time.perf_counter() - start)
+    return min(times), planes
+
+
+def _key(kinds: list[str], processor: Processor) -> str:
+    """Return what a self-test depends on, in a few letters."""
+    facts = [
+        __version__,
+        *(f"{name} {version(name)}" for name in ("onnxruntime", *PACKAGES)),
+        platform.node(),
+        platform.machine(),
+        str(os.cpu_count()),
+        *kinds,
+        str(processor),
+    ]
+    return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:24]
