@@ -40,6 +40,7 @@ from unrain.octaves import (
     rms,
     shrink,
     strips,
+    take,
     windows,
 )
 
@@ -599,7 +600,7 @@ def _full_scale(dtype: np.dtype[Any]) -> int:
 
 def _planes(image: Array, y: NDArray[np.intp], x: NDArray[np.intp]) -> Planes:
     """Cut out the given rows and columns as 3 x h x w in [0, 1]; grey is repeated."""
-    crop = image[y[:, None], x]
+    crop = take(image, y, x)
     planes = np.empty((3, *crop.shape[:2]), np.float32)
     planes[:] = crop if crop.ndim == 2 else crop.transpose(2, 0, 1)
     planes /= np.float32(_full_scale(image.dtype))

@@ -11,6 +11,7 @@ RDMC's recursion over sizes. A finer octave is computed in blocks, and only wher
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -121,10 +122,10 @@ class Start:
         """
         rows, columns = _around(y + self.top), _around(x + self.left)
         lifted = lift(self.layer, self.octave, rows, columns)
-        lifted = lifted[(y + self.top - rows.start)[:, None], x + self.left - columns.start]
+        lifted = take(lifted, y + self.top - rows.start, x + self.left - columns.start)
         planes = lifted[None] if lifted.ndim == 2 else lifted.transpose(2, 0, 1)
-        estimate: Floats = np.clip(rainy - planes, 0, 1)
-        return estimate
+        estimate: Floats = rainy - planes
+        return np.clip(estimate, 0, 1, out=estimate)
 
     def share(self, y: NDArray[np.intp], x: NDArray[np.intp]) -> Floats | None:
         """Return how much of a computed pixel is taken, h x w: 1 in a wanted block, with a ramp at its edge.
@@ -203,6 +204,19 @@ def blocks(shape: tuple[int, ...], layer: Floats, octave: int, samples: list[Sam
             expected *= rms(layer[y : y + side, x : x + side]) / near.found
         wanted[row, column] = expected > enough
     return Start(layer, octave, wanted)
+
+
+def take(image: NDArray[Any], y: NDArray[np.intp], x: NDArray[np.intp]) -> NDArray[Any]:
+    """Return rows and columns of a picture in any order; a view where they follow each other."""
+    rows, columns = (
+        slice(int(index[0]), int(index[0]) + len(index))
+        if np.array_equal(index, np.arange(index[0], index[0] + len(index)))
+        else index
+        for index in (y, x)
+    )
+    if isinstance(rows, slice) or isinstance(columns, slice):
+        return image[rows, columns]
+    return image[rows[:, None], columns]
 
 
 def _around(index: NDArray[np.intp]) -> slice:

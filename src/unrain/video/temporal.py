@@ -58,6 +58,7 @@ class TemporalMedian(Generic[Key]):
         self._window: deque[_Entry[Key]] = deque(maxlen=2 * REACH + 1)
         self._count = 0
         self._given = 0
+        self._shifts: dict[tuple[int, int], tuple[int, int]] = {}
 
     def push(self, key: Key, rainy: Array, derained: Array) -> list[tuple[Key, Array]]:
         """Add a frame.
@@ -70,6 +71,7 @@ class TemporalMedian(Generic[Key]):
         Returns:
             Keys and pixels of the frames that now have all their neighbours.
         """
+        derained = np.ascontiguousarray(derained)
         luma = _luma(derained)
         removed = _around(_means(np.abs(_luma(rainy) - luma)))
         self._window.append(_Entry(key, derained, luma, _spectrum(luma), removed))
@@ -86,10 +88,24 @@ class TemporalMedian(Generic[Key]):
         stack = [here.pixels]
         for number in range(self._given - REACH, self._given + REACH + 1):
             inside = first <= number < self._count
-            if number != self._given:
-                stack.append(_matched(here, self._window[number - first]) if inside else here.pixels)
+            if number == self._given:
+                continue
+            if inside:
+                there = self._window[number - first]
+                stack.append(_matched(here, there, self._shift(self._given, number, here, there)))
+            else:
+                stack.append(here.pixels)
         self._given += 1
+        for pair in [pair for pair in self._shifts if max(pair) < self._given]:
+            del self._shifts[pair]
         return here.key, _median_of_five(*stack)
+
+    def _shift(self, ours: int, theirs: int, here: "_Entry[Any]", there: "_Entry[Any]") -> tuple[int, int]:
+        """Find the shift of two frames by their numbers; the way back is the way there."""
+        if (back := self._shifts.get((theirs, ours))) is not None:
+            return -back[0], -back[1]
+        self._shifts[ours, theirs] = _shift(here, there)
+        return self._shifts[ours, theirs]
 
 
 def _luma(pixels: Array) -> Plane:
@@ -116,24 +132,30 @@ def _shift(here: "_Entry[Any]", there: "_Entry[Any]") -> tuple[int, int]:
     return down, right
 
 
-def _matched(here: "_Entry[Any]", there: "_Entry[Any]") -> Array:
+def _matched(here: "_Entry[Any]", there: "_Entry[Any]", shifted: tuple[int, int]) -> Array:
     """The other frame's pixels where its blocks match, this frame's elsewhere."""
     allowed = np.minimum(_SHARE * (here.removed + there.removed), _MOST)
     result = here.pixels.copy()
     best = np.full(allowed.shape, np.inf, np.float32)
     # Unshifted for a still camera with moving objects, shifted for a moving camera.
-    for shift in {(0, 0), _shift(here, there)}:
+    for shift in {(0, 0), shifted}:
         ours, theirs = _overlap(here.luma.shape, shift)
         if ours is None or theirs is None:
             continue
         difference = np.full(here.luma.shape, 1e3, np.float32)
-        difference[ours] = np.abs(here.luma[ours] - there.luma[theirs])
+        np.subtract(here.luma[ours], there.luma[theirs], out=difference[ours])
+        np.abs(difference[ours], out=difference[ours])
         means = _means(difference)
         fits = (means < allowed) & (means < best)
         best[fits] = means[fits]
         mask = np.repeat(np.repeat(fits, _BLOCK, 0), _BLOCK, 1)[: result.shape[0], : result.shape[1]]
-        np.copyto(result[ours], there.pixels[theirs], where=mask[ours][..., None])
+        np.copyto(_whole(result)[ours], _whole(there.pixels)[theirs], where=mask[ours])
     return result
+
+
+def _whole(pixels: Array) -> NDArray[np.void]:
+    """Return pixels as one element each, which are copied twenty times as fast."""
+    return pixels.view(f"V{3 * pixels.itemsize}")[..., 0]
 
 
 def _overlap(
