@@ -53,6 +53,8 @@ MOST_LEVELS = 8
 # decision.
 _SAMPLE = 96
 _CONTEXT = 16
+# Sides of parts of a tile that are computed alone, in pixels.
+_BOX = 64
 _HALF_PRECISION_FROM = 8_000_000
 
 
@@ -542,20 +544,38 @@ class Derainer:
             after = self.engine.step(rainy[None], before[None])[0]
             return after
         after = before.copy()
-        wanted = np.argwhere(share > 0)
-        if not len(wanted):
-            return after
-        # The smallest part that holds all of them, with its context, on the network's grid.
-        part = []
-        for axis, extent in enumerate(share.shape):
-            first, stop = int(wanted[:, axis].min()) - self._halo, int(wanted[:, axis].max()) + 1 + self._halo
-            first = max(0, first // self._multiple * self._multiple)
-            part.append(slice(first, min(extent, _up(stop, self._multiple))))
-        inner = (slice(None), *part)
-        there = share[tuple(part)]
-        step = self.engine.step(rainy[None][:, *inner], before[None][:, *inner])[0]
-        after[*inner] += there * (step - before[*inner])
+        for box in self._boxes(share > 0):
+            inner = (slice(None), *box)
+            there = share[tuple(box)]
+            step = self.engine.step(rainy[None][:, *inner], before[None][:, *inner])[0]
+            after[*inner] += there * (step - before[*inner])
         return after
+
+    def _boxes(self, wanted: NDArray[np.bool_]) -> list[list[slice]]:
+        """Find the parts that hold all wanted pixels with their context, on a grid of the network's.
+
+        Parts so close that their contexts meet are one; a coarse grid keeps the number of sizes
+        small, for each of which a library may prepare anew.
+        """
+        grid = _up(_BOX, self._multiple)
+
+        def spans(marked: NDArray[np.bool_]) -> list[tuple[slice, slice]]:
+            """Of each run of marked places where it is, and with its context."""
+            places = np.flatnonzero(marked)
+            runs = np.split(places, np.flatnonzero(np.diff(places) > 2 * self._halo + grid) + 1)
+            found = []
+            for run in runs if len(places) else []:
+                first, stop = int(run[0]), int(run[-1]) + 1
+                low = max(0, (first - self._halo) // grid * grid)
+                high = min(len(marked), _up(stop + self._halo, grid))
+                found.append((slice(first, stop), slice(low, high)))
+            return found
+
+        return [
+            [rows, columns]
+            for own, rows in spans(np.asarray(wanted.any(axis=1)))
+            for _, columns in spans(np.asarray(wanted[own].any(axis=0)))
+        ]
 
 
 def _indices(image: Array) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

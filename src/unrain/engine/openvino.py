@@ -111,9 +111,9 @@ class OpenVinoEngine(NetworkEngine):
         if (compiled := folder("openvino")) is not None:
             self._settings["CACHE_DIR"] = str(compiled)
         start = time.perf_counter()
-        self._any_size = self._core.compile_model(self._network, self._name, self._settings)
+        self._any_shape = self._core.compile_model(self._network, self._name, self._settings)
         self._compiling = time.perf_counter() - start
-        return _ports(self._any_size.inputs), _ports(self._any_size.outputs)
+        return _ports(self._network.inputs), _ports(self._network.outputs)
 
     def _start(self, feeds: dict[str, Planes]) -> Run:
         whole = {name: np.ascontiguousarray(planes) for name, planes in feeds.items()}
@@ -134,28 +134,33 @@ class OpenVinoEngine(NetworkEngine):
 
     def _request(self, shape: tuple[int, ...]) -> Any:  # noqa: ANN401
         """Return what runs pictures of a shape in this thread: a request serves one at a time."""
+        requests: dict[Any, Any] = self._own.__dict__.setdefault("requests", {})
         with self._lock:
             compiled = self._of_shape.get(shape)
             if compiled is None and self._spent.get(shape, 0.0) > _WORTH * self._compiling:
+                # It holds memory for the largest picture that it has seen, and is had again from the cache.
+                self._any_shape = None
+                requests.clear()
                 compiled = self._compile(shape)
-        requests: dict[Any, Any] = self._own.__dict__.setdefault("requests", {})
-        kept = compiled or self._any_size
-        if kept not in requests:
-            # Those of shapes that are kept no more would hold their memory.
-            for old in set(requests) - {self._any_size, *self._of_shape.values()}:
+            if compiled is None:
+                if self._any_shape is None:
+                    self._any_shape = self._core.compile_model(self._network, self._name, self._settings)
+                compiled = self._any_shape
+            there = {self._any_shape, *self._of_shape.values()}
+        if compiled not in requests:
+            for old in set(requests) - there:
                 del requests[old]
-            requests[kept] = kept.create_infer_request()
-        return requests[kept]
+            requests[compiled] = compiled.create_infer_request()
+        return requests[compiled]
 
     def _compile(self, shape: tuple[int, ...]) -> Any:  # noqa: ANN401
-        """Compile the network for one shape only, in which it runs at half as much speed again."""
+        """Compile the network for one shape only, in which it runs at up to half as much speed again."""
         if len(self._of_shape) >= _SHAPES:
             self._of_shape.pop(next(iter(self._of_shape)))
         network = self._network.clone()
         network.reshape({port.get_any_name(): list(shape) for port in network.inputs})
-        compiled = self._core.compile_model(network, self._name, self._settings)
-        self._of_shape[shape] = compiled
-        return compiled
+        self._of_shape[shape] = self._core.compile_model(network, self._name, self._settings)
+        return self._of_shape[shape]
 
 
 def _ports(ports: list[Any]) -> dict[str, Port]:
