@@ -7,12 +7,20 @@ from cyclopts import App, Parameter, validators
 
 from unrain.cli.output import extra, print_line
 from unrain.cli.progress import Bar
-from unrain.lab.bench.options import BenchOptions, SheetOptions, SizesOptions, SpeedOptions, TaskOptions
+from unrain.lab.bench.options import (
+    BenchOptions,
+    FidelityOptions,
+    SheetOptions,
+    SizesOptions,
+    SpeedOptions,
+    TaskOptions,
+)
 
 _Models = Annotated[str, Parameter(name="MODEL")]
 _Flat = Parameter(name="*")
 _BENCH, _SHEET, _SPEED, _TASK = BenchOptions(), SheetOptions(), SpeedOptions(), TaskOptions()
 _SIZES = SizesOptions()
+_FIDELITY = FidelityOptions()
 _Positive = Parameter(validator=validators.Number(gte=1))
 
 
@@ -173,6 +181,23 @@ def bench_speed(*models: _Models, options: Annotated[SpeedOptions, _Flat] = _SPE
         from unrain.lab.bench import command
 
         command.time_models(models, options, say=bar.print, progress=bar.step)
+
+
+@bench.command(name="fidelity")
+def bench_fidelity(*models: _Models, options: Annotated[FidelityOptions, _Flat] = _FIDELITY) -> None:
+    """Compare devices and precisions with the CPU in fp32, on whole test sets.
+
+    PSNR is that of the two results in RGB, not rounded; then of the Y channel to the ground truth, by the
+    device and by the CPU.
+
+    Args:
+        models: Models of the zoo or ONNX files; the default model if none is given.
+        options: The rest.
+    """
+    with extra("lab", "bench fidelity"), Bar() as bar:
+        from unrain.lab.bench import command
+
+        command.compare_devices(models, options, say=bar.print, progress=bar.step)
 
 
 @bench.command(name="sizes")

@@ -8,13 +8,14 @@ from pathlib import Path
 
 from unrain import zoo
 from unrain.errors import UnrainError, UsageError
-from unrain.lab.bench import candidates
+from unrain.lab.bench import candidates, fidelity
 from unrain.lab.bench.cache import FOLDER
 from unrain.lab.bench.candidates import Candidate
 from unrain.lab.bench.cost import Cost, Given, measure_cost, parse_size
 from unrain.lab.bench.options import (
     BenchOptions,
     CandidateOptions,
+    FidelityOptions,
     SheetOptions,
     SizesOptions,
     SpeedOptions,
@@ -174,6 +175,45 @@ def time_models(models: Sequence[str], options: SpeedOptions, *, say: Say, progr
         say(line)
 
 
+def compare_devices(models: Sequence[str], options: FidelityOptions, *, say: Say, progress: Progress) -> None:
+    """Compare devices with the CPU in fp32, and print the table.
+
+    Args:
+        models: What names exported models on the command line.
+        options: The rest.
+        say: Called with each line of the result.
+        progress: Called with (test set, pictures done, pictures in all).
+
+    Raises:
+        UsageError: There is nothing to measure on, or a model is not exported.
+        UnrainError: Something is missing or broken.
+    """
+    suites = _suites(options)
+    found = []
+    for candidate in _candidates(models, options)[0]:
+        model = candidate.source
+        if not isinstance(model, zoo.Model):
+            raise UsageError(f"{candidate.name}: give a model of the zoo or an ONNX file")
+        its = fidelity.measure_fidelity(model, suites, options, progress=progress)
+        if options.card:
+            fidelity.note(model, its)
+        found += its
+    if options.json:
+        for line in tables.as_json([asdict(one) for one in found]):
+            say(line)
+        return
+    say(
+        f"{'model':20} {'device':15} {'test set':16} {'pictures':>8} {'to the CPU':>10} {'least':>6} "
+        f"{'dB':>7} {'CPU':>7}"
+    )
+    for one in found:
+        scores = "" if one.score is None else f" {one.score:7.3f} {one.score_cpu:7.3f}"
+        say(
+            f"{one.model:20} {one.device + ' ' + one.precision:15} {one.suite:16} {one.pictures:8} "
+            f"{one.psnr:10.2f} {one.least:6.2f}{scores}"
+        )
+
+
 def compare_sizes(
     models: Sequence[str], photos: Path, options: SizesOptions, *, say: Say, progress: Progress
 ) -> None:
@@ -247,7 +287,7 @@ def _candidates(models: Sequence[str], options: CandidateOptions) -> tuple[list[
     return found, [*map(Given, names), *(Given(text, peer=True) for text in options.peer)]
 
 
-def _suites(options: SuiteOptions) -> list[tuple[Path, str, bool]]:
+def _suites(options: SuiteOptions | FidelityOptions) -> list[tuple[Path, str, bool]]:
     """Return folder, name, and whether it is real rain, of each test set."""
     data = options.data
     if data is None and (options.suite or not options.real):

@@ -128,13 +128,28 @@ class SheetOptions(SuiteOptions):
 
 
 @dataclass(frozen=True)
-class SpeedOptions(CandidateOptions):
-    """What `unrain bench speed` times.
+class DeviceOptions(CandidateOptions):
+    """On which devices.
 
     Attributes:
         device: What exported models run on, see unrain devices, and after a slash what it computes in:
             openvino/bf16; may be given several times. Checkpoints run in PyTorch: on the CPU unless the first
             is torch:DEVICE.
+    """
+
+    device: tuple[str, ...] = ("cpu",)
+
+    def processors(self) -> list[Processor]:
+        """Return what was asked for."""
+        named = (text.partition("/") for text in self.device)
+        return [Processor(device, precision or "auto", self.threads) for device, _, precision in named]
+
+
+@dataclass(frozen=True)
+class SpeedOptions(DeviceOptions):
+    """What `unrain bench speed` times.
+
+    Attributes:
         levels: How many sizes of a picture are looked at, each half of the one before: 1 for full size only,
             or auto.
         size: Picture size as WIDTHxHEIGHT; may be given several times.
@@ -143,17 +158,11 @@ class SpeedOptions(CandidateOptions):
         json: Print the times as JSON.
     """
 
-    device: tuple[str, ...] = ("cpu",)
     levels: Levels = 1
     size: tuple[str, ...] = SIZES
     rounds: Annotated[int, Parameter(validator=validators.Number(gte=MIN_ROUNDS))] = MIN_ROUNDS
     cost: bool = False
     json: bool = False
-
-    def processors(self) -> list[Processor]:
-        """Return what was asked for."""
-        named = (text.partition("/") for text in self.device)
-        return [Processor(device, precision or "auto", self.threads) for device, _, precision in named]
 
 
 @dataclass(frozen=True)
@@ -210,4 +219,25 @@ class SizesOptions(RunOptions):
     fresh: bool = False
     csv: Path | None = None
     report: Path | None = None
+    json: bool = False
+
+
+@dataclass(frozen=True)
+class FidelityOptions(DeviceOptions):
+    """What `unrain bench fidelity` compares with the CPU in fp32, and on what.
+
+    Attributes:
+        data: Folder with the data sets; not needed with --real alone.
+        suite: Test set of pairs below DATA; may be given several times. By default Rain100L, Rain100H,
+            Rain800 and Kodak24, those of them that exist.
+        real: Folder of real rain, below DATA or anywhere; may be given several times.
+        card: Write the result into the models' cards.
+        json: Print the result as JSON.
+    """
+
+    device: tuple[str, ...] = ("openvino",)
+    data: Path | None = None
+    suite: tuple[str, ...] = ()
+    real: tuple[str, ...] = ()
+    card: bool = False
     json: bool = False
