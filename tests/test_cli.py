@@ -117,9 +117,10 @@ def test_options_reach_the_network(here, monkeypatch):
 
     monkeypatch.setattr(Derainer, "__init__", remember)
     options = ["--recursions", "2", "--until", "0.5", "--levels", "3", "--tile", "256", "--threads", "3"]
+    options += ["--device", "cuda:1", "--precision", "fp16"]
     assert cli.main(["photo.jpg", *options]) == 1
     numbers = {"recursions": 2, "until": 0.5, "levels": 3, "tile": 256, "threads": 3}
-    assert seen == {"model": zoo.DEFAULT, **numbers}
+    assert seen == {"model": zoo.DEFAULT, "device": "cuda:1", "precision": "fp16", **numbers}
 
 
 def test_verbose_says_at_which_size_a_large_picture_was_derained(here, capsys):

@@ -264,6 +264,36 @@ def test_blending_is_linear():
     np.testing.assert_allclose(row[23:], 0.1, atol=1e-6)
 
 
+@settings(max_examples=60)
+@given(st.data())
+def test_parts_hold_all_that_is_wanted_with_its_context(data):
+    halo = data.draw(st.sampled_from([0, 8, 40]))
+    derainer = Derainer(Fake(halo=halo, recursions=1))
+    height, width = (8 * data.draw(st.integers(1, 60)) for _ in range(2))
+    wanted = np.zeros((height, width), bool)
+    for _ in range(data.draw(st.integers(0, 4))):
+        wanted[data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))] = True
+    boxes = derainer._boxes(wanted)
+    held = np.zeros_like(wanted)
+    for rows, columns in boxes:
+        for part, extent in ((rows, height), (columns, width)):
+            assert 0 <= part.start < part.stop <= extent and part.start % 8 == 0
+            assert part.stop % 8 == 0
+        inner = [
+            slice(part.start + halo * (part.start > 0), part.stop - halo * (part.stop < extent))
+            for part, extent in ((rows, height), (columns, width))
+        ]
+        held[tuple(inner)] = True
+    assert not (wanted & ~held).any() and (len(boxes) > 0) == wanted.any()
+
+
+def test_parts_far_from_each_other_run_alone():
+    wanted = np.zeros((640, 960), bool)
+    wanted[5, 7] = wanted[600, 900] = True
+    boxes = Derainer(Fake(halo=40, recursions=1))._boxes(wanted)
+    assert boxes == [[slice(0, 64), slice(0, 64)], [slice(512, 640), slice(832, 960)]]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("model", zoo.models(), ids=lambda model: model.name)
 @pytest.mark.parametrize("kind", ["noise", "natural"])
