@@ -11,10 +11,12 @@ from PIL import Image
 from toys import natural
 from unrain import image, zoo
 from unrain.derainer import Derainer
+from unrain.devices import Processor
 from unrain.web import server
 from unrain.web.app import create
 from unrain.web.queue import Limits
 
+ONE_THREAD = Processor("cpu", threads=1)
 WIDE, NARROW = {"width": 1280, "height": 860}, {"width": 390, "height": 844}
 
 

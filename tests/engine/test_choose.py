@@ -143,7 +143,7 @@ def test_a_broken_device_is_left_out_and_that_is_said(tiny_model, fresh, monkeyp
         with pytest.warns(DeviceWarning) as said:
             assert open_engine(zoo.find(tiny_model)).device == "cpu"
         (line,) = [str(one.message) for one in said]
-        assert line.startswith("cuda is left out: ") and words in line and "--device cuda" in line
+        assert line.startswith("cuda is left out: ") and words in line and line.endswith("see unrain devices")
 
 
 def test_a_device_with_wrong_results_is_left_out(tiny_model, fresh, monkeypatch):
@@ -182,7 +182,8 @@ class Session:
 
     starts = True
 
-    def __init__(self, data, sess_options, providers):
+    def __init__(self, data, sess_options, providers, enable_fallback):
+        assert not enable_fallback
         ((self.provider, self.options),) = providers
         self.inner = ort_session(data, sess_options=sess_options, providers=["CPUExecutionProvider"])
 
@@ -219,9 +220,27 @@ def test_a_provider_gets_its_number_and_options(tiny_model, gpu):
 def test_a_provider_that_gives_way_to_the_cpu_is_an_error(tiny_model, gpu, monkeypatch):
     monkeypatch.setattr(Session, "starts", False)
     with pytest.raises(
-        UnrainError, match=r"cuda: ONNX Runtime cannot start CUDAExecutionProvider.*--device cpu"
+        UnrainError,
+        match=r"cuda: ONNX Runtime cannot start CUDAExecutionProvider; .*\[cuda,cudnn\].*--device cpu",
     ):
         open_engine(zoo.find(tiny_model), Processor("cuda"))
+
+
+def test_a_provider_that_raises_is_an_error_unless_the_file_is_what_is_wrong(
+    tiny_model, gpu, monkeypatch, tmp_path
+):
+    def refuse(data, sess_options, providers, **more):
+        if providers == ["CPUExecutionProvider"]:
+            return ort_session(data, sess_options=sess_options, providers=providers)
+        raise RuntimeError("libcublas.so.13 is missing")
+
+    monkeypatch.setattr(onnx_runtime.ort, "InferenceSession", refuse)
+    with pytest.raises(UnrainError, match="tensorrt: ONNX Runtime cannot start TensorrtExecutionProvider"):
+        open_engine(zoo.find(tiny_model), Processor("tensorrt"))
+    broken = tmp_path / "a.onnx"
+    broken.write_bytes(b"no model")
+    with pytest.raises(UnrainError, match=r"a\.onnx: not a model that ONNX Runtime can open"):
+        open_engine(zoo.Model("a", broken, {}), Processor("tensorrt"))
 
 
 def test_a_plugin_is_registered_once_and_given_its_device(tiny_model, monkeypatch):
@@ -277,7 +296,7 @@ def test_the_command_says_what_it_runs_on_and_what_it_left_out(cwd, tiny_model, 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert cli.main(["a.png", "--model", str(tiny_model), "-q", "--overwrite"]) == 0
-    assert capsys.readouterr().err == ("unrain: rocm is left out: no such card; --device rocm says more\n")
+    assert capsys.readouterr().err == ("unrain: rocm is left out: no such card; see unrain devices\n")
 
 
 @pytest.mark.parametrize(
@@ -294,13 +313,26 @@ def test_a_wrong_device_is_one_line(cwd, tiny_model, capsys, arguments, code):
     assert not (cwd / "a_derained.png").exists()
 
 
-def test_devices_are_listed(capsys, monkeypatch):
+def test_devices_are_listed(capsys, monkeypatch, fresh):
+    monkeypatch.setattr(choose, "self_test", lambda kinds, processor: dict.fromkeys(kinds, 0.012))
     monkeypatch.setattr(choose.platform, "system", lambda: "Linux")
     assert cli.main(["devices"]) == 0
     out = capsys.readouterr().out
     here, _, elsewhere = out.partition("Not here")
-    assert "cpu" in here and "  coreml" in elsewhere and "only on a Mac" in elsewhere
+    assert (
+        "  cpu       any processor, by ONNX Runtime: 12 ms for 256x256" in here
+        and "  coreml" in elsewhere
+        and "only on a Mac" in elsewhere
+    )
     assert INSTALL["cuda"] in elsewhere
     assert cli.main(["devices", "--json"]) == 0
     found = {one["device"]: one for one in json.loads(capsys.readouterr().out)}
     assert set(found) == set(INSTALL) and found["cpu"]["installed"] and not found["cuda"]["installed"]
+
+
+def test_a_device_that_does_not_start_is_listed_with_the_reason(capsys, monkeypatch, fresh):
+    openings(monkeypatch, cuda=UnrainError("cuda: no card; buy one"))
+    monkeypatch.setattr("unrain.cli.devices.AUTO", ("cuda", "cpu"))
+    assert cli.main(["devices"]) == 0
+    out = capsys.readouterr().out
+    assert f"no card: {INSTALL['cuda']}" in out and "buy" not in out

@@ -29,7 +29,7 @@ httpx = pytest.importorskip("httpx", reason="needs httpx")
 
 from fastapi.testclient import TestClient  # noqa: E402
 
-from toys_web import Doorkeeper, expected, picture, running  # noqa: E402
+from toys_web import ONE_THREAD, Doorkeeper, expected, picture, running  # noqa: E402
 from unrain import image, zoo  # noqa: E402
 from unrain.errors import UnrainError  # noqa: E402
 from unrain.web import server  # noqa: E402
@@ -42,7 +42,7 @@ URL = "http://127.0.0.1:8000"
 
 @pytest.fixture(scope="module")
 def app(model_folder):
-    return create([zoo.find(model_folder / "tiny.onnx")], threads=1)
+    return create([zoo.find(model_folder / "tiny.onnx")], processor=ONE_THREAD)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def client(app):
 @contextlib.contextmanager
 def limited(model_folder, engine=None, **limits):
     """A client of a server with other limits, and the server's queue."""
-    app = create([zoo.find(model_folder / "tiny.onnx")], threads=1, limits=Limits(**limits))
+    app = create([zoo.find(model_folder / "tiny.onnx")], processor=ONE_THREAD, limits=Limits(**limits))
     queue = app.app.state.queue
     if engine is not None:
         queue.runner.engines["tiny"] = engine
@@ -313,7 +313,7 @@ def test_no_page_of_documentation_loads_scripts_from_elsewhere(client):
 def test_the_whole_zoo_is_offered_with_the_default_first(monkeypatch):
     # That each of them opens is seen in test_zoo.
     monkeypatch.setattr("unrain.web.runner.open_engine", lambda model, processor: Doorkeeper())
-    models = create(threads=1).app.state.queue.runner.engines
+    models = create(processor=ONE_THREAD).app.state.queue.runner.engines
     assert list(models) == [model.name for model in zoo.models()]
 
 
@@ -529,7 +529,7 @@ def test_names_of_others(client, host):
 
 def test_names_where_others_can_reach_it(model_folder):
     models = [zoo.find(model_folder / "tiny.onnx")]
-    guard = create(models, threads=1, loopback=False, hosts=["Rain.example.org"])
+    guard = create(models, processor=ONE_THREAD, loopback=False, hosts=["Rain.example.org"])
     for host in ("192.168.1.2:8000", "localhost", f"{socket.gethostname()}:80", "rain.example.org"):
         assert guard.knows(host)
     assert not guard.knows("evil.example")
@@ -633,7 +633,7 @@ def test_a_fault_inside_tells_nothing(model_folder):
         def step(self, rainy, estimate):
             raise RuntimeError("secret")
 
-    app = create([zoo.find(model_folder / "tiny.onnx")], threads=1)
+    app = create([zoo.find(model_folder / "tiny.onnx")], processor=ONE_THREAD)
     app.app.state.queue.runner.engines["tiny"] = Broken()
     with TestClient(app, base_url=URL, raise_server_exceptions=False) as client:
         answer = send(client)

@@ -24,7 +24,7 @@ httpx = pytest.importorskip("httpx", reason="needs httpx")
 from fastapi.testclient import TestClient  # noqa: E402
 
 from toys import ROOT, natural, png_of  # noqa: E402
-from toys_web import Doorkeeper, picture  # noqa: E402
+from toys_web import ONE_THREAD, Doorkeeper, picture  # noqa: E402
 from unrain import cli, image, zoo  # noqa: E402
 from unrain.errors import UnrainError  # noqa: E402
 from unrain.web import messages, queue, runner, server  # noqa: E402
@@ -42,8 +42,8 @@ def pair(model_folder):
     """The clients of a server without and of one with a worker process."""
     models = [zoo.find(model_folder / "tiny.onnx")]
     with (
-        TestClient(create(models, threads=1), base_url=URL) as plain,
-        TestClient(create(models, threads=1, isolate=True), base_url=URL) as isolated,
+        TestClient(create(models, processor=ONE_THREAD), base_url=URL) as plain,
+        TestClient(create(models, processor=ONE_THREAD, isolate=True), base_url=URL) as isolated,
     ):
         yield plain, isolated
 
@@ -55,7 +55,7 @@ def isolated(model_folder):
 
     def make(**limits):
         models = [zoo.find(model_folder / "tiny.onnx")]
-        app = create(models, threads=1, isolate=True, limits=Limits(**limits))
+        app = create(models, processor=ONE_THREAD, isolate=True, limits=Limits(**limits))
         client = TestClient(app, base_url=URL)
         clients.append(client.__enter__())
         return client, app.app.state.queue
@@ -295,7 +295,7 @@ def test_the_command_serves_in_a_worker_and_leaves_none_behind(tiny_model):
 
 def test_health_tells_that_a_picture_cannot_be_stopped(model_folder, monkeypatch):
     monkeypatch.setattr(queue, "_PATIENCE", 0)
-    app = create([zoo.find(model_folder / "tiny.onnx")], threads=1, limits=Limits(timeout=0.3))
+    app = create([zoo.find(model_folder / "tiny.onnx")], processor=ONE_THREAD, limits=Limits(timeout=0.3))
     engine = Doorkeeper()
     app.app.state.queue.runner.engines["tiny"] = engine
     with TestClient(app, base_url=URL) as client:

@@ -4,7 +4,7 @@ import json as jsonlib
 from dataclasses import asdict, dataclass
 
 from unrain.cli.output import print_line
-from unrain.devices import ABOUT, AUTO, INSTALL
+from unrain.devices import ABOUT, AUTO, INSTALL, Processor
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,8 @@ class Found:
         about: What it is.
         installed: Whether its library is installed.
         names: Which ones of that kind the library finds, where it tells.
-        missing: Why it cannot be had; empty if it may be.
+        problem: Why it cannot be used; empty if it works.
+        seconds: What a picture of 256x256 takes; None if it is not for `auto` or does not work.
         install: The line that installs what it needs.
     """
 
@@ -24,17 +25,20 @@ class Found:
     about: str
     installed: bool
     names: tuple[str, ...]
-    missing: str
+    problem: str
+    seconds: float | None
     install: str
 
 
 def devices(*, json: bool = False) -> None:
     """List the processors that a network can run on here, and what is missing for the others.
 
+    What is installed is tried on a small picture, and its result compared with the CPU's.
+
     Args:
         json: Print the list as JSON.
     """
-    found = [_look(kind) for kind in (*AUTO, "torch")]
+    found = _look()
     if json:
         for line in jsonlib.dumps([asdict(one) for one in found], indent=2).split("\n"):
             print_line(line)
@@ -45,15 +49,24 @@ def devices(*, json: bool = False) -> None:
             print_line(title)
         for one in rows:
             names = f" ({', '.join(one.names)})" if one.names else ""
-            print_line(f"  {one.device:<9} {one.about}{names}")
-            if not there:
-                remedy = "" if one.missing.startswith("only on") else f": {one.install}"
-                print_line(f"  {'':<9} {one.missing}{remedy}")
+            time = "" if one.seconds is None else f": {one.seconds * 1000:.0f} ms for 256x256"
+            print_line(f"  {one.device:<9} {one.about}{names}{time}")
+            if one.problem:
+                remedy = "" if one.problem.startswith("only on") else f": {one.install}"
+                print_line(f"  {'':<9} {one.problem}{remedy}")
     print_line("--device auto takes the fastest of those that are here and work.")
 
 
-def _look(kind: str) -> Found:
-    from unrain.engine.choose import missing, names
+def _look() -> list[Found]:
+    from unrain.engine.choose import missing, names, tested
 
-    why = missing(kind)
-    return Found(kind, ABOUT[kind], not why, () if why else names(kind), why, INSTALL[kind])
+    missed = {kind: missing(kind) for kind in (*AUTO, "torch")}
+    results = tested([kind for kind in AUTO if not missed[kind]], Processor())
+    found = []
+    for kind, why in missed.items():
+        result = results.get(kind)
+        seconds = result if isinstance(result, float) else None
+        problem = why or (result if isinstance(result, str) else "")
+        its_names = () if problem else names(kind)
+        found.append(Found(kind, ABOUT[kind], not why, its_names, problem, seconds, INSTALL[kind]))
+    return found

@@ -119,22 +119,28 @@ def _fastest(processor: Processor) -> Device:
     # The CPU alone needs no test, and says itself which precisions it knows.
     if found == ["cpu"]:
         return Device("cpu")
-    key = _key(found, processor)
-    results = recall(key)
-    if results is None or set(results) != set(found):
-        results = self_test(found, processor)
-        keep(key, results)
+    results = tested(found, processor)
     times = {kind: result for kind, result in results.items() if isinstance(result, int | float)}
     for kind in found:
         # That the CPU knows fp32 only is no news.
         if kind not in times and (kind != "cpu" or not times):
-            said = f"{kind} is left out: {results[kind]}; --device {kind} says more"
+            said = f"{kind} is left out: {results[kind]}; see unrain devices"
             warnings.warn(said, DeviceWarning, stacklevel=4)
     if not times:
         raise UnrainError(
             f"no device here computes in {precision}: give --precision auto, see unrain devices"
         )
     return Device(min(times, key=lambda kind: float(times[kind])))
+
+
+def tested(kinds: list[str], processor: Processor) -> dict[str, Any]:
+    """Return what `self_test` found, now or in an earlier run with the same versions."""
+    key = _key(kinds, processor)
+    results = recall(key)
+    if results is None or set(results) != set(kinds):
+        results = self_test(kinds, processor)
+        keep(key, results)
+    return results
 
 
 def self_test(kinds: list[str], processor: Processor) -> dict[str, Any]:
@@ -158,7 +164,7 @@ def self_test(kinds: list[str], processor: Processor) -> dict[str, Any]:
             else:
                 seconds, planes = _timed(_open(model, Device(kind), processor), rainy)
         except Exception as error:  # whatever a driver does, it is no reason to fail
-            results[kind] = str(error).removeprefix(f"{kind}: ").strip().partition("\n")[0]
+            results[kind] = str(error).removeprefix(f"{kind}: ").strip().partition("\n")[0].partition(";")[0]
             continue
         off = float(np.square(planes - expected[1], dtype=np.float64).mean())
         # Also where it is no number.

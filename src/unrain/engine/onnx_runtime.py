@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 import onnxruntime as ort
 
+from unrain.devices import INSTALL
 from unrain.engine.interface import Planes
 from unrain.engine.network import LARGEST, NetworkEngine, Port, Run
 from unrain.errors import UnrainError
@@ -16,8 +17,11 @@ from unrain.files import read
 from unrain.onnx_file import has_loops
 from unrain.zoo import Model
 
+CPU = "CPUExecutionProvider"
 # ONNX Runtime's levels: 0 to 4, each with those above.
 _FATAL_ONLY = 4
+# Of what goes wrong before there is a session.
+ort.set_default_logger_severity(_FATAL_ONLY)
 _FP32: Mapping[str, Mapping[str, str]] = MappingProxyType({"fp32": {}})
 
 
@@ -39,7 +43,7 @@ class Provider:
 
 
 PROVIDERS = {
-    "cpu": (Provider("CPUExecutionProvider", numbered=False),),
+    "cpu": (Provider(CPU, numbered=False),),
     "cuda": (Provider("CUDAExecutionProvider", {"fp32": {"use_tf32": "0"}}),),
     "tensorrt": (
         Provider("NvTensorRTRTXExecutionProvider", plugin="onnxruntime_ep_nv_tensorrt_rtx"),
@@ -84,32 +88,49 @@ class OnnxRuntimeEngine(NetworkEngine):
         super().__init__(model, threads)
 
     def _open(self, data: bytes, threads: int) -> tuple[dict[str, Port], dict[str, Port]]:
+        try:
+            self._session = self._on_provider(data, threads)
+        except UnrainError:
+            raise
+        except Exception as error:
+            if self._provider.name == CPU:
+                raise
+            # If the file is what is wrong, the CPU says so.
+            ort.InferenceSession(data, sess_options=session_options(threads), providers=[CPU])
+            raise self._does_not_start() from error
+        # ONNX Runtime takes the CPU without a word where a provider cannot start.
+        if self._provider.name not in self._session.get_providers():
+            raise self._does_not_start()
+        self._session.disable_fallback()
+        # Names that are no UTF-8 are found here, those of sizes too.
+        return _ports(self._session.get_inputs()), _ports(self._session.get_outputs())
+
+    def _on_provider(self, data: bytes, threads: int) -> ort.InferenceSession:
         options = session_options(threads)
         # Tiles differ in size: a memory plan for one is of no use to the next.
         options.enable_mem_pattern = False
-        chosen = dict(self._provider.precisions[self.precision])
-        if self._provider.numbered:
-            chosen["device_id"] = str(self._number)
-        if self._provider.plugin:
-            _register(self._provider)
-            there = [one for one in ort.get_ep_devices() if one.ep_name == self._provider.name]
-            if self._number >= len(there):
-                raise UnrainError(f"{self.device}: {len(there)} of them here; give another device")
-            options.add_provider_for_devices([there[self._number]], {})
-            self._session = ort.InferenceSession(data, sess_options=options)
-        else:
-            self._session = ort.InferenceSession(
-                data, sess_options=options, providers=[(self._provider.name, chosen)]
+        provider = self._provider
+        if not provider.plugin:
+            chosen = dict(provider.precisions[self.precision])
+            if provider.numbered:
+                chosen["device_id"] = str(self._number)
+            # Left to itself the library prints on standard output, and takes the CPU.
+            return ort.InferenceSession(
+                data, sess_options=options, providers=[(provider.name, chosen)], enable_fallback=0
             )
-        self._session.disable_fallback()
-        # ONNX Runtime takes the CPU without a word where a provider cannot start.
-        if self._provider.name not in self._session.get_providers():
-            raise UnrainError(
-                f"{self.device}: ONNX Runtime cannot start {self._provider.name}, look at its driver and "
-                "libraries; or give --device cpu"
-            )
-        # Names that are no UTF-8 are found here, those of sizes too.
-        return _ports(self._session.get_inputs()), _ports(self._session.get_outputs())
+        _register(provider)
+        there = [one for one in ort.get_ep_devices() if one.ep_name == provider.name]
+        if self._number >= len(there):
+            raise UnrainError(f"{self.device}: {len(there)} of them here; give another device")
+        options.add_provider_for_devices([there[self._number]], {})
+        return ort.InferenceSession(data, sess_options=options)
+
+    def _does_not_start(self) -> UnrainError:
+        kind = self.device.partition(":")[0]
+        return UnrainError(
+            f"{self.device}: ONNX Runtime cannot start {self._provider.name}; install its driver and "
+            f"libraries ({INSTALL[kind]}), or give --device cpu"
+        )
 
     def _start(self, feeds: dict[str, Planes]) -> Run:
         options = ort.RunOptions()
@@ -166,7 +187,7 @@ def open_session(path: Path, options: ort.SessionOptions) -> ort.InferenceSessio
     """
     data = read(path, LARGEST, "more than an ONNX file may have: give another model")
     has_loops(data)
-    return ort.InferenceSession(data, sess_options=options, providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(data, sess_options=options, providers=[CPU])
 
 
 def session_options(threads: int) -> ort.SessionOptions:
