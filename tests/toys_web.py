@@ -38,7 +38,7 @@ class Doorkeeper:
 @contextlib.contextmanager
 def running(model_folder, engine=None, **limits):
     """A real server on loopback; gives its port and its queue."""
-    app = create([zoo.find(model_folder / "tiny.onnx")], threads=1, limits=Limits(**limits))
+    app = create([zoo.find(model_folder / "tiny.onnx")], processor=ONE_THREAD, limits=Limits(**limits))
     if engine is not None:
         app.app.state.queue.runner.engines["tiny"] = engine
     listener = socket.create_server(("127.0.0.1", 0))
@@ -62,5 +62,5 @@ def picture(kind="PNG", height=40, width=56, seed=0, **options):
 def expected(model_folder, data, kind, strength=1.0, **options):
     """What the command line would write."""
     source = image.decode(data, "x")
-    result = Derainer(model_folder / "tiny.onnx", threads=1, **options).derain(source.pixels)
+    result = Derainer(model_folder / "tiny.onnx", device="cpu", threads=1, **options).derain(source.pixels)
     return image.encode(replace(source, pixels=result.at(strength)), kind)[0], result, source
