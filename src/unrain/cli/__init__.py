@@ -70,6 +70,12 @@ _LAZY = {
         "code reuses them.",
         _LAB,
     ),
+    "reproduce": (
+        "unrain.lab.cli:reproduce",
+        "Measure the README's figures again.\n\n"
+        "Compares each with what is stated, and ends with exit code 1 if one differs or is left out.",
+        _LAB,
+    ),
     "search": (
         "unrain.lab.cli:search",
         "Find the skip connections of RDMC worth keeping.\n\n"
