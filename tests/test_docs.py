@@ -11,6 +11,7 @@ PAGES = [
     *(ROOT / "docs").glob("*.md"),
     *(ROOT / "recipes").glob("*.md"),
     *(ROOT / "examples").rglob("README.md"),
+    *(ROOT / "integrations").rglob("README.md"),
 ]
 
 
