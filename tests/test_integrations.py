@@ -102,18 +102,6 @@ def test_chainner_finds_the_scale(chainner):
     assert [dim.dim_value for dim in inferred.type.tensor_type.shape.dim][1:] == [3, 16, 16]
 
 
-def test_opencv_reads_it(chainner, tmp_path):
-    cv2 = pytest.importorskip("cv2", reason="needs opencv-python-headless (extra tasks)")
-    model = zoo.find(zoo.DEFAULT)
-    path = tmp_path / "one.onnx"
-    onnx.save(chainner.one_input(onnx.load(model.path), 1), path)
-    net = cv2.dnn.readNetFromONNX(str(path))
-    picture = natural(64, 96)
-    net.setInput(cv2.dnn.blobFromImage(picture[..., ::-1], 1 / 255, swapRB=True))
-    result = (net.forward()[0].transpose(1, 2, 0) * 255).round()
-    assert np.abs(result - Derainer(model, levels=1)(picture)).max() <= 1
-
-
 @pytest.mark.parametrize("wrong", ["ports", "loop", "recursions"])
 def test_what_cannot_be_written_in_a_row_is_refused(chainner, wrong):
     network, recursions = tiny_network(), 1

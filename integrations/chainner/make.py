@@ -1,7 +1,7 @@
 """Turn a model of unrain into an ONNX file with one input: `python make.py rdmc-lite -o one.onnx`.
 
-Programs that run picture networks (chaiNNer, OpenCV's dnn, and others) feed one picture, N x 3 x H x W RGB in
-[0, 1], and take one back. unrain's files have a second input, the estimate of the recursion before.
+Programs that run picture networks, such as chaiNNer, feed one picture, N x 3 x H x W RGB in [0, 1], and take
+one back. unrain's files have a second input, the estimate of the recursion before.
 """
 
 import argparse
