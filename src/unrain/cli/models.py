@@ -82,7 +82,7 @@ def add(
         overwrite: Replace a model of yours with this name.
     """
     from unrain.engine.network import LARGEST
-    from unrain.engine.onnx_runtime import OnnxEngine
+    from unrain.engine.onnx_runtime import OnnxRuntimeEngine
 
     called = file.stem if name is None else name
     zoo.check_name(called)
@@ -92,7 +92,7 @@ def add(
         raise UnrainError(f"{file}: its SHA-256 is {digest}, not the one you gave: get the file again")
     card = zoo.find(file).card
     # Whatever is wrong with it is said now, not when it is used.
-    OnnxEngine(zoo.Model(called, file, card))
+    OnnxRuntimeEngine(zoo.Model(called, file, card))
     target = zoo.user_folder() / f"{called}.onnx"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
