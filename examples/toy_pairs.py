@@ -17,7 +17,7 @@ RAIN = RainMaker(
     from_scratch=StreakRain(depths=(1, 2), length=(10, 40), width=(0.6, 1.4), intensity=(60, 160))
 )
 SETS = {"train": ("astronaut", "coffee", "rocket"), "test": ("chelsea",)}
-VIEWS = 4
+VIEWS = {"train": 4, "test": 1}
 
 
 def main(root: Path) -> None:
@@ -27,8 +27,8 @@ def main(root: Path) -> None:
         for side in ("rain", "clean"):
             (root / "toy" / part / side).mkdir(parents=True, exist_ok=True)
         for photo in photos:
-            clean = np.asarray(getattr(skimage.data, photo)())[:300, :400]
-            for number in range(1, VIEWS + 1):
+            clean = np.asarray(getattr(skimage.data, photo)())[:240, :320]
+            for number in range(1, VIEWS[part] + 1):
                 name = f"{photo}-{number}.png"
                 Image.fromarray(RAIN(clean, [], random)).save(root / "toy" / part / "rain" / name)
                 Image.fromarray(clean).save(root / "toy" / part / "clean" / name)
