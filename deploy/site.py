@@ -73,7 +73,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         files.append(File.generated(config, f"models/{model.name}.md", content=lines))
         names.append(f"| [{model.name}](models/{model.name}.md) | {model.card['summary']} |")
     listed = "\n".join(names)
-    text = f"# Models\n\nThe models that come with unrain, by their cards.\n\n| model | for |\n|---|---|\n{listed}\n"
+    head = "# Models\n\nThe models that come with unrain, by their cards.\n\n| model | for |\n|---|---|\n"
+    text = f"{head}{listed}\n"
     files.append(File.generated(config, "models.md", content=text))
     files.append(File.generated(config, "icon.svg", content=(ROOT / ICON).read_text(encoding="utf-8")))
     return files

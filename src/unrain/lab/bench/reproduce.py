@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from unrain import zoo
 from unrain.errors import UnrainError, UsageError
 from unrain.lab.bench.cache import FOLDER
 from unrain.lab.bench.candidates import Candidate, find_peer
-from unrain.lab.bench.options import SIZE
+from unrain.lab.bench.options import CPU, SIZE
 from unrain.lab.bench.report.readme import (
     BASELINES,
     SUMMARY_SUITES,
@@ -159,7 +159,7 @@ def _measured(
             list(candidates),
             [(data, suite, suite == REAL)],
             metrics=("streaks",) if suite == REAL else (),
-            threads=threads,
+            processor=replace(CPU, threads=threads),
             inputs=True,
             folder=FOLDER,
             note=note,
@@ -193,15 +193,17 @@ def _speed(peers: Path | None, progress: Progress) -> Iterator[Figure]:
     title, (file, _) = next(iter(BASELINES.items()))
     peer = find_peer(f"prenet:{peers / file}") if peers else Candidate("PReNet", build("prenet").eval())
     models = [Candidate(model.name, model) for model in shown_models(zoo.built_in())]
+    threads = min(2, os.cpu_count() or 1)
+    processors = (replace(CPU, threads=threads),)
     measured = measure_speed(
-        [*models, peer], peer=peer, sizes=(SIZE,), threads=min(2, os.cpu_count() or 1), progress=progress
+        [*models, peer], peer=peer, sizes=(SIZE,), processors=processors, progress=progress
     )
     stated = reference()["seconds"]
     slowest = stated[title]["small"]
     for speed, name in zip(measured.speeds, [*(model.name for model in models), title], strict=True):
         seconds = stated[name]["small"]
         yield Figure(
-            f"{name}, {SIZE}, {measured.threads} threads",
+            f"{name}, {SIZE}, {threads} threads",
             f"{seconds:.2g} s, {slowest / seconds:.0f} times faster than PReNet",
             f"{speed.seconds:.2g} s, {speed.times_faster or 0:.0f} times faster than PReNet",
         )
@@ -241,7 +243,18 @@ def _resources(
         clean = np.asarray(skimage.data.rocket())  # type: ignore[no-untyped-call]
         rainy = RainMaker(from_scratch=_WIDE)(clean, [], np.random.default_rng(4))
         Image.fromarray(rainy).resize(size, Image.Resampling.BICUBIC).save(picture, quality=92)
-    command = [sys.executable, "-m", "unrain", str(picture), "--threads", "1", "--overwrite", "-q"]
+    command = [
+        sys.executable,
+        "-m",
+        "unrain",
+        str(picture),
+        "--device",
+        "cpu",
+        "--threads",
+        "1",
+        "-q",
+        "--overwrite",
+    ]
     seconds, memory = [], 0.0
     for done in range(1, runs + 1):
         process = subprocess.Popen([*command, "--model", *arguments])
