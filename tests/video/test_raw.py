@@ -122,7 +122,7 @@ def command(*arguments):
 
 def test_from_a_pipe_to_a_pipe(tiny_model, derainer):
     frames = clip(3)
-    with command("--model", tiny_model, "--no-neighbours") as process:
+    with command("--model", tiny_model, "--no-neighbours", "--device", "cpu") as process:
         process.stdin.write(frames[0].tobytes())
         process.stdin.flush()
         # A frame leaves before the next one arrives: good for cameras, too.
