@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import shutil
 
@@ -13,6 +14,7 @@ pytest.importorskip("torch")
 
 from toys import ROOT, toy_pairs
 from unrain import cli, zoo
+from unrain.errors import UnrainError
 from unrain.lab.bench import reproduce
 from unrain.lab.bench.reproduce import digest
 from unrain.lab.data.suites import open_suite
@@ -104,16 +106,33 @@ def test_what_cannot_be_reproduced_is_said(capsys, arguments, words):
 
 @pytest.mark.slow
 def test_times_are_measured_and_not_judged(monkeypatch, capsys):
-    for name, value in {"_LARGE": (64, 48), "_LARGEST": (72, 48), "_RUNS": 1, "SIZE": "32x24"}.items():
-        monkeypatch.setattr(reproduce, name, value)
+    monkeypatch.setattr(reproduce, "SIZE", "32x24")
+    # What a process uses is another test's matter.
+    monkeypatch.setattr(reproduce, "_resources", lambda *arguments: (2.345, 1.26))
     assert cli.main(["reproduce", "speed", "large"]) == 0
     printed = capsys.readouterr().out.splitlines()
     times = [line for line in printed if line.endswith("depends on the machine")]
     assert len(times) == 3 + 4
-    assert any(
-        re.search(r"rdmc-lite-xs, 32x24, \d threads?s: stated 0\.07 s, 42 times faster", one) for one in times
+    pattern = r"rdmc-lite-xs, 32x24, \d threads?s: stated 0\.07 s, 42 times faster"
+    assert any(re.search(pattern, one) for one in times)
+    assert (
+        "  rdmc-lite, 12 megapixels, one thread: stated 2.2 s, measured 2.3 s: depends on the machine"
+        in printed
     )
     assert printed[-1] == "0 agree, 0 differ, 7 depend on the machine, 0 left out"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "wait4"), reason="this system does not tell what a process has used")
+def test_what_a_process_uses(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
+    seen = []
+    what = ["rdmc-lite-xs"], "a small picture", 1, lambda *progress: seen.append(progress)
+    seconds, gigabytes = reproduce._resources(tmp_path, (64, 48), *what)
+    assert 0.05 < seconds < 600 and 0.03 < gigabytes < 2
+    assert seen == [("a small picture", 1, 1)]
+    with pytest.raises(UnrainError, match="ended with 2 on 64x48.jpg"):
+        reproduce._resources(tmp_path, (64, 48), ["no-such-model"], *what[1:])
 
 
 def test_the_page_has_the_digests_that_are_compared():
