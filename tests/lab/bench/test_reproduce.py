@@ -131,7 +131,7 @@ def test_what_a_process_uses(tmp_path, monkeypatch):
     seconds, gigabytes = reproduce._resources(tmp_path, (64, 48), *what)
     assert 0.05 < seconds < 600 and 0.03 < gigabytes < 2
     assert seen == [("a small picture", 1, 1)]
-    with pytest.raises(UnrainError, match="ended with 2 on 64x48.jpg"):
+    with pytest.raises(UnrainError, match=r"ended with 2 on 64x48\.jpg"):
         reproduce._resources(tmp_path, (64, 48), ["no-such-model"], *what[1:])
 
 
