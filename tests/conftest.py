@@ -1,6 +1,7 @@
 """Fixtures that several tests share."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -13,6 +14,9 @@ from toys import CONTRACT, tiny_network
 from unrain import files
 from unrain.derainer import Derainer
 from unrain.errors import UnrainError
+
+# Models that a developer added for himself are not those that are tested; tests that add some name a folder.
+os.environ["UNRAIN_MODELS"] = str(Path(__file__).parent / "no-models")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,9 +1,11 @@
 """The command line, as a person or a script meets it."""
 
 import errno
+import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import yaml
 from cyclopts import App
 from PIL import Image
 
@@ -532,6 +535,109 @@ def test_models_of_an_empty_zoo(here, capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(zoo, "WEIGHTS", tmp_path / "none")
     assert cli.main(["models"]) == 1
     assert "install unrain again" in capsys.readouterr().err
+
+
+@pytest.fixture
+def own(here, monkeypatch, tiny_model):
+    """The user's folder of models, which does not exist yet; good.onnx with its card lies here."""
+    folder = here.parent / "user" / "models"
+    monkeypatch.setenv("UNRAIN_MODELS", str(folder))
+    for suffix in (".onnx", ".json"):
+        shutil.copy(tiny_model.with_suffix(suffix), f"good{suffix}")
+    return folder
+
+
+def test_a_model_is_added_used_and_removed(own, capsys):
+    digest = hashlib.sha256(Path("good.onnx").read_bytes()).hexdigest()
+    assert cli.main(["models", "add", "good.onnx", "--sha256", digest.upper(), "--name", "mine"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.splitlines() == [
+        f"good.onnx -> {own / 'mine.onnx'} (SHA-256 {digest})",
+        "use it: unrain IN --model mine",
+    ]
+    assert (own / "mine.onnx").read_bytes() == Path("good.onnx").read_bytes()
+    assert json.loads((own / "mine.json").read_text()) == {
+        **json.loads(Path("good.json").read_text()),
+        "name": "mine",
+    }
+    assert cli.main(["photo.jpg", "--model", "mine", "-o", "by-name.png"]) == 0
+    assert cli.main(["photo.jpg", "--model", "good.onnx", "-o", "by-file.png"]) == 0
+    assert Path("by-name.png").read_bytes() == Path("by-file.png").read_bytes()
+    capsys.readouterr()
+    assert cli.main(["models"]) == 0
+    assert f"yours: mine ({own})" in capsys.readouterr().out
+    assert cli.main(["models", "mine"]) == 0
+    assert "made by hand for tests" in capsys.readouterr().out
+    assert cli.main(["models", "remove", "mine"]) == 0
+    assert list(own.iterdir()) == []
+    assert cli.main(["photo.jpg", "--model", "mine"]) == 2
+
+
+def test_adding_again_needs_to_be_asked_for(own, capsys):
+    assert cli.main(["models", "add", "good.onnx"]) == 0
+    onnx.save(tiny_network(seed=1), "good.onnx")
+    Path("good.json").unlink()
+    assert cli.main(["models", "add", "good.onnx"]) == 1
+    assert "good: you have a model of this name, --overwrite replaces it" in capsys.readouterr().err
+    assert (own / "good.onnx").read_bytes() != Path("good.onnx").read_bytes()
+    assert cli.main(["models", "add", "good.onnx", "--overwrite"]) == 0
+    # The card of the model before would lie about this one.
+    assert [path.name for path in own.iterdir()] == ["good.onnx"]
+    assert (own / "good.onnx").read_bytes() == Path("good.onnx").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        ("good.onnx --sha256 abc", 1, "its SHA-256 is .*, not the one you gave"),
+        ("good.onnx --name ../mine", 2, "no name for a model"),
+        (f"good.onnx --name {zoo.DEFAULT}", 2, "the name of a model that came with unrain"),
+        ("good.onnx --name remove", 2, "remove: the name of a command"),
+        ("none.onnx", 1, "none.onnx: no such file"),
+        ("photo.jpg --name photo", 1, "photo.jpg: not a model that ONNX Runtime can open"),
+        ("bad.onnx", 1, "bad.onnx: its card and metadata do not give halo and multiple"),
+        (".", 2, "no name for a model"),
+    ],
+)
+def test_what_is_no_model_is_not_added(own, capsys, arguments, code, words):
+    network = tiny_network()
+    del network.metadata_props[:]
+    onnx.save(network, "bad.onnx")
+    assert cli.main(["models", "add", *arguments.split()]) == code
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.count("\n") == 1
+    assert re.search(words, printed.err)
+    assert not own.exists()
+
+
+def test_a_card_as_a_markdown_page(own, capsys):
+    assert cli.main(["models", zoo.DEFAULT, "--markdown"]) == 0
+    page = capsys.readouterr().out
+    _, front, text = page.split("---\n", 2)
+    about = yaml.safe_load(front)
+    assert (about["license"], about["pipeline_tag"]) == ("apache-2.0", "image-to-image")
+    # Only the scores at the model's own number of recursions.
+    (result,) = about["model-index"][0]["results"]
+    assert result["dataset"]["name"] == "Rain100L"
+    assert [metric["value"] for metric in result["metrics"]] == [35.1, 0.97]
+    assert text.lstrip().startswith(f"# {zoo.DEFAULT}\n\n{SUMMARY}\n")
+    assert f"unrain photo.jpg --model {zoo.DEFAULT}" in text
+    assert "| Rain100L | 1 | 100 | 34.00 | 0.9600 | 0.1 |" in text
+    assert cli.main(["models", "--markdown"]) == 2
+    assert cli.main(["models", "good.onnx", "--markdown"]) == 0
+    assert "made by hand for tests" in capsys.readouterr().out
+
+
+def test_every_shipped_card_is_a_markdown_page(monkeypatch, capsys):
+    for model in zoo.built_in():
+        assert cli.main(["models", model.name, "--markdown"]) == 0
+        page = capsys.readouterr().out
+        about = yaml.safe_load(page.split("---\n")[1])
+        assert about["model-index"][0]["name"] == model.name
+        for line in (model.card["summary"], *(f"- {one}" for one in model.card["training_data"])):
+            assert line in page
+        stages = page.partition("## How it was made")[2]
+        assert f"- `{model.card['recipe']}`: {model.card['steps']:,} steps" in stages
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ PAGES = [
     *ROOT.glob("*.md"),
     *(ROOT / "docs").glob("*.md"),
     *(ROOT / "recipes").glob("*.md"),
-    ROOT / "examples" / "README.md",
+    *(ROOT / "examples").rglob("README.md"),
+    *(ROOT / "integrations").rglob("README.md"),
 ]
 
 

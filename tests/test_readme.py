@@ -80,7 +80,7 @@ def test_real_rain_is_shown_only_for_the_weights_that_were_measured(monkeypatch,
         "away": 0.9,
     }
     reference = {"scores": {}, "seconds": {}, "real_rain": {"one": measured}}
-    monkeypatch.setattr(readme, "_reference", lambda: reference)
+    monkeypatch.setattr(readme, "reference", lambda: reference)
     assert ("| `one` | 3.500 | 21.30 | 0.418 | 0.90 |" in full_table([MODEL])) is shown
     assert ("| 41.8 % |" in summary_table([MODEL])) is shown
 

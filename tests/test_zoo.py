@@ -1,5 +1,6 @@
 """Models are found by name or by file, and their cards are read."""
 
+import importlib
 import json
 import os
 import shutil
@@ -102,6 +103,67 @@ def test_a_card_that_is_far_too_large(shelf):
 
 def test_models_can_be_told_apart_in_a_cache(shelf):
     assert len({zoo.find("aaa"), zoo.find("aaa"), zoo.find(zoo.DEFAULT)}) == 2
+
+
+@pytest.fixture
+def own(shelf, tmp_path, monkeypatch, tiny_model):
+    """The user's folder, outside the zoo, with one model."""
+    folder = tmp_path / "user" / "models"
+    folder.mkdir(parents=True)
+    monkeypatch.setenv("UNRAIN_MODELS", str(folder))
+    for suffix in (".onnx", ".json"):
+        shutil.copy(tiny_model.with_suffix(suffix), folder / f"mine{suffix}")
+    return folder
+
+
+def test_models_of_ones_own_follow_those_of_the_package(own):
+    assert [model.name for model in zoo.models()] == [zoo.DEFAULT, "aaa", "mine"]
+    assert [model.name for model in zoo.built_in()] == [zoo.DEFAULT, "aaa"]
+    assert zoo.find("mine").path == own / "mine.onnx"
+    assert zoo.find("mine").card["name"] == "tiny"
+    with pytest.raises(UsageError, match=rf"known ones: {zoo.DEFAULT}, aaa, mine"):
+        zoo.find("nope")
+
+
+def test_no_model_of_ones_own_takes_the_name_of_a_built_in_one(own, shelf):
+    shutil.copy(own / "mine.onnx", own / "aaa.onnx")
+    assert zoo.find("aaa").path == shelf / "aaa.onnx"
+    assert [model.name for model in zoo.models()] == [zoo.DEFAULT, "aaa", "mine"]
+
+
+def test_a_name_leads_nowhere_outside_the_folder(own):
+    shutil.copy(own / "mine.onnx", own.parent / "outside.onnx")
+    for name in ("../outside", "./mine", ".mine", "mine\n"):
+        with pytest.raises(UsageError, match="unknown model"):
+            zoo.find(name)
+        with pytest.raises(UsageError, match="no model that was added, those are: mine"):
+            zoo.remove(name)
+    assert (own.parent / "outside.onnx").is_file()
+
+
+def test_removing_takes_the_card_too_and_only_what_was_added(own, shelf):
+    assert zoo.remove("mine") == own / "mine.onnx"
+    assert list(own.iterdir()) == []
+    with pytest.raises(UsageError, match="mine: no model that was added, those are: none"):
+        zoo.remove("mine")
+    with pytest.raises(UsageError, match="aaa: came with unrain and stays"):
+        zoo.remove("aaa")
+    assert (shelf / "aaa.onnx").is_file()
+
+
+@pytest.mark.parametrize(
+    ("system", "folder"),
+    [("linux", ".local/share/unrain/models"), ("darwin", "Library/Application Support/unrain/models")],
+)
+def test_where_the_users_folder_is(monkeypatch, tmp_path, system, folder):
+    platforms = {"linux": "platformdirs.unix:Unix", "darwin": "platformdirs.macos:MacOS"}
+    module, _, name = platforms[system].partition(":")
+    kind = getattr(importlib.import_module(module), name)
+    monkeypatch.delenv("UNRAIN_MODELS")
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr("platformdirs.PlatformDirs", kind)
+    assert zoo.user_folder() == tmp_path / folder
 
 
 def test_the_package_has_its_own_folder_of_weights():

@@ -7,6 +7,7 @@ import glob
 import os
 import re
 import sys
+import unicodedata
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -361,5 +362,5 @@ def _same(one: Path | None, other: Path | None) -> bool:
 
 def _key(path: Path) -> str:
     real = os.path.normcase(os.path.realpath(path))
-    # File systems of macOS usually take A.jpg and a.jpg for one file.
-    return real.casefold() if sys.platform == "darwin" else real
+    # File systems of macOS usually take A.jpg and a.jpg for one file, and both spellings of an accent.
+    return unicodedata.normalize("NFC", real.casefold()) if sys.platform == "darwin" else real

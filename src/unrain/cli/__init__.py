@@ -42,7 +42,7 @@ _ABOUT = Group("Help", sort_key=6)
 # Of each lazily loaded command: where it is, its help, its group. The first line of the help is that of the
 # docstring, whose reading would cost an import.
 _LAZY = {
-    "models": ("unrain.cli.models:models", "List the models, or show one.", _COMMANDS),
+    "models": ("unrain.cli.models:models", "List the models, show one, add or remove your own.", _COMMANDS),
     "devices": (
         "unrain.cli.devices:devices",
         "List the processors that a network can run on here, and what is missing for the others.",
@@ -68,6 +68,12 @@ _LAZY = {
         "PSNR and SSIM are those of the Y channel after rounding to 8 bits, averaged over all pictures of a "
         "set. Scores are kept in runs/bench: a run that was killed resumes, and one with the same files and "
         "code reuses them.",
+        _LAB,
+    ),
+    "reproduce": (
+        "unrain.lab.cli:reproduce",
+        "Measure the README's figures again.\n\n"
+        "Compares each with what is stated, and ends with exit code 1 if one differs or is left out.",
         _LAB,
     ),
     "search": (
@@ -105,7 +111,7 @@ def _version() -> str:
         f"{platform.platform()}, {os.cpu_count()} CPUs",
         *(f"{name} {version(name) or 'missing'}" for name in ("numpy", "pillow", "onnxruntime", "av")),
         *(f"{name} {version(name)}" for name in PACKAGES if version(name)),
-        f"models: {', '.join(model.name for model in zoo.models()) or 'none'}",
+        f"models: {', '.join(model.name for model in zoo.built_in()) or 'none'}",
     ]
     return "\n".join(lines)
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Group, Parameter, validators
 
 from unrain import devices, zoo
+from unrain.cli import frames
 from unrain.cli.output import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED, error_line, print_line
 from unrain.cli.progress import Bar
 
@@ -47,6 +48,7 @@ def derain(
     start: Annotated[str | None, Parameter(group=_VIDEO)] = None,
     duration: Annotated[str | None, Parameter(group=_VIDEO)] = None,
     neighbours: Annotated[bool, Parameter(negative="--no-neighbours", group=_VIDEO)] = True,
+    raw: Annotated[str | None, Parameter(group=_VIDEO)] = None,
     model: Annotated[str, Parameter(group=_MODEL)] = zoo.DEFAULT,
     recursions: Count = None,
     until: Annotated[float | None, Parameter(validator=validators.Number(gt=0), group=_MODEL)] = None,
@@ -81,6 +83,8 @@ def derain(
         start: Start the video here: seconds, MM:SS or HH:MM:SS.
         duration: Derain this much of the video: seconds, MM:SS or HH:MM:SS.
         neighbours: Steady the parts of a video that do not move with the frames before and after.
+        raw: Standard input and output are raw frames of this size: WIDTHxHEIGHT, or WIDTHxHEIGHT:rgb48le for
+            16 bits.
         model: A name that unrain models lists, or an ONNX file.
         recursions: How often the network runs on each picture; more is slower and may be cleaner.
         until: Stop earlier, after a recursion that changed the picture by less than this: the mean over all
@@ -113,7 +117,11 @@ def derain(
         rain_layer=rain_layer,
         compare=compare,
     )
-    if settings != video.VideoOptions() and not any(job.is_video for job in planned.jobs):
+    limit = image.MAX_PIXELS if max_pixels is None else max_pixels
+    form = None if raw is None else video.parse_raw(raw, limit)
+    if form is not None:
+        frames.check(planned, settings, quality=quality, dry_run=dry_run)
+    elif settings != video.VideoOptions() and not any(job.is_video for job in planned.jobs):
         raise plan.PlanError(
             "--codec, --crf, --start, --duration and --no-neighbours are for videos, but none is named"
         )
@@ -153,17 +161,20 @@ def derain(
         if verbose:
             screen.say(f"model {chosen.name} ({chosen.path})")
         try:
-            for outcome in batch.run(
-                planned,
-                load,
-                overwrite=overwrite,
-                strength=strength,
-                quality=quality,
-                max_pixels=image.MAX_PIXELS if max_pixels is None else max_pixels,
-                settings=settings,
-                progress=screen.tile_done,
-            ):
-                screen.settle(outcome)
+            if form is not None:
+                screen.settle(frames.derain_frames(form, load(), settings, strength))
+            else:
+                for outcome in batch.run(
+                    planned,
+                    load,
+                    overwrite=overwrite,
+                    strength=strength,
+                    quality=quality,
+                    max_pixels=limit,
+                    settings=settings,
+                    progress=screen.tile_done,
+                ):
+                    screen.settle(outcome)
         except KeyboardInterrupt:
             screen.interrupted = True
         if not quiet:

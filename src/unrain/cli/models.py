@@ -1,16 +1,20 @@
-"""`unrain models`: what there is to choose from."""
+"""`unrain models`: what there is to choose from, and the user's own beside it."""
 
+import contextlib
+import hashlib
 import json as jsonlib
 import shutil
 import textwrap
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import Parameter
+from cyclopts import App, Parameter
 
-from unrain import zoo
+from unrain import files, zoo
+from unrain.cli.model_card import as_markdown
 from unrain.cli.output import print_line
-from unrain.errors import UnrainError
+from unrain.errors import UnrainError, UsageError
 
 if TYPE_CHECKING:
     from unrain.zoo import Model
@@ -20,12 +24,23 @@ _SUITES = {"Rain100L": "rain100l/test", "Rain100H": "rain100h/test", "Rain800": 
 _MIN_TEXT = 24
 
 
-def models(name: Annotated[str | None, Parameter(name="NAME")] = None, /, *, json: bool = False) -> None:
-    """List the models, or show one.
+models = App(name="models")
+
+
+@models.default
+def show(
+    name: Annotated[str | None, Parameter(name="NAME")] = None,
+    /,
+    *,
+    json: bool = False,
+    markdown: bool = False,
+) -> None:
+    """List the models, show one, add or remove your own.
 
     Args:
         name: A model of the list, or an ONNX file, to show all that its card says.
         json: Print the whole cards, for programs.
+        markdown: Print the card of NAME as a Markdown page.
     """
     found = zoo.models() if name is None else [zoo.find(name)]
     if json:
@@ -35,15 +50,75 @@ def models(name: Annotated[str | None, Parameter(name="NAME")] = None, /, *, jso
         for line in jsonlib.dumps(cards, indent=2, ensure_ascii=False).split("\n"):
             print_line(line)
         return
+    if markdown and name is None:
+        raise UsageError("--markdown shows one model, name it: unrain models NAME --markdown")
     if not found:
         raise UnrainError("no models came with this installation, install unrain again")
     try:
-        lines = list(_table(found) if name is None else _described(found[0]))
+        if markdown:
+            lines = list(as_markdown(found[0]))
+        else:
+            lines = list(_table(found) if name is None else _described(found[0]))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         named = " or ".join(str(model.path.with_suffix(".json")) for model in found)
         raise UnrainError(f"{named}: not as unrain export writes it ({error}), get it again") from error
     for line in lines:
         print_line(line)
+
+
+@models.command
+def add(
+    file: Path, /, *, sha256: str | None = None, name: str | None = None, overwrite: bool = False
+) -> None:
+    """Add an ONNX model, which has a name from then on.
+
+    It is tried on a small picture, then copied with its card into a folder of your own, or into the one that
+    UNRAIN_MODELS names.
+
+    Args:
+        file: The model, as unrain export writes it; its card, if there is one, lies beside it as NAME.json.
+        sha256: Refuse the file unless it has this SHA-256.
+        name: What it is called; the file's name by default.
+        overwrite: Replace a model of yours with this name.
+    """
+    from unrain.engine.network import LARGEST
+    from unrain.engine.onnx_runtime import OnnxRuntimeEngine
+
+    called = file.stem if name is None else name
+    zoo.check_name(called)
+    data = files.read(file, LARGEST, "more than an ONNX file may have: give another model")
+    digest = hashlib.sha256(data).hexdigest()
+    if sha256 is not None and digest != sha256.strip().lower():
+        raise UnrainError(f"{file}: its SHA-256 is {digest}, not the one you gave: get the file again")
+    card = zoo.find(file).card
+    # Whatever is wrong with it is said now, not when it is used.
+    OnnxRuntimeEngine(zoo.Model(called, file, card))
+    target = zoo.user_folder() / f"{called}.onnx"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists() and not overwrite:
+            raise UnrainError(f"{called}: you have a model of this name, --overwrite replaces it")
+        if card:
+            described = jsonlib.dumps({**card, "name": called}, indent=2, ensure_ascii=False) + "\n"
+            files.write(described.encode(), target.with_suffix(".json"))
+        else:
+            with contextlib.suppress(FileNotFoundError):
+                target.with_suffix(".json").unlink()
+    except OSError as error:
+        raise files.writing_error(error, target) from error
+    files.write(data, target, overwrite=overwrite)
+    print_line(f"{file} -> {target} (SHA-256 {digest})")
+    print_line(f"use it: unrain IN --model {called}")
+
+
+@models.command
+def remove(name: Annotated[str, Parameter(name="NAME")], /) -> None:
+    """Remove a model that you added.
+
+    Args:
+        name: Its name.
+    """
+    print_line(f"removed {zoo.remove(name)}")
 
 
 def _table(found: list["Model"]) -> Iterator[str]:
@@ -68,6 +143,9 @@ def _table(found: list["Model"]) -> Iterator[str]:
         yield f"{'  '.join(cells)}  {first}".rstrip()
         yield from (" " * used + other for other in others)
     yield ""
+    own = ", ".join(model.name for model in found if model.path.parent != zoo.WEIGHTS)
+    if own:
+        yield f"yours: {own} ({zoo.user_folder()})"
     yield "* the default. PSNR in dB on the Y channel."
     yield "unrain models NAME shows one; unrain IN --model NAME uses it."
 

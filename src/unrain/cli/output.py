@@ -38,7 +38,7 @@ def print_line(line: str) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise UnrainError(_stdout_problem(error)) from error
+        raise UnrainError(stdout_problem(error)) from error
 
 
 def error_line(line: str) -> None:
@@ -56,7 +56,7 @@ def flush(code: int) -> int:
         _abandon_stdout()
     except OSError as error:
         if not code:
-            error_line(f"unrain: error: {_stdout_problem(error)}")
+            error_line(f"unrain: error: {stdout_problem(error)}")
         code = code or EXIT_FAILED
         _abandon_stdout()
     return code
@@ -83,7 +83,8 @@ def extra(name: str, command: str) -> Iterator[None]:
         ) from error
 
 
-def _stdout_problem(error: OSError) -> str:
+def stdout_problem(error: OSError) -> str:
+    """Say that standard output could not be written, and why."""
     return f"standard output: cannot be written ({error.strerror}), send it elsewhere"
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter, validators
 
-from unrain.cli.output import extra, print_line
+from unrain.cli.output import EXIT_FAILED, extra, print_line
 from unrain.cli.progress import Bar
 from unrain.lab.bench.options import (
     BenchOptions,
@@ -144,6 +144,41 @@ def export(
         from unrain.lab.export import export_checkpoint
 
         export_checkpoint(checkpoint, output, recursions=recursions, default=default)
+
+
+def reproduce(
+    *tables: Annotated[str, Parameter(name="TABLE")],
+    data: Path | None = None,
+    peers: Path | None = None,
+    threads: Annotated[int, Parameter(validator=validators.Number(gte=0))] = 0,
+) -> int:
+    """Measure the README's figures again.
+
+    Args:
+        tables: Which: sets (that they are the right ones), scores, real (rain), speed, large (pictures); all
+            by default.
+        data: Folder with the data sets.
+        peers: Folder with PReNet's weights, prenet_rain100l.safetensors and prenet_rain100h.safetensors.
+        threads: Processor threads for scores, 0 for all.
+    """
+    with extra("lab", "reproduce"), Bar() as bar:
+        from unrain.lab.bench.reproduce import TABLES
+        from unrain.lab.bench.reproduce import reproduce as measured
+
+        found = []
+        for table in tables or TABLES:
+            bar.print(table)
+            for one in measured(table, data, peers, threads=threads, note=bar.note, progress=bar.step):
+                verdict = {True: "agrees", False: "DIFFERS", None: "depends on the machine"}[one.agrees]
+                line = f"stated {one.stated}, measured {one.measured}: {verdict}"
+                bar.print(f"  {one.name}: {f'left out, {one.why}' if one.why else line}")
+                found.append(one)
+        differ = sum(one.agrees is False for one in found)
+        left_out = sum(bool(one.why) for one in found)
+        agree = sum(one.agrees is True for one in found)
+        timed = len(found) - agree - differ - left_out
+        bar.print(f"{agree} agree, {differ} differ, {timed} depend on the machine, {left_out} left out")
+        return EXIT_FAILED if differ or left_out else 0
 
 
 bench = App(name="bench")

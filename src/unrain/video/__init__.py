@@ -3,16 +3,20 @@
 from unrain.video.containers import SUFFIXES, WRITTEN, beside, is_video
 from unrain.video.options import CODECS, OptionError, VideoOptions, parse_time
 from unrain.video.pipeline import VideoReport, derain
+from unrain.video.raw import RawFormat, derain_raw, parse_raw
 
 __all__ = [
     "CODECS",
     "SUFFIXES",
     "WRITTEN",
     "OptionError",
+    "RawFormat",
     "VideoOptions",
     "VideoReport",
     "beside",
     "derain",
+    "derain_raw",
     "is_video",
+    "parse_raw",
     "parse_time",
 ]

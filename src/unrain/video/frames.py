@@ -1,7 +1,8 @@
 """A frame of a video, its timestamp, and the conversion of its colours to RGB and back."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from unrain.image import Array
 
@@ -78,6 +79,45 @@ class FrameTimes:
 
 Item: TypeAlias = "Frame | Packet[Any]"
 """What moves through the pipeline: frames of the main stream, packets of all others."""
+
+
+class Source(Protocol):
+    """Where frames come from, as the pipeline sees it.
+
+    Attributes:
+        time_base: Seconds of one unit of the frames' times.
+        origin: Where the result starts, in seconds.
+        total: How many frames are expected; 0 if that is unknown.
+        warnings: What cannot be kept.
+    """
+
+    time_base: Fraction
+    origin: Fraction
+    total: int
+    warnings: list[str]
+
+    def problem(self) -> str:
+        """Say why not all of it could be read; empty if it was."""
+
+
+class Sink(Protocol):
+    """Where frames go, as the pipeline sees it.
+
+    Attributes:
+        frames: How many were written.
+        until: When the last one ends, in the source's unit.
+        warnings: What was not kept.
+    """
+
+    frames: int
+    until: int
+    warnings: list[str]
+
+    def put(self, item: Item) -> None:
+        """Write a frame or packet."""
+
+    def finish(self) -> None:
+        """Write what follows the last frame."""
 
 
 def bit_depth(format: "VideoFormat") -> int:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from unrain import files, image
 from unrain.errors import UnrainError
 from unrain.layer import at_strength, check_strength
-from unrain.video.frames import DerainedFrame, Frame, Item
+from unrain.video.frames import DerainedFrame, Frame, Item, Sink, Source
 from unrain.video.options import VideoOptions
 from unrain.video.reader import Reader, opened
 from unrain.video.shot import Shot
@@ -106,7 +106,7 @@ def derain(
             early.append(item)
         with files.replacing(target, overwrite=overwrite) as file, muxing(source, target):
             with Writer(file, target, reader, options) as writer:
-                pipeline = _Pipeline(reader, writer, derainer, options, strength, progress)
+                pipeline = Pipeline(reader, writer, derainer, options, strength, progress)
                 interrupted = pipeline.run(early, items)
             return pipeline.report(interrupted=interrupted)
 
@@ -174,13 +174,13 @@ class _FrameQueue:
             yield item
 
 
-class _Pipeline:
+class Pipeline:
     """Runs reader, network and writer in three threads."""
 
     def __init__(
         self,
-        reader: Reader,
-        writer: Writer,
+        reader: Source,
+        writer: Sink,
         derainer: "Derainer",
         options: VideoOptions,
         strength: float,

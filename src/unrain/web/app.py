@@ -100,7 +100,7 @@ def create(
     Raises:
         UnrainError: A model cannot be opened.
     """
-    chosen = zoo.models() if models is None else models
+    chosen = zoo.built_in() if models is None else models
     limits = limits or Limits()
     queue = JobQueue(limits, _runner(chosen, processor or Processor(), limits, isolate=isolate))
 

@@ -3,6 +3,7 @@
 It reads messages from its standard input and writes to its standard output; nobody else starts it.
 """
 
+import contextlib
 import os
 import queue
 import signal
@@ -107,7 +108,9 @@ def _limit_memory(most: int) -> None:
         return
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     most = most if hard == resource.RLIM_INFINITY else min(most, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (most, hard))
+    # macOS refuses a limit below what its libraries have mapped.
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_AS, (most, hard))
     # A core file would hold a client's picture.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 

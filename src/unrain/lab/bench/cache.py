@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import sys
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import metadata
@@ -127,6 +128,8 @@ def identity(candidate: Candidate) -> str:
         total.update(source.path.read_bytes() + json.dumps(contract, sort_keys=True).encode())
     elif isinstance(source, RecursiveNet):
         total.update(f"{source} levels={source.levels}".encode())
+        for path in _foreign_code(source):
+            total.update(path.read_bytes())
         for name, value in source.state_dict().items():
             total.update(name.encode() + value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     else:
@@ -134,6 +137,14 @@ def identity(candidate: Candidate) -> str:
             about = path.stat()
             total.update(f"{path} {about.st_size} {about.st_mtime_ns}\n".encode())
     return total.hexdigest()
+
+
+def _foreign_code(net: RecursiveNet) -> list[Path]:
+    """Return the files that define a network of another package: `fingerprint` sees unrain's own only."""
+    modules = {type(part).__module__ for part in net.modules()}
+    foreign = [name for name in modules if name.partition(".")[0] not in ("torch", "unrain")]
+    files = (getattr(sys.modules.get(name), "__file__", None) for name in foreign)
+    return sorted(Path(file) for file in files if file)
 
 
 @lru_cache

@@ -104,7 +104,7 @@ def measure(models: Sequence[str], options: BenchOptions, *, say: Say, note: Say
             note=note,
         )
     if options.readme:
-        write_scores(options.readme, zoo.models())
+        write_scores(options.readme, zoo.built_in())
     for line in tables.footnotes(measured):
         note(line)
 

@@ -14,12 +14,13 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from unrain.errors import UnrainError
+from unrain.files import one_line
 from unrain.lab.checkpoint import Checkpoint, load_checkpoint, sha256
 from unrain.lab.data.batches import Batches
 from unrain.lab.data.rain import RGB8
 from unrain.lab.hardware import hardware
 from unrain.lab.metrics import psnr_ssim
-from unrain.lab.nets import build
+from unrain.lab.nets import build, package_of
 from unrain.lab.nets.layers import RecursiveNet
 from unrain.lab.training.averaging import Averaging
 from unrain.lab.training.batch_norm import frozen_statistics, recalibrate_batchnorm
@@ -77,7 +78,7 @@ class Deraining(pl.LightningModule):
         super().__init__()
         # Lightning has a `name` of its own.
         self.recipe, self.recipe_name, self.prior, self.teacher = recipe, name, prior, teacher
-        self.net = channels_last(build(recipe.network, **recipe.arguments))
+        self.net = channels_last(_network(recipe, name))
         self.net.levels = 2 if any(stage.lifted for stage in recipe.stages) else 1
         self.real = RealRain(recipe.real) if recipe.real else None
         if recipe.compile:
@@ -202,6 +203,7 @@ class Deraining(pl.LightningModule):
         scores = {k: round(float(v), 3) for k, v in trainer.callback_metrics.items() if k.startswith("psnr/")}
         return {
             "summary": recipe.summary,
+            **({"network_package": package} if (package := package_of(recipe.network)) else {}),
             "recipe": f"{self.recipe_name}.toml",
             "training_data": recipe.training_data,
             "steps": trainer.global_step,
@@ -286,6 +288,18 @@ def start_from(module: Deraining, initial: Initial) -> None:
         raise UnrainError(f"{path}: weights of another network than the recipe's ({reason})") from error
     earlier = ("recipe", "steps", "wall_time", "went_on_from")
     module.initial_card = {key: start.card[key] for key in earlier if key in start.card}
+
+
+def _network(recipe: Recipe, name: str) -> RecursiveNet:
+    """Make the network that a recipe names.
+
+    Raises:
+        UnrainError: There is no such network, or it does not take these arguments.
+    """
+    try:
+        return build(recipe.network, **recipe.arguments)
+    except (TypeError, ValueError) as error:
+        raise UnrainError(f"{name}.toml: network and [arguments] do not fit ({one_line(error)})") from error
 
 
 def _psnr(estimate: Tensor, clean: RGB8) -> float:

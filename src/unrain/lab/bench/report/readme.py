@@ -23,7 +23,12 @@ _SUITES = {
     "rain800/test": "Rain800",
     "clean/kodak24": "Kodak24, no rain",
 }
-_SUMMARY_SUITES = ("rain100l/test", "rain100h/test", "rain800/test")
+SUMMARY_SUITES = ("rain100l/test", "rain100h/test", "rain800/test")
+# The file of each baseline's weights, and the set that it was trained for.
+BASELINES = {
+    "PReNet, trained on Rain100L": ("prenet_rain100l.safetensors", "rain100l/test"),
+    "PReNet, trained on Rain100H": ("prenet_rain100h.safetensors", "rain100h/test"),
+}
 _NONE = "-"
 
 # Storing weights in half precision moves a score by up to 0.01 dB.
@@ -36,25 +41,28 @@ def summary_table(models: Iterable[Model]) -> str:
     Models run with their default number of recursions. The columns are PSNR in dB and SSIM on Y, the share of
     streaks removed from real rain, and the seconds that one picture takes.
     """
-    models = list(models)
-    default = [model for model in models if model.name == zoo.DEFAULT]
-    smallest = sorted(models, key=lambda model: model.card.get("parameters", float("inf")))[:1]
-    reference = _reference()
     rows = []
-    for model, role in [(one, "default") for one in default] + [(one, "smallest") for one in smallest]:
-        scores = _scores(model).get(model.card.get("recursions", 1), {})
-        rows.append((model.name, f"`{model.name}`, the {role}", scores, _real_rain(model)))
+    for model in shown_models(models):
+        role = "default" if model.name == zoo.DEFAULT else "smallest"
+        rows.append((model.name, f"`{model.name}`, the {role}", scores_of(model), real_rain_of(model)))
     for name, scores in _baselines().items():
-        rows.append((name, name, scores, reference["real_rain"].get(name)))
-    titles = [_SUITES[suite] for suite in _SUMMARY_SUITES]
+        rows.append((name, name, scores, reference()["real_rain"].get(name)))
+    titles = [_SUITES[suite] for suite in SUMMARY_SUITES]
     lines = _head(["", *titles, "real rain", "481x321", "12 megapixels"])
     for name, label, scores, real_rain in rows:
-        pairs = [_pair(scores.get(suite)) for suite in _SUMMARY_SUITES]
+        pairs = [_pair(scores.get(suite)) for suite in SUMMARY_SUITES]
         removed = f"{100 * real_rain['streaks']:.1f} %" if real_rain else _NONE
-        seconds = reference["seconds"].get(name, {})
+        seconds = reference()["seconds"].get(name, {})
         times = [f"{seconds[size]:.2g} s" if size in seconds else _NONE for size in ("small", "large")]
         lines.append(_line([label, *pairs, removed, *times]))
     return "\n".join(lines) + "\n"
+
+
+def shown_models(models: Iterable[Model]) -> list[Model]:
+    """Return the models of the summary: the default one and the smallest."""
+    models = list(models)
+    default = [model for model in models if model.name == zoo.DEFAULT]
+    return default + sorted(models, key=lambda model: model.card.get("parameters", float("inf")))[:1]
 
 
 def full_table(models: Iterable[Model]) -> str:
@@ -74,8 +82,8 @@ def full_table(models: Iterable[Model]) -> str:
         lines.append(_line([name, "", *(_pair(scores.get(suite)) for suite in suites)]))
     lines += ["", f"Measured by {'; '.join(sources)}.", ""]
     lines += _head(["real rain", "NIQE", "BRISQUE", "streaks removed", "away"])
-    real_rain = {f"`{model.name}`": _real_rain(model) for model in models}
-    real_rain |= {name: _reference()["real_rain"].get(name) for name in _baselines()}
+    real_rain = {f"`{model.name}`": real_rain_of(model) for model in models}
+    real_rain |= {name: reference()["real_rain"].get(name) for name in _baselines()}
     for label, one in real_rain.items():
         if one:
             digits = {"niqe": 3, "brisque": 2, "streaks": 3, "away": 2}
@@ -120,15 +128,20 @@ def write_scores(readme: Path, models: Iterable[Model]) -> None:
 
 
 @lru_cache
-def _reference() -> dict[str, dict[str, Any]]:
+def reference() -> dict[str, dict[str, Any]]:
     """Read `reference.toml`."""
     return tomllib.loads(Path(__file__).with_name("reference.toml").read_text(encoding="utf-8"))
 
 
 def _baselines() -> dict[str, dict[str, Sequence[float]]]:
     """Return PSNR and SSIM of each baseline on each suite."""
-    baselines: dict[str, dict[str, Sequence[float]]] = _reference()["scores"]
+    baselines: dict[str, dict[str, Sequence[float]]] = reference()["scores"]
     return baselines
+
+
+def scores_of(model: Model) -> dict[str, Sequence[float]]:
+    """Return PSNR and SSIM in a card at the model's own number of recursions, by suite."""
+    return _scores(model).get(model.card.get("recursions", 1), {})
 
 
 def _scores(model: Model) -> dict[int, dict[str, Sequence[float]]]:
@@ -140,9 +153,9 @@ def _scores(model: Model) -> dict[int, dict[str, Sequence[float]]]:
     return found
 
 
-def _real_rain(model: Model) -> dict[str, float] | None:
+def real_rain_of(model: Model) -> dict[str, float] | None:
     """Return what was measured on real rain with the weights that the card is about, None if nothing was."""
-    measured: dict[str, float] | None = _reference()["real_rain"].get(model.name)
+    measured: dict[str, float] | None = reference()["real_rain"].get(model.name)
     psnr, _ = _scores(model).get(1, {}).get("rain100l/test", (float("nan"), 0.0))
     return measured if measured and abs(measured["rain100l"] - psnr) < _SAME_WEIGHTS else None
 

@@ -1,0 +1,22 @@
+"""Where the one-file application starts: the command line, or the page when it is double-clicked."""
+
+import sys
+
+from unrain.cli import main
+
+# How `unrain.web.runner` starts its worker; here the interpreter is the application itself.
+WORKER = ["-P", "-m", "unrain.web.worker"]
+
+
+def start(arguments: list[str]) -> int:
+    """Run with the arguments of the process; without any, open the page on a free port."""
+    if arguments == WORKER:
+        from unrain.web import worker
+
+        worker.main()
+        return 0
+    return main(arguments or ["serve", "--open", "--port", "0"])
+
+
+if __name__ == "__main__":
+    sys.exit(start(sys.argv[1:]))
