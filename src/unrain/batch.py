@@ -4,10 +4,11 @@ A bad file does not end the run; only a full disk does.
 """
 
 import errno
+import functools
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,59 +55,107 @@ def run(
         UnrainError: The model cannot be loaded, or no result can be written into the plan's folder.
         KeyboardInterrupt: Ctrl-C; in the middle of a video after its outcome, since what was done is kept.
     """
-    layer.check_strength(strength)
-    if settings is not None:
-        for job in plan.jobs:
-            if job.is_video:
-                settings.check(job.targets["derained"])
+    check(plan.jobs, strength, settings)
     yield from plan.settled
     if plan.folder is not None and plan.jobs:
         _make_folder(plan.folder / "result")
-    derainer = None
+    loaded = functools.cache(load)
     for job in plan.jobs:
-        start = time.monotonic()
-        for target in job.targets.values():
-            files.sweep(target.parent)
-        pending = job.pending(overwrite=overwrite)
-        if not pending and not job.to_stdout:
-            there = " and ".join(str(path) for path in job.targets.values())
-            yield Outcome(job.name, "skipped", f"{there} exists, --overwrite replaces it")
-            continue
-        derainer = derainer or load()
-        try:
-            for target in pending.values():
-                _make_folder(target)
-            if job.is_video:
-                report = _video(
-                    job, pending["derained"], derainer, strength, settings, max_pixels, progress, overwrite
-                )
-                yield _told(job, pending["derained"], report, time.monotonic() - start)
-                if report.interrupted:
-                    raise KeyboardInterrupt
-                continue
-            results, found = _results(job, pending, derainer, strength, max_pixels, progress)
-            saved = _save_all(results, pending, quality, overwrite=overwrite)
-        except files.DiskFullError as error:
-            yield Outcome(job.name, "failed", str(error))
+        outcome = run_job(
+            job,
+            loaded,
+            overwrite=overwrite,
+            strength=strength,
+            quality=quality,
+            max_pixels=max_pixels,
+            settings=settings,
+            progress=progress,
+        )
+        yield outcome
+        if outcome.ends_run == "interrupted":
+            raise KeyboardInterrupt
+        if outcome.ends_run:
             return
-        except UnrainError as error:
-            yield Outcome(job.name, "failed", str(error))
-        except MemoryError:
-            message = f"{job.name}: not enough memory, try a smaller --tile"
-            yield Outcome(job.name, "failed", message)
-        else:
-            yield Outcome(
-                job.name,
-                "failed" if saved.problem else "derained",
-                saved.problem,
-                tuple(saved.written),
-                tuple(dict.fromkeys((*found.notes, *saved.notes))),
-                time.monotonic() - start,
-                found.recursions,
-                hardly_any_rain=found.hardly_any_rain,
+
+
+def check(jobs: Iterable[Job], strength: float, settings: video.VideoOptions | None) -> None:
+    """Check, before the work, what can be checked without reading a file.
+
+    Raises:
+        OptionError: The settings do not fit the container of a result.
+        UsageError: The strength is out of range.
+    """
+    layer.check_strength(strength)
+    if settings is not None:
+        for job in jobs:
+            if job.is_video:
+                settings.check(job.targets["derained"])
+
+
+def run_job(
+    job: Job,
+    load: "Callable[[], Derainer]",
+    *,
+    overwrite: bool = False,
+    strength: float = 1.0,
+    quality: int | None = None,
+    max_pixels: int = image.MAX_PIXELS,
+    settings: video.VideoOptions | None = None,
+    progress: Callable[[Job, int, int], None] | None = None,
+) -> Outcome:
+    """Take the rain out of one picture or video, and write what is not there yet.
+
+    Args:
+        job: What to do; the rest is as for `run`.
+        load: Gives the Derainer; called only if there is something to do.
+        overwrite: Replace results that are already there.
+        strength: How much of the rain is taken away.
+        quality: 1 to 100 for JPEG, WebP and AVIF.
+        max_pixels: Refuse pictures and frames with more pixels.
+        settings: What is wanted of videos.
+        progress: Called with the job, the parts done and the parts in all.
+
+    Returns:
+        What became of it; its `ends_run` says if no other job can be done or is wanted after it.
+
+    Raises:
+        UnrainError: The model cannot be loaded.
+    """
+    start = time.monotonic()
+    for target in job.targets.values():
+        files.sweep(target.parent)
+    pending = job.pending(overwrite=overwrite)
+    if not pending and not job.to_stdout:
+        there = " and ".join(str(path) for path in job.targets.values())
+        return Outcome(job.name, "skipped", f"{there} exists, --overwrite replaces it")
+    derainer = load()
+    try:
+        for target in pending.values():
+            _make_folder(target)
+        if job.is_video:
+            report = _video(
+                job, pending["derained"], derainer, strength, settings, max_pixels, progress, overwrite
             )
-            if saved.disk_full:
-                return
+            return _told(job, pending["derained"], report, time.monotonic() - start)
+        results, found = _results(job, pending, derainer, strength, max_pixels, progress)
+        saved = _save_all(results, pending, quality, overwrite=overwrite)
+    except files.DiskFullError as error:
+        return Outcome(job.name, "failed", str(error), ends_run="disk full")
+    except UnrainError as error:
+        return Outcome(job.name, "failed", str(error))
+    except MemoryError:
+        return Outcome(job.name, "failed", f"{job.name}: not enough memory, try a smaller --tile")
+    return Outcome(
+        job.name,
+        "failed" if saved.problem else "derained",
+        saved.problem,
+        tuple(saved.written),
+        tuple(dict.fromkeys((*found.notes, *saved.notes))),
+        time.monotonic() - start,
+        found.recursions,
+        hardly_any_rain=found.hardly_any_rain,
+        ends_run="disk full" if saved.disk_full else "",
+    )
 
 
 def _video(
@@ -151,6 +200,7 @@ def _told(job: Job, target: Path, report: video.VideoReport, seconds: float) -> 
         warnings=report.warnings,
         frames=report.frames,
         hardly_any_rain=report.hardly_any_rain,
+        ends_run="interrupted" if report.interrupted else "",
     )
 
 

@@ -183,7 +183,7 @@ def _draft(folder: Path) -> tuple[Path, BinaryIO]:
         part = folder / f".unrain-{'-'.join(_here())}-{secrets.token_hex(4)}.tmp"
         file = part.open("xb")
         # Between the two steps another run may have taken it for abandoned.
-        if _locked(file) is not False and os.fstat(file.fileno()).st_nlink:
+        if locked(file) is not False and os.fstat(file.fileno()).st_nlink:
             return part, file
         file.close()
 
@@ -238,11 +238,11 @@ def _sweep(folder: str) -> None:
                     Path(entry).unlink()
                     continue
                 with opened(Path(entry)) as file:
-                    if _locked(file):
+                    if locked(file):
                         Path(entry).unlink()
 
 
-def _locked(file: BinaryIO) -> bool | None:
+def locked(file: BinaryIO) -> bool | None:
     """Lock a file until it is closed; False if somebody else has done so, None if there are no locks here."""
     if fcntl is None:
         return None

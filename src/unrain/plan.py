@@ -10,7 +10,7 @@ import sys
 import unicodedata
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Literal
 
 from unrain import files, image, video
@@ -79,25 +79,27 @@ class Outcome:
         name: The input.
         status: What happened.
         message: Why it was skipped, or the whole error; empty for a success.
-        written: The files that were written.
+        written: The files that were written, or their addresses in object storage.
         notes: What was not kept as it was in the input.
         seconds: How long it took.
         recursions: How many recursions were computed.
         warnings: Like notes, but of things that are missed: said without being asked for.
         frames: How many frames a video has; 0 for a picture.
         hardly_any_rain: Whether next to no rain was found in it.
+        ends_run: Why no other input is tried after it; empty in general.
     """
 
     name: str
     status: Status
     message: str = ""
-    written: tuple[Path, ...] = ()
+    written: tuple[Path | str, ...] = ()
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
     recursions: int = 0
     warnings: tuple[str, ...] = ()
     frames: int = 0
     hardly_any_rain: bool = False
+    ends_run: Literal["", "disk full", "interrupted"] = ""
 
 
 @dataclass(frozen=True)
@@ -199,21 +201,19 @@ def _single(source: Path, output: str | None, extras: list[Kind]) -> Plan:
     return _checked(Plan([job]))
 
 
-def _job(source: Path, derained: Path, extras: list[Kind]) -> Job:
+def results_beside(place: Path, extras: Sequence[Kind] = ()) -> Mapping[Kind, Path]:
+    """Name the results of a picture or video after it, in its folder."""
+    return _job(place, _beside(place), extras).targets
+
+
+def _job(source: Path, derained: Path, extras: Sequence[Kind]) -> Job:
     return Job(source, _targets(derained, [] if video.is_video(source) else extras))
 
 
 def _many(paths: list[Path], output: str | None, extras: list[Kind]) -> Plan:
     if output == STREAM:
         raise PlanError("-: standard output takes one picture, give a folder after -o")
-    folder = None if output is None else Path(output)
-    if folder is not None and os.path.lexists(folder) and not folder.is_dir():
-        raise PlanError(f"{folder}: a file, but there are several inputs: give a folder after -o")
-    if folder is not None and _looks_like_a_file(str(output)):
-        raise PlanError(
-            f"{output}: a file name, but there may be several results: give a folder after -o "
-            f"({output}/ makes one of that name)"
-        )
+    folder = None if output is None else result_folder(output)
     named = {os.path.realpath(path) for path in paths}
     jobs: list[Job] = []
     settled: list[Outcome] = []
@@ -245,6 +245,23 @@ def _many(paths: list[Path], output: str | None, extras: list[Kind]) -> Plan:
     return _checked(Plan(jobs, settled, folder, tuple(ignored)))
 
 
+def result_folder(output: str) -> Path:
+    """Return the folder that `-o` names, where it must be one.
+
+    Raises:
+        PlanError: It is a file, or looks like one.
+    """
+    folder = Path(output)
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise PlanError(f"{folder}: a file, but there are several inputs: give a folder after -o")
+    if _looks_like_a_file(output):
+        raise PlanError(
+            f"{output}: a file name, but there may be several results: give a folder after -o "
+            f"({output}/ makes one of that name)"
+        )
+    return folder
+
+
 def _looks_like_a_file(output: str) -> bool:
     """Whether `-o`, which must be a folder here, has the extension of a result and is no folder yet."""
     return not _is_folder(output) and Path(output).suffix.lower() in {*image.FORMATS, *video.WRITTEN}
@@ -271,12 +288,26 @@ def _walk(folder: Path, output: Path | None, failed: list[Outcome], ignored: lis
         )
         for name in sorted(names):
             path = here / name
-            if name.startswith(".") or _RESULT.fullmatch(path.stem):
-                continue
-            if path.suffix.lower() in image.FORMATS or video.is_video(path):
+            taken = is_taken(path)
+            if taken:
                 yield path
-            elif path.suffix.lower() in _OTHERS:
+            elif taken is not None:
                 ignored.append(path)
+
+
+def is_taken(path: PurePath) -> bool | None:
+    """Whether a file found in a folder is an input, by its name.
+
+    Returns:
+        False for a picture or video of a kind that is not taken; None for what is none, hidden, or a result
+        of an earlier run.
+    """
+    if path.name.startswith(".") or _RESULT.fullmatch(path.stem):
+        return None
+    suffix = path.suffix.lower()
+    if suffix in image.FORMATS or suffix in video.SUFFIXES:
+        return True
+    return False if suffix in _OTHERS else None
 
 
 def _origin(path: Path, named: set[str]) -> Path | None:
@@ -297,7 +328,7 @@ def _beside(source: Path) -> Path:
     return source.with_name(f"{source.stem}_derained{source.suffix}")
 
 
-def _targets(derained: Path, extras: list[Kind]) -> dict[Kind, Path]:
+def _targets(derained: Path, extras: Sequence[Kind]) -> dict[Kind, Path]:
     match = _RESULT.fullmatch(derained.stem)
     stem = match[1] if match and match[2] == "derained" else derained.stem
     suffix: dict[Kind, str] = {"rain": ".png", "compare": derained.suffix}

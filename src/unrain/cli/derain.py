@@ -7,7 +7,7 @@ import threading
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,10 +17,13 @@ from unrain import devices, zoo
 from unrain.cli import frames
 from unrain.cli.output import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED, error_line, print_line
 from unrain.cli.progress import Bar
+from unrain.cluster.options import SCALE, Scale
 
 if TYPE_CHECKING:
+    from unrain.cluster.inputs import Task
     from unrain.derainer import Derainer
     from unrain.plan import Job, Outcome, Plan
+    from unrain.video import VideoOptions
 
 # Stands for `-` while the command line is parsed: no file name can hold it, and no option looks like it.
 STREAM = "\0"
@@ -66,6 +69,7 @@ def derain(
     dry_run: Annotated[bool, Parameter(group=_RUN)] = False,
     quiet: Annotated[bool, Parameter(alias="-q", group=_RUN)] = False,
     verbose: Annotated[bool, Parameter(alias="-v", group=_RUN)] = False,
+    scale: Annotated[Scale, SCALE] = Scale(),  # noqa: B008  (frozen)
 ) -> int:
     """Take the rain out of pictures and videos.
 
@@ -100,6 +104,7 @@ def derain(
         dry_run: Say what would be written, and stop.
         quiet: Print errors only.
         verbose: Say what was done to each picture, and name the files left aside.
+        scale: How a run is spread over machines.
     """
     from unrain import batch, image, layer, plan, video
 
@@ -111,8 +116,45 @@ def derain(
         video.parse_time(duration, "--duration") if duration is not None else None,
         neighbours,
     )
+    devices.parse(device)
+    devices.check_precision(precision)
+    arguments = {
+        "recursions": recursions,
+        "until": until,
+        "tile": tile,
+        "device": device,
+        "precision": precision,
+        "threads": threads,
+        "levels": levels,
+    }
+    names = [plan.STREAM if text == STREAM else text for text in inputs]
+    scale.check([*names, output or ""])
+    if scale.wanted:
+        from unrain.cluster import cli as cluster
+        from unrain.cluster.worker import Settings
+
+        wanted = Settings(
+            arguments,
+            overwrite,
+            strength,
+            quality,
+            image.MAX_PIXELS if max_pixels is None else max_pixels,
+            settings,
+        )
+        return cluster.derain(
+            names,
+            plan.STREAM if output == STREAM else output,
+            scale,
+            zoo.find(model),
+            wanted,
+            rain_layer=rain_layer,
+            compare=compare,
+            dry_run=dry_run,
+            quiet=quiet,
+            verbose=verbose,
+        )
     planned = plan.make_plan(
-        [plan.STREAM if text == STREAM else text for text in inputs],
+        names,
         plan.STREAM if output == STREAM else output,
         rain_layer=rain_layer,
         compare=compare,
@@ -121,13 +163,9 @@ def derain(
     form = None if raw is None else video.parse_raw(raw, limit)
     if form is not None:
         frames.check(planned, settings, quality=quality, dry_run=dry_run)
-    elif settings != video.VideoOptions() and not any(job.is_video for job in planned.jobs):
-        raise plan.PlanError(
-            "--codec, --crf, --start, --duration and --no-neighbours are for videos, but none is named"
-        )
+    else:
+        check_for_videos(settings, planned.jobs)
     chosen = zoo.find(model)
-    devices.parse(device)
-    devices.check_precision(precision)
     if dry_run:
         return _dry_run(planned, overwrite=overwrite, verbose=verbose)
     if any(job.to_stdout for job in planned.jobs) and sys.stdout.isatty():
@@ -138,16 +176,7 @@ def derain(
 
         with warnings.catch_warnings(record=True) as notes:
             warnings.simplefilter("always", devices.DeviceWarning)
-            made = Derainer(
-                chosen,
-                recursions=recursions,
-                until=until,
-                tile=tile,
-                device=device,
-                precision=precision,
-                threads=threads,
-                levels=levels,
-            )
+            made = Derainer(chosen, **arguments)
         for note in notes:
             screen.say(f"unrain: {note.message}")
         if getattr(made.engine, "loops", False) and not quiet:
@@ -157,7 +186,7 @@ def derain(
         return made
 
     screen = Screen(len(planned.jobs) + len(planned.settled), quiet=quiet, verbose=verbose)
-    with screen, _terminable(screen):
+    with screen, terminable(screen):
         if verbose:
             screen.say(f"model {chosen.name} ({chosen.path})")
         try:
@@ -178,13 +207,27 @@ def derain(
         except KeyboardInterrupt:
             screen.interrupted = True
         if not quiet:
-            for line in _left_aside(planned.ignored, verbose=verbose):
+            for line in left_aside(planned.ignored, verbose=verbose):
                 screen.say(line)
     return screen.summary()
 
 
+def check_for_videos(settings: "VideoOptions", jobs: "Iterable[Job | Task]") -> None:
+    """Refuse options for videos where there is none.
+
+    Raises:
+        PlanError: There is none.
+    """
+    from unrain import plan, video
+
+    if settings != video.VideoOptions() and not any(job.is_video for job in jobs):
+        raise plan.PlanError(
+            "--codec, --crf, --start, --duration and --no-neighbours are for videos, but none is named"
+        )
+
+
 @contextlib.contextmanager
-def _terminable(screen: "Screen") -> Iterator[None]:
+def terminable(screen: "Screen") -> Iterator[None]:
     """Let SIGTERM end a run as Ctrl-C does, unless whoever runs this has other plans with it."""
     in_main = threading.current_thread() is threading.main_thread()
     if not in_main or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
@@ -202,7 +245,7 @@ def _terminable(screen: "Screen") -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def _left_aside(ignored: tuple[Path, ...], *, verbose: bool) -> list[str]:
+def left_aside(ignored: Sequence[Path], *, verbose: bool) -> list[str]:
     """Count the files of folders that are no input, and name them if wanted."""
     if not ignored:
         return []
@@ -222,7 +265,7 @@ def _dry_run(plan: "Plan", *, overwrite: bool, verbose: bool) -> int:
     for outcome in plan.settled:
         word = "error: " if outcome.status == "failed" else f"{outcome.name}: skipped, "
         error_line(f"unrain: {word}{outcome.message}")
-    for line in _left_aside(plan.ignored, verbose=verbose):
+    for line in left_aside(plan.ignored, verbose=verbose):
         error_line(line)
     return EXIT_FAILED if any(outcome.status == "failed" for outcome in plan.settled) else 0
 
