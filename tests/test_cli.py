@@ -246,7 +246,7 @@ def test_a_folder_names_the_files_that_it_leaves_aside(here, capsys, monkeypatch
         assert sorted(lines[where + 1 : where + 4]) == [f"  {path}" for path in left]
     assert cli.main(["in", "-o", "out", "--overwrite", "-q"]) == 0
     assert capsys.readouterr().err == ""
-    assert cli.derain._left_aside((left[1],), verbose=False) == ["unrain: 1 file left aside (.heic 1)"]
+    assert cli.derain.left_aside((left[1],), verbose=False) == ["unrain: 1 file left aside (.heic 1)"]
 
 
 def test_a_failure_names_what_was_written_before_it(here, capsys):

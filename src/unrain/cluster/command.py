@@ -1,8 +1,10 @@
 """`unrain IN... -o OUT --cluster ADDRESS` and `--shard I/N`: one plan, one log, one way to resume."""
 
+import contextlib
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 from unrain import batch, plan, zoo
 from unrain.cluster import storage
@@ -121,14 +123,15 @@ def run(
     yield from resumed.over
     log = resumed.log
     if resumed.left:
-        # Better a refusal now than one after each picture.
-        log.open({"model": model.name, **asdict(settings)})
-        try:
-            for row in _rows(resumed.left, scale, model, settings, say):
-                log.add(row)
-                yield row.outcome
-        finally:
-            log.close()
+        with contextlib.closing(_workers(scale, model, settings, say)) as workers:
+            # Better a refusal now than one after each picture.
+            log.open({"model": model.name, **asdict(settings)})
+            try:
+                for row in workers.run(resumed.left):
+                    log.add(row)
+                    yield row.outcome
+            finally:
+                log.close()
     if resumed.left or (log.before and not resumed.complete):
         log.write_parquet()
 
@@ -137,22 +140,38 @@ def _job(task: Task) -> Job:
     return Job(Path(task.source), {kind: Path(name) for kind, name in task.targets.items()})
 
 
-def _rows(
-    tasks: Sequence[Task], scale: Scale, model: zoo.Model, settings: Settings, say: Callable[[str], object]
-) -> Iterator[LogRow]:
+class Workers(Protocol):
+    """What does the tasks of a run."""
+
+    def run(self, tasks: Sequence[Task]) -> Iterator[LogRow]:
+        """Do tasks, and yield the row of each; fewer after a full disk."""
+
+    def close(self) -> None:
+        """End everything."""
+
+
+class _OneProcess:
+    """Does the tasks one after the other, here."""
+
+    def __init__(self, model: zoo.Model, settings: Settings) -> None:
+        self._worker = Worker(model, settings)
+
+    def run(self, tasks: Sequence[Task]) -> Iterator[LogRow]:
+        for task in tasks:
+            row, outcome = self._worker.run(task)
+            yield row
+            if outcome.ends_run == "interrupted":
+                raise KeyboardInterrupt
+            if outcome.ends_run:
+                return
+
+    def close(self) -> None:
+        self._worker.close()
+
+
+def _workers(scale: Scale, model: zoo.Model, settings: Settings, say: Callable[[str], object]) -> Workers:
     if scale.cluster is None:
-        worker = Worker(model, settings)
-        try:
-            for task in tasks:
-                row, outcome = worker.run(task)
-                yield row
-                if outcome.ends_run == "interrupted":
-                    raise KeyboardInterrupt
-                if outcome.ends_run:
-                    return
-        finally:
-            worker.close()
-        return
+        return _OneProcess(model, settings)
     from unrain.cluster.pool import Cluster, Size
 
     cpus = 1.0 if scale.cpus_per_worker is None else scale.cpus_per_worker
@@ -160,8 +179,4 @@ def _rows(
     threads = settings.derainer.get("threads") or max(1, int(cpus))
     settings = replace(settings, derainer={**settings.derainer, "threads": threads})
     size = Size(scale.bounds, cpus, scale.gpus_per_worker or 0.0)
-    cluster = Cluster(scale.cluster, size, model, settings, say)
-    try:
-        yield from cluster.run(tasks)
-    finally:
-        cluster.close()
+    return Cluster(scale.cluster, scale.host, size, model, settings, say)

@@ -6,6 +6,7 @@ They are parameters of `unrain IN...`: the attributes' docstrings are what `--he
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from cyclopts import Group, Parameter, validators
 
@@ -59,9 +60,7 @@ class Scale:
         if self.cluster is not None and self.shard is not None:
             raise UsageError("--cluster and --shard: a cluster shares the work by itself, give one of them")
         if self.retry_failed and not self.wanted:
-            raise UsageError(
-                "--retry-failed: only runs with --cluster or --shard have a log, give one of them"
-            )
+            raise UsageError("--retry-failed: only with --cluster or --shard, other runs have no log")
         ours = {
             "--workers": self.workers,
             "--cpus-per-worker": self.cpus_per_worker,
@@ -70,6 +69,8 @@ class Scale:
         given = [name for name, value in ours.items() if value is not None]
         if given and self.cluster is None:
             raise UsageError(f"{' and '.join(given)}: only with --cluster")
+        # Each says what is wrong with it.
+        _ = self.share, self.bounds, self.host
 
     @property
     def share(self) -> tuple[int, int]:
@@ -82,6 +83,23 @@ class Scale:
         if slash and first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last):
             return int(first), int(last)
         raise UsageError(f"--shard {self.shard}: give I/N with 1 <= I <= N, for example 3/100")
+
+    @property
+    def host(self) -> tuple[str, int] | None:
+        """Where the cluster listens; None for one that Ray finds or starts here.
+
+        Raises:
+            UsageError: It is no address.
+        """
+        if self.cluster in (None, "local", "auto"):
+            return None
+        where = urlsplit(self.cluster if "://" in self.cluster else f"//{self.cluster}")
+        try:
+            if where.scheme in ("", "ray") and where.hostname and where.port:
+                return where.hostname, where.port
+        except ValueError:
+            pass
+        raise UsageError(f"--cluster {self.cluster}: give local, auto or an address such as ray://HOST:10001")
 
     @property
     def bounds(self) -> tuple[int, int] | None:

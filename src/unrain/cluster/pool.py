@@ -20,13 +20,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from unrain import files, zoo
 from unrain.cluster.inputs import Task
 from unrain.cluster.log import LogRow, now
 from unrain.cluster.worker import Settings, Worker
-from unrain.errors import UnrainError, UsageError
+from unrain.errors import UnrainError
 from unrain.files import one_line
 from unrain.version import __version__
 
@@ -36,8 +35,8 @@ _GROUP_BYTES, _GROUP_TASKS, _UNKNOWN_BYTES = 8_000_000, 16, 2_000_000
 _AHEAD = 2
 _ATTEMPTS = 3
 # Seconds: for a connection, until it is said why nothing happens, between two looks at the cluster's size,
-# and for an answer.
-_CONNECTING, _WAITING, _LOOKING, _TICK = 10.0, 30.0, 10.0, 1.0
+# for an answer, and for workers to leave.
+_CONNECTING, _WAITING, _LOOKING, _TICK, _LEAVING = 10.0, 30.0, 10.0, 1.0, 5.0
 # Names and rows need next to nothing; Ray takes 30 % of the memory otherwise.
 _STORE_BYTES = 100_000_000
 
@@ -194,6 +193,7 @@ class Cluster:
     def __init__(
         self,
         address: str,
+        host: tuple[str, int] | None,
         size: Size,
         model: zoo.Model,
         settings: Settings,
@@ -203,6 +203,7 @@ class Cluster:
 
         Args:
             address: local, auto, ray://HOST:10001 or HOST:6379.
+            host: Where the last two listen.
             size: How large the pools are.
             model: The model.
             settings: What is wanted of every input.
@@ -213,7 +214,7 @@ class Cluster:
         """
         self._address, self._size, self._settings, self._say = address, size, settings, say
         shipped = ShippedModel.of(model)
-        self._ray = _connected(address)
+        self._ray = _connected(address, host)
         self._model = self._ray.put(shipped)
         self._made = self._ray.remote(Actor).options(
             num_cpus=size.cpus, num_gpus=size.gpus, max_restarts=0, max_task_retries=0
@@ -222,6 +223,7 @@ class Cluster:
         # How often each task has lost a worker that it had to itself.
         self._lost: Counter[str] = Counter()
         self._failed_starts = 0
+        self._leaving: list[Any] = []
         self._fit, self._looked = 0, -math.inf
         self._waiting_since = time.monotonic()
 
@@ -253,12 +255,24 @@ class Cluster:
 
     def close(self) -> None:
         """End all workers, and the cluster if it was started here."""
+        with contextlib.suppress(Exception):
+            for pool in self._pools:
+                for member in [one for one in pool.members if not one.groups]:
+                    self._dismiss(pool, member)
+            if self._leaving:
+                self._ray.wait(self._leaving, num_returns=len(self._leaving), timeout=_LEAVING)
         for pool in self._pools:
             for member in pool.members:
                 with contextlib.suppress(Exception):
                     self._ray.kill(member.actor)
         with contextlib.suppress(Exception):
             self._ray.shutdown()
+
+    def _dismiss(self, pool: _Pool, member: _Member) -> None:
+        """Let a worker tidy up and end."""
+        pool.members.remove(member)
+        self._leaving.append(member.actor.close.remote())
+        member.actor.__ray_terminate__.remote()
 
     def _bounds(self) -> tuple[int, int]:
         if self._size.bounds is not None:
@@ -286,9 +300,7 @@ class Cluster:
                 actor = self._made.remote(self._model, self._settings, __version__)
                 pool.members.append(_Member(actor, actor.start.remote()))
             for member in [one for one in pool.members if not one.groups and not pool.queue]:
-                member.actor.close.remote()
-                member.actor.__ray_terminate__.remote()
-                pool.members.remove(member)
+                self._dismiss(pool, member)
         self._complain()
 
     def _complain(self) -> None:
@@ -394,7 +406,7 @@ def _first_line(error: Exception) -> str:
     return one_line(next(iter(str(error).strip().splitlines()), "") or type(error).__name__)[:200]
 
 
-def _connected(address: str) -> Any:  # noqa: ANN401  (Ray's module)
+def _connected(address: str, host: tuple[str, int] | None) -> Any:  # noqa: ANN401  (Ray's module)
     """Connect Ray to a cluster, without its reports of usage.
 
     Raises:
@@ -402,9 +414,16 @@ def _connected(address: str) -> Any:  # noqa: ANN401  (Ray's module)
     """
     # Ray looks at these when it is imported.
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    _check_reachable(address)
+    if host is not None:
+        # Found out within seconds; Ray would take minutes.
+        try:
+            socket.create_connection(host, timeout=_CONNECTING).close()
+        except OSError as error:
+            raise UnrainError(
+                f"--cluster {address}: nobody answers there ({error.strerror or error}), start the cluster "
+                "or give another address"
+            ) from error
     import ray
 
     settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
@@ -425,28 +444,3 @@ def _connected(address: str) -> Any:  # noqa: ANN401  (Ray's module)
             )
         raise UnrainError(f"--cluster {address}: {reason}, {remedy}") from error
     return ray
-
-
-def _check_reachable(address: str) -> None:
-    """Find out within seconds what takes Ray minutes.
-
-    Raises:
-        UsageError: It is no address.
-        UnrainError: Nobody listens there.
-    """
-    if address in ("local", "auto"):
-        return
-    where = urlsplit(address if "://" in address else f"ray://{address}")
-    try:
-        host, port = where.hostname, where.port
-    except ValueError:
-        host = port = None
-    if where.scheme != "ray" or not host or not port:
-        raise UsageError(f"--cluster {address}: give local, auto or an address such as ray://HOST:10001")
-    try:
-        socket.create_connection((host, port), timeout=_CONNECTING).close()
-    except OSError as error:
-        raise UnrainError(
-            f"--cluster {address}: nobody answers there ({error.strerror or error}), start the cluster or "
-            "give another address"
-        ) from error
