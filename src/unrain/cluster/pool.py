@@ -412,8 +412,10 @@ def _connected(address: str, host: tuple[str, int] | None) -> Any:  # noqa: ANN4
     Raises:
         UnrainError: There is none, or it is of another version.
     """
-    # Ray looks at these when it is imported.
+    # Ray looks at these when it is imported. A cluster told not to report reports that it was told so, hence
+    # the address where nobody listens.
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["RAY_USAGE_STATS_REPORT_URL"] = "http://127.0.0.1:9/"
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if host is not None:
         # Found out within seconds; Ray would take minutes.
