@@ -9,7 +9,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Group, Parameter, validators
 
@@ -118,7 +118,7 @@ def derain(
     )
     devices.parse(device)
     devices.check_precision(precision)
-    arguments = {
+    arguments: dict[str, Any] = {
         "recursions": recursions,
         "until": until,
         "tile": tile,

@@ -96,7 +96,7 @@ class Worker:
                 message=outcome.message,
                 seconds=round(time.monotonic() - start, 3),
                 recursions=outcome.recursions,
-                device="cpu" if outcome.recursions else "",
+                device=self.load().processor if outcome.recursions else "",
                 bytes=_size(task.source, folder),
                 input_sha256=_digest(task.source, folder),
                 result_sha256=_digest(task.targets["derained"], folder),
