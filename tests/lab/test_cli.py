@@ -22,10 +22,15 @@ def lab_call(monkeypatch, module, function):
 def test_train_and_export_call_the_lab(monkeypatch):
     calls = lab_call(monkeypatch, "unrain.lab.training.train", "train")
     assert cli.main(["train", "r.toml", "--data", "d"]) == 0
-    assert cli.main(["train", "r.toml", "--data", "d", "--devices", "2", "--out", "o", "--no-resume"]) == 0
+    assert (
+        cli.main(
+            ["train", "r.toml", "--data", "d", "--devices", "2", "--nodes", "3", "--out", "o", "--no-resume"]
+        )
+        == 0
+    )
     assert calls == [
-        ((Path("r.toml"), Path("d")), {"devices": 1, "out": None, "resume": True}),
-        ((Path("r.toml"), Path("d")), {"devices": 2, "out": Path("o"), "resume": False}),
+        ((Path("r.toml"), Path("d")), {"devices": 1, "nodes": 1, "out": None, "resume": True}),
+        ((Path("r.toml"), Path("d")), {"devices": 2, "nodes": 3, "out": Path("o"), "resume": False}),
     ]
     calls = lab_call(monkeypatch, "unrain.lab.export", "export_checkpoint")
     assert cli.main(["export", "last.ckpt", "-o", "new.onnx"]) == 0

@@ -30,6 +30,7 @@ def train(
     *,
     data: Path,
     devices: Annotated[int, _Positive] = 1,
+    nodes: Annotated[int, _Positive] = 1,
     out: Path | None = None,
     resume: Annotated[bool, Parameter(negative="--no-resume")] = True,
 ) -> None:
@@ -38,14 +39,16 @@ def train(
     Args:
         recipe: The TOML file that describes the training.
         data: Folder with the data sets.
-        devices: How many GPUs, or processes on the CPU.
+        devices: How many GPUs, or processes on the CPU, of each machine.
+        nodes: How many machines. The same command is run on each by torchrun or srun, with a folder of the
+            run that all of them share.
         out: Folder for checkpoints and logs; runs/RECIPE by default.
         resume: Resume from the last checkpoint, if there is one.
     """
     with extra("lab", "train"):
         from unrain.lab.training.train import train as run_training
 
-        run_training(recipe, data, devices=devices, out=out, resume=resume)
+        run_training(recipe, data, devices=devices, nodes=nodes, out=out, resume=resume)
 
 
 def adapt(

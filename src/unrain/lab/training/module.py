@@ -190,8 +190,18 @@ class Deraining(pl.LightningModule):
         self.log("gradient", nn.utils.clip_grad_norm_(self.net.parameters(), self.recipe.clip))
 
     def on_train_start(self) -> None:
-        """Start the clock of this part of the run."""
+        """Start the clock of this part of the run, and check that all processes begin at the same step.
+
+        Raises:
+            UnrainError: They do not: another machine has not the same checkpoints.
+        """
         self._resumed = time.monotonic()
+        first = self.trainer.strategy.broadcast(self.global_step)
+        if first != self.global_step:
+            raise UnrainError(
+                f"process {self.global_rank} resumes at step {self.global_step}, the first one at {first}: "
+                "give all machines the same folder with --out"
+            )
 
     def elapsed(self) -> float:
         """Return the training seconds of all parts of the run."""

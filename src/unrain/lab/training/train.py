@@ -7,6 +7,7 @@ model's card) at the end; csv/ and tensorboard/ with the curves.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
-from unrain.errors import UnrainError
+from unrain.errors import UnrainError, UsageError
 from unrain.lab.training.averaging import Averaging
 from unrain.lab.training.callbacks import Progress, SaveWeights
 from unrain.lab.training.data import RecipeData
@@ -25,15 +26,22 @@ from unrain.lab.training.resume import CheckpointFiles, checkpoints, last_whole
 
 
 def train(
-    recipe: Path, data: Path, *, devices: int = 1, out: Path | None = None, resume: bool = True
+    recipe: Path,
+    data: Path,
+    *,
+    devices: int = 1,
+    nodes: int = 1,
+    out: Path | None = None,
+    resume: bool = True,
 ) -> None:
     """Train a recipe, resuming from the run's last checkpoint if there is one.
 
     Args:
         recipe: The TOML file.
         data: The folder that the recipe's sets are in.
-        devices: How many GPUs (or CPU processes) to use.
-        out: Folder of the run; runs/RECIPE when None.
+        devices: How many GPUs (or CPU processes) to use on each machine.
+        nodes: How many machines there are; each runs this, started by torchrun or Slurm.
+        out: Folder of the run, which all machines share; runs/RECIPE when None.
         resume: Whether to resume from the last checkpoint; if not, a folder that has one is refused.
 
     Raises:
@@ -41,6 +49,7 @@ def train(
             recipe.
     """
     plan = read_recipe(recipe)
+    check_processes(plan, devices, nodes)
     out = out or Path("runs") / recipe.stem
     out.mkdir(parents=True, exist_ok=True)
     result = out / "weights.safetensors"
@@ -58,17 +67,48 @@ def train(
     module = Deraining(plan, recipe.stem, prior, teacher)
     if plan.initial:
         start_from(module, plan.initial)
-    fit(module, RecipeData(plan, data), out, devices=devices)
+    fit(module, RecipeData(plan, data), out, devices=devices, nodes=nodes)
 
 
-def fit(module: Deraining, data: RecipeData, out: Path, *, devices: int = 1) -> None:
+def check_processes(plan: Recipe, devices: int, nodes: int) -> None:
+    """Check that there are as many processes as were asked for, and that they can share every batch.
+
+    Raises:
+        UsageError: Whoever started the processes started another number, or a batch cannot be shared.
+    """
+    processes = devices * nodes
+    started = os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_NTASKS", "")
+    if nodes > 1 and not started:
+        raise UsageError(
+            f"--nodes {nodes}: start it on every machine with torchrun or srun, for example torchrun "
+            f"--nnodes {nodes} --nproc-per-node {devices} -m unrain train"
+        )
+    if "WORLD_SIZE" in os.environ and int(os.environ.get("LOCAL_WORLD_SIZE", devices)) != devices:
+        raise UsageError(
+            f"--devices {devices}: but torchrun started {os.environ['LOCAL_WORLD_SIZE']} processes here, "
+            "give both the same number"
+        )
+    if nodes > 1 and int(started) != processes:
+        raise UsageError(
+            f"--devices {devices} --nodes {nodes}: make {processes} processes, but {started} were started"
+        )
+    for stage in plan.stages:
+        if stage.batch % processes or stage.real % processes:
+            raise UsageError(
+                f"a batch of {stage.batch if stage.batch % processes else stage.real} cannot be shared out "
+                f"evenly to {processes} processes, choose another number of --devices or --nodes"
+            )
+
+
+def fit(module: Deraining, data: RecipeData, out: Path, *, devices: int = 1, nodes: int = 1) -> None:
     """Train by the module's recipe, resuming from the folder's last checkpoint if there is one.
 
     Args:
         module: The network; has the averaged weights afterwards.
         data: The training and validation pictures.
         out: Folder of the run; it exists.
-        devices: How many GPUs (or CPU processes) to use.
+        devices: How many GPUs (or CPU processes) to use on each machine.
+        nodes: How many machines there are.
 
     Raises:
         UnrainError: Gradients are not right, or the checkpoint is damaged or of another recipe.
@@ -80,26 +120,34 @@ def fit(module: Deraining, data: RecipeData, out: Path, *, devices: int = 1) -> 
         if module.real is not None:
             module.real.learn(batches, plan.stages[-1].patch, plan.seed)
     callbacks = [Averaging(plan.ema), SaveWeights(out, batches)]
-    trainer = trainer_for(plan, out, devices=devices, callbacks=callbacks)
+    trainer = trainer_for(plan, out, devices=devices, nodes=nodes, callbacks=callbacks)
     trainer.fit(module, data, ckpt_path=last, weights_only=True)
 
 
 def trainer_for(
-    plan: Recipe, out: Path, *, devices: int = 1, optimisers: int = 1, callbacks: Sequence[Callback] = ()
+    plan: Recipe,
+    out: Path,
+    *,
+    devices: int = 1,
+    nodes: int = 1,
+    optimisers: int = 1,
+    callbacks: Sequence[Callback] = (),
 ) -> pl.Trainer:
     """Return Lightning's trainer for all stages of a recipe.
 
     Args:
         plan: The recipe.
         out: Folder of the run.
-        devices: How many GPUs (or CPU processes) to use.
+        devices: How many GPUs (or CPU processes) to use on each machine.
+        nodes: How many machines there are.
         optimisers: How many of them make a step in every batch; Lightning counts each.
         callbacks: Besides checkpoints and the progress bar.
     """
     return pl.Trainer(
         accelerator="auto",
         devices=devices,
-        strategy="ddp" if devices > 1 else "auto",
+        num_nodes=nodes,
+        strategy="ddp" if devices * nodes > 1 else "auto",
         precision="bf16-mixed" if plan.precision == "bf16" else "32-true",
         max_steps=plan.steps * optimisers,
         max_epochs=-1,
