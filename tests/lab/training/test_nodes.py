@@ -93,9 +93,7 @@ def test_two_nodes_of_which_one_is_killed_end_where_one_process_ends(recipe, tmp
         ({}, (3, 1), "a batch of 4 cannot be shared out evenly to 3 processes"),
     ],
 )
-def test_a_wrong_number_of_processes_is_said_at_once(
-    recipe, monkeypatch, environment, devices, nodes, problem
-):
+def test_a_wrong_number_of_processes_is_said_at_once(recipe, monkeypatch, environment, asked, problem):
     for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "SLURM_NTASKS"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
