@@ -27,6 +27,7 @@ from urllib.parse import quote
 from fastapi import FastAPI, HTTPException, Request
 from fastapi import Path as PathParameter
 from fastapi.responses import JSONResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import ValidationError
 from python_multipart.exceptions import FormParserError
 from starlette.datastructures import FormData, UploadFile
@@ -52,6 +53,7 @@ from unrain.web.job import (
     WebOptions,
     harmless,
 )
+from unrain.web.metrics import Counted, Metrics
 from unrain.web.queue import BusyError, JobQueue, Limits, MemoryReservation, OverdueError
 from unrain.web.runner import Bounds, InProcess, Isolated, Runner, WorkerDiedError, open_engines
 
@@ -121,8 +123,10 @@ def create(
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     app.state.queue = queue
+    metrics = Metrics(queue)
+    app.add_middleware(Counted, metrics=metrics, queue=queue)
     app.add_exception_handler(Exception, _broken)
-    _add_routes(app, queue, chosen)
+    _add_routes(app, queue, chosen, metrics)
     app.mount("/", _Page(directory=STATIC, html=True))
     return Guard(app, loopback=loopback, hosts=hosts)
 
@@ -154,7 +158,7 @@ async def _broken(_: Request, __: Exception) -> JSONResponse:
     return JSONResponse({"detail": "the server failed, its log says why"}, 500)
 
 
-def _add_routes(app: FastAPI, queue: JobQueue, models: Sequence[zoo.Model]) -> None:
+def _add_routes(app: FastAPI, queue: JobQueue, models: Sequence[zoo.Model], metrics: Metrics) -> None:
     described = [_described(model, queue) for model in models]
 
     @app.get(
@@ -173,6 +177,26 @@ def _add_routes(app: FastAPI, queue: JobQueue, models: Sequence[zoo.Model]) -> N
             "busy": round(queue.busy, 3),
         }
         return JSONResponse(report, 503 if blocked else 200)
+
+    @app.get(
+        "/readyz",
+        summary="Whether the next picture should come here",
+        response_description="status: ready.",
+        responses={
+            503: {"description": "status: draining before its end, blocked, or full: choose another server."}
+        },
+    )
+    async def ready() -> JSONResponse:
+        return JSONResponse({"status": queue.unready or "ready"}, 503 if queue.unready else 200)
+
+    @app.get(
+        "/metrics",
+        summary="Counts for Prometheus",
+        response_class=Response,
+        response_description="Requests, errors, seconds and the queue, in Prometheus's text format.",
+    )
+    async def counts() -> Response:
+        return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
     @app.get(
         "/api/models",
@@ -223,7 +247,7 @@ def _add_routes(app: FastAPI, queue: JobQueue, models: Sequence[zoo.Model]) -> N
     )
     async def derain(request: Request) -> Response:
         """Return the picture in the same format, with alpha, 16 bits, EXIF and ICC profile kept."""
-        return await _handled(request, queue, _derain_job)
+        return await _handled(request, queue, metrics, _derain_job)
 
     @app.post(
         "/api/strength",
@@ -234,17 +258,21 @@ def _add_routes(app: FastAPI, queue: JobQueue, models: Sequence[zoo.Model]) -> N
     )
     async def strengthen(request: Request) -> Response:
         """Return what /api/derain does for the same strength, without running the network again."""
-        return await _handled(request, queue, _strength_job, files=2)
+        return await _handled(request, queue, metrics, _strength_job, files=2)
 
 
 async def _handled(
     request: Request,
     queue: JobQueue,
+    metrics: Metrics,
     make: Callable[[FormData, JobQueue], Awaitable[WebJob]],
     *,
     files: int = 1,
 ) -> Response:
     """Receive a form with some files, run its job and send the answer."""
+    if queue.draining:
+        headers = {"Retry-After": "1", "Connection": "close"}
+        raise HTTPException(503, "this server is about to end, try again", headers)
     with ExitStack() as stack:
         try:
             queue.check_room()
@@ -259,6 +287,7 @@ async def _handled(
             # The client has gone: this is never read.
             return Response(status_code=400)
         memory.resize(len(answer.data))
+        metrics.picture_seconds.observe(answer.seconds)
         return _Sent(answer, stack.pop_all(), queue.limits.transfer)
 
 
@@ -477,5 +506,5 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
     421: _refused("The server does not answer to the name in the Host header."),
     422: _refused("The picture is damaged or of an unknown kind, or an option is out of range."),
     429: _refused("The queue is full; Retry-After says in how many seconds to try again."),
-    503: _refused("It took too long, or memory is too small."),
+    503: _refused("It took too long, memory is too small, or the server is about to end."),
 }

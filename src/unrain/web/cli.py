@@ -22,6 +22,7 @@ def serve(
     queue: Annotated[int, Parameter(validator=validators.Number(gte=0))] = 8,
     timeout: Annotated[float, Parameter(validator=validators.Number(gt=0))] = 300,
     isolate: Annotated[bool | None, Parameter(negative="--no-isolate")] = None,
+    drain: Annotated[float, Parameter(validator=validators.Number(gte=0))] = 30,
 ) -> None:
     """Serve a page and an HTTP API for pictures.
 
@@ -41,6 +42,7 @@ def serve(
         timeout: Seconds that a picture may take, including waiting.
         isolate: Decode and derain in a process of their own with limits of memory and time, which is started
             again if a picture breaks it. By default where other computers can reach the server.
+        drain: Seconds after SIGTERM in which the pictures that are there may be finished; 0 to end at once.
     """
     with extra("web", "serve"):
         from unrain import zoo
@@ -58,4 +60,5 @@ def serve(
             say=error_line,
             open_browser=open_browser,
             isolate=isolate,
+            drain=drain,
         )

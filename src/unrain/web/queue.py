@@ -103,6 +103,8 @@ class JobQueue:
         reserved: Bytes in memory for all requests.
         pending: Unfinished jobs in order; the first is in the network.
         running: The job that occupies the runner, even after it was given up.
+        requests: Requests with pictures that are under way, those whose answer is being sent included.
+        draining: Whether the server is about to end and takes no further pictures.
     """
 
     limits: Limits
@@ -110,6 +112,8 @@ class JobQueue:
     reserved: int = 0
     pending: list[WebJob] = field(default_factory=list)
     running: WebJob | None = None
+    requests: int = 0
+    draining: bool = False
     _since: float = 0.0
     _given_up: float = 0.0
     _pace: float = 1.0
@@ -189,6 +193,15 @@ class JobQueue:
         """Whether a picture that nobody waits for keeps the network from all others."""
         job = self.running
         return job is not None and job.abandoned and time.monotonic() - self._given_up > _PATIENCE
+
+    @property
+    def unready(self) -> str:
+        """Why another server should be given the next picture; empty if this one takes it."""
+        if self.draining:
+            return "draining"
+        if self.blocked:
+            return "blocked"
+        return "full" if len(self.pending) > self.limits.queue else ""
 
     def close(self) -> None:
         """Stop all work as soon as possible."""

@@ -4,13 +4,18 @@ import asyncio
 import contextlib
 import errno
 import ipaddress
+import math
+import signal
 import socket
+import time
 import webbrowser
 from collections.abc import Callable, Collection, Sequence
+from types import FrameType
 from typing import Any
 
 import h11
 import uvicorn
+from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from unrain import zoo
@@ -18,7 +23,7 @@ from unrain.devices import Processor
 from unrain.errors import UnrainError
 from unrain.web.app import create
 from unrain.web.guard import Guard
-from unrain.web.queue import Limits
+from unrain.web.queue import JobQueue, Limits
 
 _CONNECTIONS = 512
 
@@ -63,6 +68,40 @@ class IdleTimeout(H11Protocol):
         self._watch = self.loop.call_later(self.idle, self._check, state)
 
 
+class DrainingServer(uvicorn.Server):
+    """A server that on SIGTERM ends what it has begun: it takes no more pictures, and answers those it has.
+
+    `/readyz` says so meanwhile. A second SIGTERM or Ctrl-C ends it at once. Uvicorn's `handle_exit` and
+    `on_tick` are not public: pyproject.toml bounds its version, and a test drains a server.
+    """
+
+    def __init__(self, config: uvicorn.Config, queue: JobQueue, patience: float) -> None:
+        """Make a server.
+
+        Args:
+            config: Uvicorn's settings.
+            queue: What is to be empty.
+            patience: Seconds after which it ends in any case.
+        """
+        super().__init__(config)
+        self._queue, self._patience = queue, patience
+        self._until = math.inf
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to drain, or end at once."""
+        if sig != signal.SIGTERM or self._queue.draining or not self._patience:
+            super().handle_exit(sig, frame)
+            return
+        self._queue.draining = True
+        self._until = time.monotonic() + self._patience
+
+    async def on_tick(self, counter: int) -> bool:
+        """Find out whether the server may end."""
+        if self._queue.draining and (not self._queue.requests or time.monotonic() > self._until):
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+
 def serve(
     *,
     host: str = "127.0.0.1",
@@ -74,6 +113,7 @@ def serve(
     say: Callable[[str], object],
     open_browser: bool = False,
     isolate: bool | None = None,
+    drain: float = 30,
 ) -> None:
     """Serve the page and the API until interrupted.
 
@@ -87,6 +127,7 @@ def serve(
         say: Receives each line for the operator.
         open_browser: Open the page in the browser.
         isolate: Run pictures in a worker process; None to do so where others can reach the server.
+        drain: Seconds after SIGTERM in which the pictures that are there may be finished.
 
     Raises:
         UnrainError: The address cannot be used or a model cannot be opened.
@@ -110,12 +151,17 @@ def serve(
             webbrowser.open(url)
         # Uvicorn raises Ctrl-C again after its shutdown.
         with contextlib.suppress(KeyboardInterrupt):
-            configured(app).run(sockets=[listener])
+            configured(app, drain).run(sockets=[listener])
         say("unrain: stopped")
 
 
-def configured(app: Guard) -> uvicorn.Server:
-    """Make the uvicorn server for an application."""
+def configured(app: Guard, drain: float = 30) -> uvicorn.Server:
+    """Make the uvicorn server for an application.
+
+    Args:
+        app: The application.
+        drain: Seconds after SIGTERM in which the pictures that are there may be finished.
+    """
     settings: dict[str, Any] = {
         "http": IdleTimeout,
         "ws": "none",
@@ -129,7 +175,8 @@ def configured(app: Guard) -> uvicorn.Server:
         "timeout_keep_alive": 5,
         "timeout_graceful_shutdown": 3,
     }
-    return uvicorn.Server(uvicorn.Config(app, **settings))
+    assert isinstance(app.app, FastAPI)
+    return DrainingServer(uvicorn.Config(app, **settings), app.app.state.queue, drain)
 
 
 def _listen(host: str, port: int) -> socket.socket:
