@@ -111,7 +111,9 @@ def test_patience_ends_and_a_second_signal_ends_it_at_once(model_folder):
     assert not process.should_exit
     process.handle_exit(signal.SIGTERM, None)
     assert process.should_exit
-    without = server.configured(create([zoo.find(model_folder / "tiny.onnx")], processor=Processor(threads=1)), 0)
+    without = server.configured(
+        create([zoo.find(model_folder / "tiny.onnx")], processor=Processor(threads=1)), 0
+    )
     without.handle_exit(signal.SIGTERM, None)
     assert without.should_exit
 
