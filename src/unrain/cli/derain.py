@@ -130,6 +130,8 @@ def derain(
     names = [plan.STREAM if text == STREAM else text for text in inputs]
     scale.check([*names, output or ""])
     if scale.wanted:
+        if raw is not None:
+            raise plan.PlanError("--raw: frames in a pipe cannot be shared out, run them alone")
         from unrain.cluster import cli as cluster
         from unrain.cluster.worker import Settings
 
