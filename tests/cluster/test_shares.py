@@ -148,6 +148,23 @@ def test_from_bucket_to_bucket_as_from_folder_to_folder(cwd, run, bucket):
     assert run("s3://rainy/set", "-o", "s3://clear/all", "--shard", "1/1")[1].count("skipped, done by") == 6
 
 
+def test_a_video_from_bucket_to_bucket(cwd, run, bucket):
+    pytest.importorskip("av", reason="needs PyAV")
+    from toys_video import clip
+
+    (bucket / "rainy").mkdir()
+    clip(bucket / "rainy" / "clip.mp4")
+    (bucket / "rainy" / "bad.mp4").write_bytes(b"no video")
+    code, said = run("s3://rainy", "-o", "s3://clear", "--shard", "1/1")
+    assert code == 1
+    assert "unrain: error: s3://rainy/bad.mp4: " in said
+    assert run(bucket / "rainy" / "clip.mp4", "-o", "one/")[0] == 0
+    row = rows(bucket / "clear")["clip_derained.mp4"]
+    assert row["frames"] > 1
+    assert row["result_sha256"] == digest(bucket / "clear" / "clip_derained.mp4")
+    assert digest(bucket / "clear" / "clip_derained.mp4") == digest(cwd / "one" / "clip_derained.mp4")
+
+
 def test_an_extra_result_beside_one_that_is_there(cwd, tiny_model, bucket, capfd):
     flat_picture(bucket / "rainy" / "a.png")
     command = ["s3://rainy/a.png", "-o", "s3://clear/x", "--shard", "1/1", "--model", str(tiny_model)]
