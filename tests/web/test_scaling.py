@@ -120,13 +120,21 @@ def test_patience_ends_and_a_second_signal_ends_it_at_once(model_folder):
 
 @pytest.mark.skipif(os.name != "posix", reason="needs SIGTERM")
 def test_the_command_ends_well_after_sigterm(model_folder, tiny_model):
-    command = [sys.executable, "-m", "unrain", "serve", "--port", "0", "--model", str(tiny_model)]
+    command = [sys.executable, "-m", "unrain", "serve", "--port", "0", "--device", "cpu"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
-        url = process.stderr.readline().split()[3]
+    process = subprocess.Popen(
+        [*command, "--model", str(tiny_model)], env=environment, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        line = process.stderr.readline()
+        assert "serving at" in line
         data = picture()
-        answer = httpx.post(f"{url}api/derain", files={"picture": ("a.png", data)}, timeout=60)
+        url = f"{line.split()[3]}api/derain"
+        answer = httpx.post(url, files={"picture": ("a.png", data)}, timeout=60)
         assert answer.content == expected(model_folder, data, "PNG")[0]
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
         assert process.stderr.read() == "unrain: stopped\n"
+    finally:
+        process.kill()
+        process.communicate()
