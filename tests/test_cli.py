@@ -229,21 +229,22 @@ def test_a_folder_is_summed_up(here, capsys):
 
 def test_a_folder_names_the_files_that_it_leaves_aside(here, capsys, monkeypatch):
     picture("in/a.png")
-    left = [Path("in") / name for name in ("b.HEIC", "c.heic", "d.gif")]
+    left = [Path("in") / name for name in ("b.PSD", "c.psd", "d.exr")]
     for path in left:
         path.touch()
-    count = "unrain: 3 files left aside (.heic 2, .gif 1)"
+    count = "unrain: 3 files left aside (.psd 2, .exr 1): convert them to PNG, TIFF or MP4 first"
     for options in ([], ["--dry-run"]):
         assert cli.main(["in", "-o", "out", "--overwrite", *options]) == 0
         lines = capsys.readouterr().err.splitlines()
-        assert count in lines and "  in/d.gif" not in lines
+        assert count in lines and "  in/d.exr" not in lines
         assert cli.main(["in", "-o", "out", "--overwrite", "-v", *options]) == 0
         lines = capsys.readouterr().err.splitlines()
         where = lines.index(count)
         assert sorted(lines[where + 1 : where + 4]) == [f"  {path}" for path in left]
     assert cli.main(["in", "-o", "out", "--overwrite", "-q"]) == 0
     assert capsys.readouterr().err == ""
-    assert cli.derain._left_aside((left[1],), verbose=False) == ["unrain: 1 file left aside (.heic 1)"]
+    (line,) = cli.derain._left_aside((left[1],), verbose=False)
+    assert line == "unrain: 1 file left aside (.psd 1): convert them to PNG, TIFF or MP4 first"
 
 
 def test_a_failure_names_what_was_written_before_it(here, capsys):

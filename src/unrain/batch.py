@@ -19,7 +19,7 @@ from unrain.errors import UnrainError
 from unrain.plan import Job, Kind, Outcome, Plan, takes_bytes
 
 if TYPE_CHECKING:
-    from unrain.derainer import Derainer
+    from unrain.derainer import Derained, Derainer
 
 
 def run(
@@ -78,7 +78,15 @@ def run(
                 _make_folder(target)
             if job.is_video:
                 report = _video(
-                    job, pending["derained"], derainer, strength, settings, max_pixels, progress, overwrite
+                    job,
+                    pending["derained"],
+                    derainer,
+                    strength,
+                    settings,
+                    max_pixels,
+                    progress,
+                    overwrite,
+                    quality,
                 )
                 yield _told(job, pending["derained"], report, time.monotonic() - start)
                 if report.interrupted:
@@ -118,6 +126,7 @@ def _video(
     max_pixels: int,
     progress: Callable[[Job, int, int], None] | None,
     overwrite: bool,
+    quality: int | None,
 ) -> video.VideoReport:
     assert job.source is not None
 
@@ -134,6 +143,7 @@ def _video(
         max_pixels=max_pixels,
         progress=step,
         overwrite=overwrite,
+        quality=quality,
     )
 
 
@@ -178,29 +188,40 @@ def _results(
     progress: Callable[[Job, int, int], None] | None,
 ) -> tuple[dict[Kind, image.Picture], _Found]:
     if job.source is None:
-        picture = image.read_stream(sys.stdin.buffer, job.name, max_pixels=max_pixels)
+        picture = image.read_stream(sys.stdin.buffer, job.name, max_pixels=max_pixels, pages=True)
     else:
-        picture = image.read(job.source, max_pixels=max_pixels)
+        picture = image.read(job.source, max_pixels=max_pixels, pages=True)
+
+    page, pages = 0, 1 + len(picture.further)
 
     def step(done: int, total: int) -> None:
         if progress is not None:
-            progress(job, done, total)
+            progress(job, page * total + done, pages * total)
+
+    def derained(one: image.Picture) -> tuple["Derained", image.Picture]:
+        nonlocal page
+        found = derainer.derain(one.pixels, progress=step)
+        page += 1
+        return found, replace(one, pixels=found.at(strength))
 
     try:
-        result = derainer.derain(picture.pixels, progress=step)
+        result, after = derained(picture)
+        further = [derained(one) for one in picture.further]
     except UnrainError as error:
         raise UnrainError(f"{job.name}: {error}") from error
-    after = replace(picture, pixels=result.at(strength))
+    after = replace(after, further=tuple(one for _, one in further))
     results: dict[Kind, image.Picture] = {}
     if "derained" in pending or job.to_stdout:
         results["derained"] = after
     if "rain" in pending:
         results["rain"] = image.Picture(layer.taken(picture.pixels, after.pixels), colour=picture.colour)
     if "compare" in pending:
-        results["compare"] = side_by_side(picture, after)
+        results["compare"] = side_by_side(picture, replace(after, further=()))
     scaled = (f"derained {result.sizes}",) if result.octaves != (0,) else ()
-    notes = (*picture.notes, *scaled)
-    return results, _Found(notes, result.recursions, result.hardly_any_rain)
+    first = ("the rain layer and the comparison are those of the first page",)
+    notes = (*picture.notes, *scaled, *first * (pages > 1 and bool({"rain", "compare"} & set(pending))))
+    hardly_any = all(found.hardly_any_rain for found, _ in [(result, after), *further])
+    return results, _Found(notes, result.recursions, hardly_any)
 
 
 def side_by_side(before: image.Picture, after: image.Picture) -> image.Picture:

@@ -152,6 +152,9 @@ def derain(
     with screen, _terminable(screen):
         if verbose:
             screen.say(f"model {chosen.name} ({chosen.path})")
+        if not quiet:
+            for line in plan.converted(planned.jobs):
+                screen.say(f"unrain: {line}")
         try:
             for outcome in batch.run(
                 planned,
@@ -193,21 +196,23 @@ def _terminable(screen: "Screen") -> Iterator[None]:
 
 def _left_aside(ignored: tuple[Path, ...], *, verbose: bool) -> list[str]:
     """Count the files of folders that are no input, and name them if wanted."""
-    if not ignored:
-        return []
-    kinds = Counter(path.suffix.lower() for path in ignored).most_common()
-    counts = ", ".join(f"{suffix} {count}" for suffix, count in kinds)
-    line = f"unrain: {len(ignored)} file{'s' * (len(ignored) != 1)} left aside ({counts})"
-    return [line, *(f"  {path}" for path in ignored if verbose)]
+    from unrain.plan import left_aside
+
+    lines = [f"unrain: {line}" for line in left_aside(ignored)]
+    return [*lines, *(f"  {path}" for path in ignored if verbose)]
 
 
 def _dry_run(plan: "Plan", *, overwrite: bool, verbose: bool) -> int:
+    from unrain.plan import converted
+
     for job in plan.jobs:
         pending = job.pending(overwrite=overwrite)
         if not pending and not job.to_stdout:
             error_line(f"unrain: {job.name}: skipped, its result exists")
         for target in [*pending.values(), *(["standard output"] if job.to_stdout else [])]:
             print_line(f"{job.name} -> {target}")
+    for line in converted(plan.jobs):
+        error_line(f"unrain: {line}")
     for outcome in plan.settled:
         word = "error: " if outcome.status == "failed" else f"{outcome.name}: skipped, "
         error_line(f"unrain: {word}{outcome.message}")

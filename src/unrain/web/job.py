@@ -27,6 +27,7 @@ TYPES = {
     "TIFF": "image/tiff",
     "BMP": "image/bmp",
     "AVIF": "image/avif",
+    "JXL": "image/jxl",
 }
 _SUFFIXES = {
     "JPEG": ".jpg",
@@ -35,6 +36,7 @@ _SUFFIXES = {
     "TIFF": ".tif",
     "BMP": ".bmp",
     "AVIF": ".avif",
+    "JXL": ".jxl",
 }
 
 
@@ -57,7 +59,7 @@ class ResultOptions(BaseModel):
         Field(ge=1, le=100, description="Quality of JPEG, WebP and AVIF; a JPEG keeps its own if left out."),
     ] = None
     format: Annotated[
-        Literal["jpeg", "png", "webp", "tiff", "bmp", "avif"] | None,
+        Literal["jpeg", "png", "webp", "tiff", "bmp", "avif", "jxl"] | None,
         Field(description="Format of the result; that of the picture if left out."),
     ] = None
     rain_layer: Annotated[
