@@ -382,6 +382,14 @@ def test_files_that_are_no_pictures(client, data, message):
     assert "photo.png" in answer.json()["detail"]
 
 
+@pytest.mark.parametrize("path", ["/api/derain", "/api/strength"])
+def test_getting_what_takes_a_post_is_405(client, path):
+    answer = client.get(path)
+    assert answer.status_code == 405 and answer.headers["allow"] == "POST"
+    assert "POST a picture here" in answer.json()["detail"]
+    assert client.put(path).status_code == 405
+
+
 def test_malformed_requests(client):
     post = client.post
     assert post("/api/derain", content=picture()).status_code == 415

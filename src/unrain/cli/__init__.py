@@ -19,6 +19,7 @@ from unrain.cli.output import (
     EXIT_USAGE,
     error_line,
     flush,
+    print_line,
 )
 from unrain.errors import UnrainError, UsageError
 
@@ -83,6 +84,12 @@ _LAZY = {
         _LAB,
     ),
 }
+_LAZY["--install-completion"] = (
+    "unrain.cli.completion:install_completion",
+    "Let your shell complete commands, options and files.\n\n"
+    "Writes a script where the shell looks for it, and for bash and zsh a line into its startup file.",
+    _ABOUT,
+)
 # Commands as they were spelled once, and as they are now.
 _MOVED = {
     ("bench", "--speed"): "unrain bench speed",
@@ -141,16 +148,25 @@ for _flag in ("--help", "--version"):
 
 
 @app.command(name="help", group=_ABOUT)
-def show_help(*command: Annotated[str, Parameter(name="COMMAND")]) -> None:
-    """Show this help, or that of a command.
+def show_help(*topic: Annotated[str, Parameter(name="TOPIC")]) -> None:
+    """Show this help, that of a command, or what there is to say about a topic.
 
     Args:
-        command: The command, for example bench speed.
+        topic: A command, for example bench speed, or one of: formats, videos, large, exit-codes.
     """
-    _refuse_old_spelling(list(command))
-    if command and command[0] not in _LAZY:
-        raise UsageError(f"{command[0]}: no such command, unrain --help lists them")
-    app.help_print(list(command))
+    from unrain.cli.topics import TOPICS
+
+    _refuse_old_spelling(list(topic))
+    if len(topic) == 1 and topic[0] in TOPICS:
+        for line in TOPICS[topic[0]].split("\n"):
+            print_line(line)
+        return
+    if topic and topic[0] not in _LAZY:
+        raise UsageError(
+            f"{topic[0]}: no such command or topic; the topics are {', '.join(TOPICS)}, and unrain --help "
+            "lists the commands"
+        )
+    app.help_print(list(topic))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -29,32 +29,39 @@ _MODEL = Group("Network", sort_key=2)
 _RESULT = Group("Results", sort_key=0)
 _RUN = Group("Run", sort_key=3)
 
+# Parsed as text, which keeps ./ and a last slash; the path in it lets shells complete names of files.
+FileName = str | Path
 Count = Annotated[int | None, Parameter(validator=validators.Number(gte=1), group=_MODEL)]
 
 
 def derain(
-    *inputs: Annotated[str, Parameter(name="IN")],
-    output: Annotated[str | None, Parameter(alias="-o", group=_RESULT)] = None,
+    *inputs: Annotated[FileName, Parameter(name="IN")],
+    output: Annotated[FileName | None, Parameter(alias="-o", group=_RESULT)] = None,
     overwrite: Annotated[bool, Parameter(group=_RESULT)] = False,
     strength: Annotated[float, Parameter(group=_RESULT)] = 1.0,
     rain_layer: Annotated[bool, Parameter(group=_RESULT)] = False,
     compare: Annotated[bool, Parameter(group=_RESULT)] = False,
     quality: Annotated[
-        int | None, Parameter(group=_RESULT, validator=validators.Number(gte=1, lte=100))
+        int | None,
+        Parameter(group=_RESULT, validator=validators.Number(gte=1, lte=100), show_default="95 or 90"),
     ] = None,
-    codec: Annotated[str | None, Parameter(group=_VIDEO)] = None,
-    crf: Annotated[int | None, Parameter(group=_VIDEO)] = None,
-    start: Annotated[str | None, Parameter(group=_VIDEO)] = None,
-    duration: Annotated[str | None, Parameter(group=_VIDEO)] = None,
+    codec: Annotated[str | None, Parameter(group=_VIDEO, show_default="h264, vp9 in WebM")] = None,
+    crf: Annotated[
+        int | None, Parameter(group=_VIDEO, show_default="18 for h264, 20 to 24 for others")
+    ] = None,
+    start: Annotated[str | None, Parameter(group=_VIDEO, show_default="its beginning")] = None,
+    duration: Annotated[str | None, Parameter(group=_VIDEO, show_default="up to its end")] = None,
     neighbours: Annotated[bool, Parameter(negative="--no-neighbours", group=_VIDEO)] = True,
     model: Annotated[str, Parameter(group=_MODEL)] = zoo.DEFAULT,
-    recursions: Count = None,
-    until: Annotated[float | None, Parameter(validator=validators.Number(gt=0), group=_MODEL)] = None,
+    recursions: Annotated[Count, Parameter(show_default="the model's own number")] = None,
+    until: Annotated[
+        float | None, Parameter(validator=validators.Number(gt=0), group=_MODEL, show_default="never")
+    ] = None,
     levels: Annotated[
         int | None,
         Parameter(validator=validators.Number(gte=1, lte=8), show_default="auto", group=_MODEL),
     ] = None,
-    tile: Count = None,
+    tile: Annotated[Count, Parameter(show_default="auto")] = None,
     device: Annotated[str, Parameter(group=_MODEL)] = "auto",
     precision: Annotated[str, Parameter(group=_MODEL)] = "auto",
     threads: Annotated[int, Parameter(validator=validators.Number(gte=0), group=_MODEL)] = 0,
@@ -75,9 +82,9 @@ def derain(
         strength: How much of the rain is taken away: 0 none, 1 what is found, up to 1.5.
         rain_layer: Also write the rain that was removed, as NAME_rain.png.
         compare: Also write before and after side by side, as NAME_compare.EXT.
-        quality: Of JPEG, WebP and AVIF, 1 to 100; a JPEG keeps its own unless given.
-        codec: Codec of videos: h264 (vp9 in WebM), hevc, vp9 or av1.
-        crf: Quality of videos: smaller is better and takes more space (18 for h264).
+        quality: Of JPEG, WebP, AVIF and JPEG XL, 1 to 100; a JPEG keeps its own unless given.
+        codec: Codec of videos: h264, hevc, vp9 or av1.
+        crf: Quality of videos: smaller is better and takes more space.
         start: Start the video here: seconds, MM:SS or HH:MM:SS.
         duration: Derain this much of the video: seconds, MM:SS or HH:MM:SS.
         neighbours: Steady the parts of a video that do not move with the frames before and after.
@@ -108,8 +115,8 @@ def derain(
         neighbours,
     )
     planned = plan.make_plan(
-        [plan.STREAM if text == STREAM else text for text in inputs],
-        plan.STREAM if output == STREAM else output,
+        [plan.STREAM if text == STREAM else str(text) for text in inputs],
+        plan.STREAM if output == STREAM else None if output is None else str(output),
         rain_layer=rain_layer,
         compare=compare,
     )

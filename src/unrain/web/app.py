@@ -236,6 +236,15 @@ def _add_routes(app: FastAPI, queue: JobQueue, models: Sequence[zoo.Model]) -> N
         """Return what /api/derain does for the same strength, without running the network again."""
         return await _handled(request, queue, _strength_job, files=2)
 
+    for path in ("/api/derain", "/api/strength"):
+        # Otherwise the page's files would be looked through for it.
+        app.add_api_route(path, _post_only, methods=["GET"], include_in_schema=False)
+
+
+async def _post_only() -> None:
+    message = "POST a picture here, as multipart/form-data: curl -F picture=@photo.jpg"
+    raise HTTPException(405, message, {"Allow": "POST"})
+
 
 async def _handled(
     request: Request,
