@@ -31,6 +31,8 @@ def run(
     quality: int | None = None,
     max_pixels: int = image.MAX_PIXELS,
     settings: video.VideoOptions | None = None,
+    least: float | None = None,
+    copy: bool = False,
     progress: Callable[[Job, int, int], None] | None = None,
 ) -> Iterator[Outcome]:
     """Take the rain out of one picture or video after the other.
@@ -43,6 +45,8 @@ def run(
         quality: 1 to 100 for JPEG, WebP and AVIF; None keeps what the source has.
         max_pixels: Refuse pictures and frames with more pixels.
         settings: What is wanted of videos.
+        least: Leave pictures alone whose rain score is lower, see `unrain.score`; None derains all.
+        copy: Copy those to where the result would be.
         progress: Called with the job, the parts done and the parts in all; for a video with frames instead.
 
     Yields:
@@ -92,7 +96,11 @@ def run(
                 if report.interrupted:
                     raise KeyboardInterrupt
                 continue
-            results, found = _results(job, pending, derainer, strength, max_pixels, progress)
+            picture = _read(job, max_pixels)
+            if least is not None and (rain := _rain_score(picture)) < least:
+                yield _left_alone(job, picture, pending, rain, quality, copy=copy, overwrite=overwrite)
+                continue
+            results, found = _results(job, picture, pending, derainer, strength, progress)
             saved = _save_all(results, pending, quality, overwrite=overwrite)
         except files.DiskFullError as error:
             yield Outcome(job.name, "failed", str(error))
@@ -179,19 +187,50 @@ class _Found:
     hardly_any_rain: bool
 
 
+def _read(job: Job, max_pixels: int) -> image.Picture:
+    if job.source is None:
+        return image.read_stream(sys.stdin.buffer, job.name, max_pixels=max_pixels, pages=True)
+    return image.read(job.source, max_pixels=max_pixels, pages=True)
+
+
+def _rain_score(picture: image.Picture) -> float:
+    """Return the highest score of a picture's pages."""
+    from unrain.score import scorer
+
+    return max(scorer()(page.pixels).score for page in (picture, *picture.further))
+
+
+def _left_alone(
+    job: Job,
+    picture: image.Picture,
+    pending: Mapping[Kind, Path],
+    rain: float,
+    quality: int | None,
+    *,
+    copy: bool,
+    overwrite: bool,
+) -> Outcome:
+    """Say that it does not rain in a picture, which is copied if wanted: byte for byte where that can be."""
+    said = f"no rain in it (score {rain:.0f})"
+    target = pending.get("derained")
+    if not copy or (target is None and not job.to_stdout):
+        return Outcome(job.name, "skipped", said)
+    if target is not None and job.source is not None and target.suffix.lower() == job.source.suffix.lower():
+        data = files.read(job.source, job.source.stat().st_size, "try again")
+        files.write(data, target, overwrite=overwrite)
+    else:
+        _save(picture, target, quality, overwrite=overwrite)
+    return Outcome(job.name, "skipped", f"{said}, copied to {target or 'standard output'}")
+
+
 def _results(
     job: Job,
+    picture: image.Picture,
     pending: Mapping[Kind, Path],
     derainer: "Derainer",
     strength: float,
-    max_pixels: int,
     progress: Callable[[Job, int, int], None] | None,
 ) -> tuple[dict[Kind, image.Picture], _Found]:
-    if job.source is None:
-        picture = image.read_stream(sys.stdin.buffer, job.name, max_pixels=max_pixels, pages=True)
-    else:
-        picture = image.read(job.source, max_pixels=max_pixels, pages=True)
-
     page, pages = 0, 1 + len(picture.further)
 
     def step(done: int, total: int) -> None:

@@ -157,6 +157,23 @@ def make_plan(
     return _many([Path(path) for path in paths], output, extras)
 
 
+def pictures(inputs: Sequence[str]) -> Iterator[Path]:
+    """Yield the files that are named, and the pictures of folders, those below them included.
+
+    Args:
+        inputs: Files, folders and patterns.
+    """
+    for text in inputs:
+        for path in map(Path, _expanded(text)):
+            if not path.is_dir():
+                yield path
+                continue
+            for place, folders, names in os.walk(path):
+                folders[:] = sorted(name for name in folders if not name.startswith("."))
+                found = (Path(place, name) for name in sorted(names) if not name.startswith("."))
+                yield from (one for one in found if one.suffix.lower() in image.SUFFIXES)
+
+
 def _expanded(text: str) -> list[str]:
     """Expand a pattern as a Unix shell would have done before."""
     if text != STREAM and not os.path.lexists(text) and glob.has_magic(text):

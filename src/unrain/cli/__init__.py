@@ -49,6 +49,11 @@ _LAZY = {
         "List the processors that a network can run on here, and what is missing for the others.",
         _COMMANDS,
     ),
+    "score": (
+        "unrain.cli.score:score",
+        "Tell how likely it rains in pictures, how strongly, and from where.",
+        _COMMANDS,
+    ),
     "serve": (
         "unrain.web.cli:serve",
         "Serve a page and an HTTP API for pictures.\n\nNeeds the extra web: pip install 'unrain[web]'.",
@@ -62,7 +67,11 @@ _LAZY = {
         "ONNX model for unrain --model.",
         _LAB,
     ),
-    "export": ("unrain.lab.cli:export", "Turn a checkpoint into an ONNX model.", _LAB),
+    "export": (
+        "unrain.lab.cli:export",
+        "Turn a checkpoint into an ONNX model, or a model into a package for darktable.",
+        _LAB,
+    ),
     "bench": (
         "unrain.lab.cli:bench",
         "Measure models on whole test sets.\n\n"
@@ -184,7 +193,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _dispatch(argv: Sequence[str]) -> int:
     """Run a command and turn every foreseen error into one line and an exit code."""
-    tokens = [derain.STREAM if token == "-" else token for token in argv]
+    tokens = [derain.STREAM if token == "-" else token for token in derain.spelled_out(argv)]
     try:
         _refuse_old_spelling(tokens)
         result = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")

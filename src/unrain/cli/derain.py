@@ -1,15 +1,16 @@
 """`unrain IN...`: derain pictures, videos and folders."""
 
 import contextlib
+import re
 import signal
 import sys
 import threading
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Group, Parameter, validators
 
@@ -29,6 +30,8 @@ _MODEL = Group("Network", sort_key=2)
 _RESULT = Group("Results", sort_key=0)
 _RUN = Group("Run", sort_key=3)
 
+# Stands for the detector's own threshold.
+AUTO = 0.0
 # Parsed as text, which keeps ./ and a last slash; the path in it lets shells complete names of files.
 FileName = str | Path
 Count = Annotated[int | None, Parameter(validator=validators.Number(gte=1), group=_MODEL)]
@@ -41,6 +44,11 @@ def derain(
     strength: Annotated[float, Parameter(group=_RESULT)] = 1.0,
     rain_layer: Annotated[bool, Parameter(group=_RESULT)] = False,
     compare: Annotated[bool, Parameter(group=_RESULT)] = False,
+    only_rainy: Annotated[
+        float | None,
+        Parameter(group=_RESULT, validator=validators.Number(gte=0, lte=100), show_default="all pictures"),
+    ] = None,
+    others: Annotated[Literal["skip", "copy"], Parameter(group=_RESULT)] = "skip",
     quality: Annotated[
         int | None,
         Parameter(group=_RESULT, validator=validators.Number(gte=1, lte=100), show_default="95 or 90"),
@@ -82,6 +90,9 @@ def derain(
         strength: How much of the rain is taken away: 0 none, 1 what is found, up to 1.5.
         rain_layer: Also write the rain that was removed, as NAME_rain.png.
         compare: Also write before and after side by side, as NAME_compare.EXT.
+        only_rainy: Leave pictures alone in which it does not rain: those with a lower score (unrain score).
+            The number may be left out.
+        others: What becomes of those: skip, or copy as they are.
         quality: Of JPEG, WebP, AVIF and JPEG XL, 1 to 100; a JPEG keeps its own unless given.
         codec: Codec of videos: h264, hevc, vp9 or av1.
         crf: Quality of videos: smaller is better and takes more space.
@@ -105,6 +116,7 @@ def derain(
         verbose: Say what was done to each picture, and name the files left aside.
     """
     from unrain import batch, image, layer, plan, video
+    from unrain.score import scorer
 
     layer.check_strength(strength)
     settings = video.VideoOptions(
@@ -171,6 +183,12 @@ def derain(
                 quality=quality,
                 max_pixels=image.MAX_PIXELS if max_pixels is None else max_pixels,
                 settings=settings,
+                least=None
+                if only_rainy is None
+                else scorer(threads).threshold
+                if only_rainy == AUTO
+                else only_rainy,
+                copy=others == "copy",
                 progress=screen.tile_done,
             ):
                 screen.settle(outcome)
@@ -180,6 +198,16 @@ def derain(
             for line in _left_aside(planned.ignored, verbose=verbose):
                 screen.say(line)
     return screen.summary()
+
+
+def spelled_out(tokens: Sequence[str]) -> list[str]:
+    """Give --only-rainy its number where that was left out."""
+    made = []
+    for at, token in enumerate(tokens):
+        made.append(token)
+        if token == "--only-rainy" and not re.fullmatch(r"[0-9.]+", "".join(tokens[at + 1 : at + 2])):
+            made.append(str(AUTO))
+    return made
 
 
 @contextlib.contextmanager
