@@ -54,6 +54,22 @@ _LAZY = {
         "Tell how likely it rains in pictures, how strongly, and from where.",
         _COMMANDS,
     ),
+    "watch": (
+        "unrain.cli.watch:watch",
+        "Derain every picture and video that appears in a folder, until Ctrl-C.\n\n"
+        "Files that are there already are derained too, unless their results are. A file is taken once it "
+        "has not changed for two seconds. After a kill the next run resumes. Needs the extra watch: "
+        "pip install 'unrain[watch]'.",
+        _COMMANDS,
+    ),
+    "live": (
+        "unrain.cli.live:live",
+        "Derain what a camera sees, as it comes in.\n\n"
+        "The newest frame always wins: a camera that is faster than the network loses frames and gains no "
+        "delay. A camera that is lost is connected again. Needs the extra video: "
+        "pip install 'unrain[video]'.",
+        _COMMANDS,
+    ),
     "serve": (
         "unrain.web.cli:serve",
         "Serve a page and an HTTP API for pictures.\n\nNeeds the extra web: pip install 'unrain[web]'.",
