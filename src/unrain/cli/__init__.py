@@ -177,7 +177,8 @@ def show_help(*topic: Annotated[str, Parameter(name="TOPIC")]) -> None:
     """Show this help, that of a command, or what there is to say about a topic.
 
     Args:
-        topic: A command, for example bench speed, or one of: formats, videos, large, exit-codes.
+        topic: A command, for example bench speed, or one of: formats, videos, rain-score, large,
+            exit-codes.
     """
     from unrain.cli.topics import TOPICS
 

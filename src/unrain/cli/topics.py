@@ -23,6 +23,15 @@ only read          AVI, TS, MTS, M2TS, MPG, MPEG, VOB, WMV, ASF, FLV, 3GP, 3G2, 
 codecs             h264 (vp9 in WebM), hevc, vp9, av1
 
 Sound, subtitles, chapters, times and rotation are kept. Ctrl-C finishes the file with what is done.""",
+    "rain-score": """Does it rain in a picture?
+
+unrain score photo.jpg holiday/           the score, 0 to 100, and what is made of it
+unrain score holiday/ --csv > rain.csv
+unrain holiday/ -o out/ --only-rainy      derains only pictures of rain; --only-rainy 70 asks for more
+unrain holiday/ -o out/ --only-rainy --others copy
+
+The score is how likely it rains in the picture, in percent. It knows rain by streaks, splashes and haze: a wet
+street alone is often clear to it, and snow or spray may be taken for rain.""",
     "large": """Large pictures
 
 A picture whose long side is well above 800 pixels is halved until it is close to that, derained there, and

@@ -111,7 +111,7 @@ def run(
 def _state(frames: int, received: int, seconds: float, report: Report) -> str:
     if not received:
         return "no picture from the camera"
-    latency = max(report.latencies, default=0.0)
+    latency = max(list(report.latencies)[-max(1, frames) :], default=0.0)
     return (
         f"{received / seconds:.1f} frames a second in, {frames / seconds:.1f} out, "
         f"latency up to {latency:.2f} s, {report.dropped} dropped so far"
