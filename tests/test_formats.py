@@ -54,6 +54,13 @@ def test_heic_is_turned_once_and_keeps_its_exif(here):
         assert result.getexif()[0x0112] == 1
 
 
+def test_pixels_of_a_heic_are_our_own_memory():
+    for data in (HEIC, DEEP_HEIC):
+        pixels = image.decode(data, "x").pixels
+        # The library frees what it decoded: a view of that would show whatever comes there next.
+        assert pixels.flags.owndata and pixels.base is None
+
+
 def test_heic_of_ten_bits_with_transparency():
     picture = image.decode(DEEP_HEIC, "deep.heic")
     y, x = np.mgrid[:64, :64]

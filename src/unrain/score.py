@@ -15,7 +15,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from unrain.engine import session_options
+from unrain.engine.onnx_runtime import session_options
 from unrain.errors import UnrainError
 from unrain.files import read as read_file
 from unrain.image import Array

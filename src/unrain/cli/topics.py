@@ -30,8 +30,8 @@ unrain score holiday/ --csv > rain.csv
 unrain holiday/ -o out/ --only-rainy      derains only pictures of rain; --only-rainy 70 asks for more
 unrain holiday/ -o out/ --only-rainy --others copy
 
-The score is how likely it rains in the picture, in percent. It knows rain by streaks, splashes and haze: a wet
-street alone is often clear to it, and snow or spray may be taken for rain.""",
+The score is how likely it rains in the picture, in percent. It knows rain by streaks, splashes and haze: a
+wet street alone is often clear to it, and snow or spray may be taken for rain.""",
     "large": """Large pictures
 
 A picture whose long side is well above 800 pixels is halved until it is close to that, derained there, and

@@ -46,7 +46,8 @@ def decode(data: bytes, name: str, max_pixels: int) -> Picture:
     main.load()
     # What the header said need not be true.
     check_size(name, main.size, max_pixels)
-    channels = np.asarray(main)
+    # A copy: the library frees its memory with the file.
+    channels = np.array(main)
     if channels.dtype == np.uint16:
         # The library moves 10 or 12 bits to the top of 16, where the largest is not yet white.
         channels = channels | channels >> main.info["bit_depth"]

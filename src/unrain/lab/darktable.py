@@ -19,7 +19,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from unrain import files, zoo
-from unrain.engine import OnnxEngine
+from unrain.engine.onnx_runtime import OnnxRuntimeEngine
 from unrain.errors import UnrainError, UsageError
 from unrain.version import __version__
 
@@ -53,7 +53,7 @@ def write_package(model: zoo.Model, target: Path) -> Path:
             f"{target}: give a name of small letters, digits and hyphens that ends in {SUFFIX}, such as "
             f"denoise-unrain{SUFFIX}"
         )
-    engine = OnnxEngine(model)
+    engine = OnnxRuntimeEngine(model)
     if TILE % engine.multiple:
         raise UnrainError(f"{model.path}: takes multiples of {engine.multiple} pixels, which {TILE} is not")
     network = tile_network(onnx.load(model.path), engine.recursions if engine.recursive else 1)
