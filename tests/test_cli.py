@@ -23,6 +23,7 @@ import unrain
 from toys import ROOT, add_loop, flat_picture, png_of, tiny_network
 from unrain import cli, image, plan, zoo
 from unrain.cli.output import escaped
+from unrain.cli.topics import TOPICS
 from unrain.derainer import Derainer
 from unrain.errors import UnrainError
 
@@ -232,21 +233,22 @@ def test_a_folder_is_summed_up(here, capsys):
 
 def test_a_folder_names_the_files_that_it_leaves_aside(here, capsys, monkeypatch):
     picture("in/a.png")
-    left = [Path("in") / name for name in ("b.HEIC", "c.heic", "d.gif")]
+    left = [Path("in") / name for name in ("b.PSD", "c.psd", "d.exr")]
     for path in left:
         path.touch()
-    count = "unrain: 3 files left aside (.heic 2, .gif 1)"
+    count = "unrain: 3 files left aside (.psd 2, .exr 1): convert them to PNG, TIFF or MP4 first"
     for options in ([], ["--dry-run"]):
         assert cli.main(["in", "-o", "out", "--overwrite", *options]) == 0
         lines = capsys.readouterr().err.splitlines()
-        assert count in lines and "  in/d.gif" not in lines
+        assert count in lines and "  in/d.exr" not in lines
         assert cli.main(["in", "-o", "out", "--overwrite", "-v", *options]) == 0
         lines = capsys.readouterr().err.splitlines()
         where = lines.index(count)
         assert sorted(lines[where + 1 : where + 4]) == [f"  {path}" for path in left]
     assert cli.main(["in", "-o", "out", "--overwrite", "-q"]) == 0
     assert capsys.readouterr().err == ""
-    assert cli.derain.left_aside((left[1],), verbose=False) == ["unrain: 1 file left aside (.heic 1)"]
+    (line,) = cli.derain.left_aside((left[1],), verbose=False)
+    assert line == "unrain: 1 file left aside (.psd 1): convert them to PNG, TIFF or MP4 first"
 
 
 def test_a_failure_names_what_was_written_before_it(here, capsys):
@@ -757,12 +759,15 @@ def test_help_shows_first_what_people_do(capsys):
     for command in ("train", "adapt", "export", "bench", "search", "ablate"):
         assert f"│ {command} " in research
     assert "pip install 'unrain[lab]'" in research
-    # The lines of the docstring are not those of the help.
-    assert "one input also a file name, whose extension decides" in printed
     # A default is shown where there is one.
     flat = " ".join(printed.replace("│", "").split())
+    # The lines of the docstring are not those of the help.
+    assert "For one input also a file name, whose extension decides the format" in flat
     assert "[default: rdmc-lite]" in flat and "[default: yes]" in flat and "[default: 0]" in flat
     assert "None" not in printed and "False" not in printed
+    # Every option that takes a value says what it is without.
+    for option in re.findall(r"--([a-z-]+) (?:-o )?(?:STR|INT|FLOAT)", flat):
+        assert option == "output" or re.search(rf"--{option} (?:(?! --).)*\[default: ", flat), option
 
 
 def test_help_is_a_command_too(capsys):
@@ -777,7 +782,30 @@ def test_help_is_a_command_too(capsys):
         assert capsys.readouterr().out == printed
         assert printed.startswith(f"Usage: unrain {' '.join(command)} ")
     assert cli.main(["help", "nosuch"]) == 2
-    assert "nosuch: no such command" in capsys.readouterr().err
+    assert "nosuch: no such command or topic; the topics are formats, " in capsys.readouterr().err
+    for topic in TOPICS:
+        assert cli.main(["help", topic]) == 0
+        assert capsys.readouterr().out == TOPICS[topic] + "\n"
+        assert all(len(line) < 120 for line in TOPICS[topic].splitlines())
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_a_shell_completes_commands_options_and_files(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cli.main(["--install-completion", "bash"]) == 0
+    path = Path(capsys.readouterr().out.partition(" written")[0])
+    assert path.is_file() and tmp_path in path.parents
+    (tmp_path / "photo.jpg").touch()
+    for words, wanted in ((["mod"], "models"), (["--stren"], "--strength"), (["pho"], "photo.jpg")):
+        line = " ".join(words)
+        script = f"source {path}; COMP_WORDS=(unrain {line}); COMP_CWORD={len(words)}; _unrain; "
+        script += "echo ${COMPREPLY[@]}"
+        done = subprocess.run(
+            ["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True
+        )
+        assert done.stdout.split() == [wanted]
+    assert cli.main(["--install-completion", "tcsh"]) == 2
+    assert "Choose from: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", cli._LAZY)

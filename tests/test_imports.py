@@ -15,11 +15,11 @@ FLOORS = (
     ("unrain.devices", "unrain.files"),
     ("unrain.image", "unrain.octaves", "unrain.onnx_file", "unrain.zoo"),
     ("unrain.engine", "unrain.layer"),
-    ("unrain.derainer",),
+    ("unrain.derainer", "unrain.score"),
     ("unrain",),
     ("unrain.video",),
-    ("unrain.plan",),
-    ("unrain.batch",),
+    ("unrain.plan", "unrain.live"),
+    ("unrain.batch", "unrain.watch"),
     ("unrain.cluster.options",),
     ("unrain.cli",),
     ("unrain.cluster",),
@@ -36,7 +36,7 @@ FLOORS = (
     ("unrain.lab.training",),
     ("unrain.lab.search",),
     ("unrain.lab.bench",),
-    ("unrain.lab.adapt", "unrain.lab.ablate"),
+    ("unrain.lab.adapt", "unrain.lab.ablate", "unrain.lab.darktable", "unrain.lab.score"),
     ("unrain.lab.cli",),
 )
 # Packages whose name stands for their own `__init__` only: a new room in them is to be given a floor.

@@ -20,7 +20,7 @@ from unrain.errors import UnrainError
 from unrain.plan import Job, Kind, Outcome, Plan, takes_bytes
 
 if TYPE_CHECKING:
-    from unrain.derainer import Derainer
+    from unrain.derainer import Derained, Derainer
 
 
 def run(
@@ -32,6 +32,8 @@ def run(
     quality: int | None = None,
     max_pixels: int = image.MAX_PIXELS,
     settings: video.VideoOptions | None = None,
+    least: float | None = None,
+    copy: bool = False,
     progress: Callable[[Job, int, int], None] | None = None,
 ) -> Iterator[Outcome]:
     """Take the rain out of one picture or video after the other.
@@ -44,6 +46,8 @@ def run(
         quality: 1 to 100 for JPEG, WebP and AVIF; None keeps what the source has.
         max_pixels: Refuse pictures and frames with more pixels.
         settings: What is wanted of videos.
+        least: Leave pictures alone whose rain score is lower, see `unrain.score`; None derains all.
+        copy: Copy those to where the result would be.
         progress: Called with the job, the parts done and the parts in all; for a video with frames instead.
 
     Yields:
@@ -69,6 +73,8 @@ def run(
             quality=quality,
             max_pixels=max_pixels,
             settings=settings,
+            least=least,
+            copy=copy,
             progress=progress,
         )
         yield outcome
@@ -101,6 +107,8 @@ def run_job(
     quality: int | None = None,
     max_pixels: int = image.MAX_PIXELS,
     settings: video.VideoOptions | None = None,
+    least: float | None = None,
+    copy: bool = False,
     progress: Callable[[Job, int, int], None] | None = None,
 ) -> Outcome:
     """Take the rain out of one picture or video, and write what is not there yet.
@@ -113,6 +121,8 @@ def run_job(
         quality: 1 to 100 for JPEG, WebP and AVIF.
         max_pixels: Refuse pictures and frames with more pixels.
         settings: What is wanted of videos.
+        least: Leave pictures alone whose rain score is lower.
+        copy: Copy those to where the result would be.
         progress: Called with the job, the parts done and the parts in all.
 
     Returns:
@@ -134,10 +144,21 @@ def run_job(
             _make_folder(target)
         if job.is_video:
             report = _video(
-                job, pending["derained"], derainer, strength, settings, max_pixels, progress, overwrite
+                job,
+                pending["derained"],
+                derainer,
+                strength,
+                settings,
+                max_pixels,
+                progress,
+                overwrite,
+                quality,
             )
             return _told(job, pending["derained"], report, time.monotonic() - start)
-        results, found = _results(job, pending, derainer, strength, max_pixels, progress)
+        picture = _read(job, max_pixels)
+        if least is not None and (rain := _rain_score(picture)) < least:
+            return _left_alone(job, picture, pending, rain, quality, copy=copy, overwrite=overwrite)
+        results, found = _results(job, picture, pending, derainer, strength, progress)
         saved = _save_all(results, pending, quality, overwrite=overwrite)
     except files.DiskFullError as error:
         return Outcome(job.name, "failed", str(error), ends_run="disk full")
@@ -167,6 +188,7 @@ def _video(
     max_pixels: int,
     progress: Callable[[Job, int, int], None] | None,
     overwrite: bool,
+    quality: int | None,
 ) -> video.VideoReport:
     assert job.source is not None
 
@@ -183,6 +205,7 @@ def _video(
         max_pixels=max_pixels,
         progress=step,
         overwrite=overwrite,
+        quality=quality,
     )
 
 
@@ -219,38 +242,80 @@ class _Found:
     hardly_any_rain: bool
 
 
+def _read(job: Job, max_pixels: int) -> image.Picture:
+    if job.source is None:
+        return image.read_stream(sys.stdin.buffer, job.name, max_pixels=max_pixels, pages=True)
+    return image.read(job.source, max_pixels=max_pixels, pages=True)
+
+
+def _rain_score(picture: image.Picture) -> float:
+    """Return the highest score of a picture's pages."""
+    from unrain.score import scorer
+
+    return max(scorer()(page.pixels).score for page in (picture, *picture.further))
+
+
+def _left_alone(
+    job: Job,
+    picture: image.Picture,
+    pending: Mapping[Kind, Path],
+    rain: float,
+    quality: int | None,
+    *,
+    copy: bool,
+    overwrite: bool,
+) -> Outcome:
+    """Say that it does not rain in a picture, which is copied if wanted: byte for byte where that can be."""
+    said = f"no rain in it (score {rain:.0f})"
+    target = pending.get("derained")
+    if not copy or (target is None and not job.to_stdout):
+        return Outcome(job.name, "skipped", said)
+    if target is not None and job.source is not None and target.suffix.lower() == job.source.suffix.lower():
+        data = files.read(job.source, job.source.stat().st_size, "try again")
+        files.write(data, target, overwrite=overwrite)
+    else:
+        _save(picture, target, quality, overwrite=overwrite)
+    return Outcome(job.name, "skipped", f"{said}, copied to {target or 'standard output'}")
+
+
 def _results(
     job: Job,
+    picture: image.Picture,
     pending: Mapping[Kind, Path],
     derainer: "Derainer",
     strength: float,
-    max_pixels: int,
     progress: Callable[[Job, int, int], None] | None,
 ) -> tuple[dict[Kind, image.Picture], _Found]:
-    if job.source is None:
-        picture = image.read_stream(sys.stdin.buffer, job.name, max_pixels=max_pixels)
-    else:
-        picture = image.read(job.source, max_pixels=max_pixels)
+    page, pages = 0, 1 + len(picture.further)
 
     def step(done: int, total: int) -> None:
         if progress is not None:
-            progress(job, done, total)
+            progress(job, page * total + done, pages * total)
+
+    def derained(one: image.Picture) -> tuple["Derained", image.Picture]:
+        nonlocal page
+        found = derainer.derain(one.pixels, progress=step)
+        page += 1
+        return found, replace(one, pixels=found.at(strength))
 
     try:
-        result = derainer.derain(picture.pixels, progress=step)
+        result, after = derained(picture)
+        further = [derained(one) for one in picture.further]
     except UnrainError as error:
         raise UnrainError(f"{job.name}: {error}") from error
-    after = replace(picture, pixels=result.at(strength))
+    after = replace(after, further=tuple(one for _, one in further))
     results: dict[Kind, image.Picture] = {}
     if "derained" in pending or job.to_stdout:
         results["derained"] = after
     if "rain" in pending:
         results["rain"] = image.Picture(layer.taken(picture.pixels, after.pixels), colour=picture.colour)
     if "compare" in pending:
-        results["compare"] = side_by_side(picture, after)
+        results["compare"] = side_by_side(picture, replace(after, further=()))
     scaled = (f"derained {result.sizes}",) if result.octaves != (0,) else ()
-    notes = (*picture.notes, *scaled)
-    return results, _Found(notes, result.recursions, result.hardly_any_rain)
+    first = ("the rain layer and the comparison are those of the first page",)
+    notes = (*picture.notes, *scaled, *first * (pages > 1 and bool({"rain", "compare"} & set(pending))))
+    hardly_any = all(found.hardly_any_rain for found, _ in [(result, after), *further])
+    return results, _Found(notes, result.recursions, hardly_any)
 
 
 def side_by_side(before: image.Picture, after: image.Picture) -> image.Picture:

@@ -8,9 +8,10 @@ import os
 import re
 import sys
 import unicodedata
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Literal
 
 from unrain import files, image, video
@@ -21,13 +22,14 @@ Status = Literal["derained", "skipped", "failed"]
 
 STREAM = "-"
 # fmt: off
-_OTHERS = image.RAW_SUFFIXES | frozenset({
-    ".apng", ".bpg", ".exr", ".gif", ".hdr", ".heic", ".heics", ".heif", ".hif", ".j2c", ".j2k", ".jp2",
-    ".jpf", ".jpx", ".jxl", ".jxr", ".pbm", ".pcx", ".pgm", ".pnm", ".ppm", ".psb", ".psd", ".qoi",
-    ".tga", ".divx", ".f4v", ".m2v", ".mxf", ".rm", ".rmvb", ".y4m",
+_OTHERS = frozenset({
+    ".bpg", ".exr", ".hdr", ".heics", ".j2c", ".j2k", ".jp2", ".jpf", ".jpx", ".jxr", ".pbm", ".pcx",
+    ".pgm", ".pnm", ".ppm", ".psb", ".psd", ".qoi", ".tga",
+    ".divx", ".f4v", ".m2v", ".mxf", ".rm", ".rmvb", ".y4m",
 })
 # fmt: on
 """Extensions of pictures and videos that are not taken."""
+_WRITTEN = {*image.FORMATS, *video.WRITTEN, *image.ANIMATIONS}
 _RESULT = re.compile(r"(.+)_(derained|rain|compare)", re.DOTALL)
 
 
@@ -110,7 +112,8 @@ class Plan:
         jobs: The pictures and videos to run, in order.
         settled: Inputs of which nothing will be run, and why.
         folder: Where all results go, if `-o` named a folder.
-        ignored: Pictures and videos in the folders whose kind is not taken: RAW, HEIC, GIF and so on.
+        ignored: Pictures and videos in the folders whose kind is not taken: PSD, JPEG 2000 and so on, and
+            those that need an extra which is not installed.
     """
 
     jobs: list[Job]
@@ -124,7 +127,7 @@ def takes_bytes(path: Path) -> bool:
 
     One with the name of a picture or video is something else: a file that is in the way.
     """
-    return path.suffix.lower() not in {*image.FORMATS, *video.WRITTEN} and files.is_stream(path)
+    return path.suffix.lower() not in _WRITTEN and files.is_stream(path)
 
 
 def make_plan(
@@ -155,6 +158,23 @@ def make_plan(
     if len(paths) == 1 and not Path(paths[0]).is_dir():
         return _single(Path(paths[0]), output, extras)
     return _many([Path(path) for path in paths], output, extras)
+
+
+def pictures(inputs: Sequence[str]) -> Iterator[Path]:
+    """Yield the files that are named, and the pictures of folders, those below them included.
+
+    Args:
+        inputs: Files, folders and patterns.
+    """
+    for text in inputs:
+        for path in map(Path, _expanded(text)):
+            if not path.is_dir():
+                yield path
+                continue
+            for place, folders, names in os.walk(path):
+                folders[:] = sorted(name for name in folders if not name.startswith("."))
+                found = (Path(place, name) for name in sorted(names) if not name.startswith("."))
+                yield from (one for one in found if one.suffix.lower() in image.SUFFIXES)
 
 
 def _expanded(text: str) -> list[str]:
@@ -196,7 +216,7 @@ def _single(source: Path, output: str | None, extras: list[Kind]) -> Plan:
     elif _is_folder(output):
         job = _job(source, Path(output) / _beside(source).name, extras)
     else:
-        _check_extension(Path(output), video.WRITTEN if video.is_video(source) else image.FORMATS)
+        _check_extension(Path(output), video.writable(source) if video.is_video(source) else image.FORMATS)
         job = _job(source, Path(output), extras)
     return _checked(Plan([job]))
 
@@ -230,18 +250,16 @@ def _many(paths: list[Path], output: str | None, extras: list[Kind]) -> Plan:
                 message = (
                     f"{path}: no picture or video in this folder, results of earlier runs aside ({known})"
                 )
-                if others:
-                    kinds = " ".join(sorted({other.suffix.lower() for other in others}))
-                    message += f"; convert what is {kinds} first"
+                message += "".join(f"; {reason}" for reason in left_aside(others))
                 settled.append(Outcome(str(path), "failed", message))
             for source in found:
                 place = source if folder is None else folder / source.relative_to(path)
-                jobs.append(_job(source, _beside(place), extras))
+                jobs.append(_job(source, _beside(source, place), extras))
         elif (origin := _origin(path, named)) is not None:
             settled.append(Outcome(str(path), "skipped", f"a result of {origin}"))
         else:
             place = path if folder is None else folder / path.name
-            jobs.append(_job(path, _beside(place), extras))
+            jobs.append(_job(path, _beside(path, place), extras))
     return _checked(Plan(jobs, settled, folder, tuple(ignored)))
 
 
@@ -262,9 +280,38 @@ def result_folder(output: str) -> Path:
     return folder
 
 
+def converted(jobs: Collection[Job]) -> list[str]:
+    """Say of which pictures the results have another format, because their own is only read."""
+    kinds: Counter[tuple[str, str]] = Counter()
+    for job in jobs:
+        if job.source is None or job.is_video or job.to_stdout:
+            continue
+        before, after = job.source.suffix.lower(), job.targets["derained"].suffix.lower()
+        if before not in image.FORMATS and before in image.SUFFIXES:
+            kinds[before, after] += 1
+    return [
+        f"{before[1:].upper()} is only read: {count} result{'s' * (count != 1)} written as {after}"
+        for (before, after), count in kinds.items()
+    ]
+
+
+def left_aside(ignored: Collection[Path]) -> list[str]:
+    """Count files whose kind is not taken, and say what to do about them: one line for each remedy."""
+    kinds: dict[str, Counter[str]] = {}
+    for path in ignored:
+        extra = image.missing_extra(path)
+        remedy = f"pip install 'unrain[{extra}]'" if extra else "convert them to PNG, TIFF or MP4 first"
+        kinds.setdefault(remedy, Counter())[path.suffix.lower()] += 1
+    return [
+        f"{counts.total()} file{'s' * (counts.total() != 1)} left aside "
+        f"({', '.join(f'{suffix} {count}' for suffix, count in counts.most_common())}): {remedy}"
+        for remedy, counts in kinds.items()
+    ]
+
+
 def _looks_like_a_file(output: str) -> bool:
     """Whether `-o`, which must be a folder here, has the extension of a result and is no folder yet."""
-    return not _is_folder(output) and Path(output).suffix.lower() in {*image.FORMATS, *video.WRITTEN}
+    return not _is_folder(output) and Path(output).suffix.lower() in _WRITTEN
 
 
 def _walk(folder: Path, output: Path | None, failed: list[Outcome], ignored: list[Path]) -> Iterator[Path]:
@@ -295,7 +342,7 @@ def _walk(folder: Path, output: Path | None, failed: list[Outcome], ignored: lis
                 ignored.append(path)
 
 
-def is_taken(path: PurePath) -> bool | None:
+def is_taken(path: Path) -> bool | None:
     """Whether a file found in a folder is an input, by its name.
 
     Returns:
@@ -305,9 +352,10 @@ def is_taken(path: PurePath) -> bool | None:
     if path.name.startswith(".") or _RESULT.fullmatch(path.stem):
         return None
     suffix = path.suffix.lower()
-    if suffix in image.FORMATS or suffix in video.SUFFIXES:
+    known = suffix in image.SUFFIXES
+    if (known and not image.missing_extra(path)) or video.is_video(path):
         return True
-    return False if suffix in _OTHERS else None
+    return False if known or suffix in _OTHERS else None
 
 
 def _origin(path: Path, named: set[str]) -> Path | None:
@@ -315,17 +363,25 @@ def _origin(path: Path, named: set[str]) -> Path | None:
     match = _RESULT.fullmatch(path.stem)
     if match is None:
         return None
-    for extension in (path.suffix, *image.FORMATS, *sorted(video.SUFFIXES)):
+    for extension in (path.suffix, *sorted(image.SUFFIXES | video.SUFFIXES), *image.ANIMATIONS):
         origin = path.with_name(match[1] + extension)
         if os.path.realpath(origin) in named:
             return origin
     return None
 
 
-def _beside(source: Path) -> Path:
+def _beside(source: Path, place: Path | None = None) -> Path:
+    """The default path of a result: beside the source, or where the source would be in the output folder."""
+    place = source if place is None else place
     if video.is_video(source):
-        return video.beside(source)
-    return source.with_name(f"{source.stem}_derained{source.suffix}")
+        return place.with_name(video.beside(source).name)
+    suffix = image.result_suffix(source)
+    # The picture beside it, of which a camera wrote both, keeps the plain name for its own result.
+    taken = suffix != source.suffix and any(
+        os.path.lexists(source.with_suffix(other)) for other in (suffix, suffix.upper())
+    )
+    stem = f"{source.stem}_{source.suffix[1:].lower()}" if taken else source.stem
+    return place.with_name(f"{stem}_derained{suffix}")
 
 
 def _targets(derained: Path, extras: Sequence[Kind]) -> dict[Kind, Path]:

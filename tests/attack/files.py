@@ -12,10 +12,14 @@ from PIL import Image
 from attack import bombs, seeds
 from attack.mutate import mutant
 from attack.process import faults, leftovers, unrain, watched
+from unrain import image
+from unrain.image import result_suffix
 
 PIXELS = 4_000_000
 _BATCH = 60
 _OPTIONS = ([], [], ["--rain-layer", "--compare"], ["--quality", "50"], ["--strength", "0.5", "--tile", "40"])
+# Pillow cannot say what their sources hold.
+_NOT_PILLOWS = ("phone", "deep.heic", "deep_derained.jpg", "camera")
 _NAMES = (
     "a\x1b[31mred.png",
     "a\rgone.png",
@@ -37,7 +41,7 @@ _NAMES = (
 def attack(campaign):
     """Batches of mutants; after each one bomb, and now and then names and special files."""
     model = seeds.model_file(campaign.fresh("model"))
-    sound, names = seeds.pictures(), list(bombs.BOMBS)
+    sound, names = seeds.pictures() | seeds.other_pictures(), list(bombs.BOMBS)
     campaign.random.shuffle(names)
     batches = 0
     while campaign.more():
@@ -126,13 +130,15 @@ def _fate(err, folder, name):
 
 
 def _results(folder, name):
-    stem = Path(name).stem
-    return [folder / "out" / f"{stem}_derained{Path(name).suffix}", *(folder / "out").glob(f"{stem}_[rc]*")]
+    stem, suffix = Path(name).stem, result_suffix(Path(name))
+    return [folder / "out" / f"{stem}_derained{suffix}", *(folder / "out").glob(f"{stem}_[rc]*")]
 
 
 def picture_problem(path, source):
     """Compare a result with what Pillow says of the source's header."""
     try:
+        if path.suffix == ".jxl" or path.name.partition("-")[2].startswith(_NOT_PILLOWS):
+            return None if image.read(path, pages=True).pixels.size else "empty"
         with Image.open(path) as result:
             result.load()
         with Image.open(io.BytesIO(source)) as header:

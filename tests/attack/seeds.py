@@ -1,6 +1,7 @@
 """What is damaged: sound pictures, videos and models, small and of every kind; and a folder's model."""
 
 import functools
+import importlib.util
 import io
 import json
 from dataclasses import replace
@@ -9,7 +10,9 @@ import numpy as np
 from PIL import Image, TiffImagePlugin
 
 from toys import CONTRACT, natural, tiny_network
+from toys_formats import DEEP_HEIC, HEIC, dng
 from unrain import image
+from unrain.image.animation import encode_animation
 
 XMP = (
     b'<x:xmpmeta xmlns:x="adobe:ns:meta/">'
@@ -73,6 +76,30 @@ def pictures():
         "palette.bmp": _saved(palette, "BMP"),
         "rgb.avif": _saved(rgb, "AVIF", exif=exif()),
     }
+
+
+@functools.cache
+def other_pictures():
+    """Sound files by name of the formats that Pillow cannot read, or that hold several pictures."""
+    rgb = Image.fromarray(natural(30, 40))
+    found = {
+        "pages.tif": _saved(rgb, "TIFF", save_all=True, append_images=[rgb.convert("L")]),
+        "phone.heic": HEIC,
+        "deep.heic": DEEP_HEIC,
+        "film.gif": _film("GIF"),
+        "film.webp": _film("WEBP"),
+        "film.png": _film("PNG"),
+    }
+    if importlib.util.find_spec("rawpy"):
+        found["camera.dng"] = dng(natural(30, 40).astype(np.uint16)[..., 0] * 257)
+    if importlib.util.find_spec("pylibjxl"):
+        found["rgb.jxl"] = image.encode(image.Picture(natural(30, 40)), "JXL")[0]
+    return found
+
+
+def _film(kind):
+    frames = [(natural(30, 40, number), None) for number in range(3)]
+    return encode_animation(frames, [50, 60, 70], kind)
 
 
 def _profile():

@@ -131,7 +131,7 @@ def test_overwrite_does_everything_anew(cwd, run):
 def test_from_bucket_to_bucket_as_from_folder_to_folder(cwd, run, bucket):
     pictures(bucket / "rainy" / "set")
     (bucket / "rainy" / "set" / ".hidden.png").write_bytes(b"")
-    (bucket / "rainy" / "set" / "raw.cr2").write_bytes(b"")
+    (bucket / "rainy" / "set" / "layers.psd").write_bytes(b"")
     code, said = run("s3://rainy/set", "-o", "s3://clear/all/", "--shard", "1/1", "--rain-layer", "-v")
     assert code == 1
     assert "unrain: error: s3://rainy/set/bad.png: no picture in JPEG" in said
@@ -139,7 +139,7 @@ def test_from_bucket_to_bucket_as_from_folder_to_folder(cwd, run, bucket):
         "s3://rainy/set/sub0/p0.png -> s3://clear/all/sub0/p0_derained.png, s3://clear/all/sub0/p0_rain.png"
         in said
     )
-    assert "unrain: 1 file left aside (.cr2 1)" in said
+    assert "unrain: 1 file left aside (.psd 1)" in said
     run(bucket / "rainy" / "set", "-o", "one", "--rain-layer")
     assert results(bucket / "clear" / "all") == results(cwd / "one")
     assert set(rows(bucket / "clear" / "all")) == {f"sub{n % 2}/p{n}_derained.png" for n in range(6)} | {

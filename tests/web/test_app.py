@@ -32,6 +32,7 @@ from fastapi.testclient import TestClient  # noqa: E402
 from toys_web import ONE_THREAD, Doorkeeper, expected, picture, running  # noqa: E402
 from unrain import image, zoo  # noqa: E402
 from unrain.errors import UnrainError  # noqa: E402
+from unrain.score import scorer  # noqa: E402
 from unrain.web import server  # noqa: E402
 from unrain.web.app import STATIC, create  # noqa: E402
 from unrain.web.job import ResultOptions, WebOptions, harmless  # noqa: E402
@@ -262,6 +263,7 @@ def test_models_limits_health_and_openapi(client, app):
         "/api/progress/{ticket}",
         "/api/derain",
         "/api/strength",
+        "/api/score",
     }
     body = paths["/api/strength"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
     assert set(body["properties"]) == {"picture", "difference", *ResultOptions.model_fields}
@@ -380,6 +382,27 @@ def test_files_that_are_no_pictures(client, data, message):
     assert answer.status_code == 422
     assert message in answer.json()["detail"]
     assert "photo.png" in answer.json()["detail"]
+
+
+def test_the_score_is_that_of_the_command_line(client, app):
+    data = (ROOT / "examples" / "launch.jpg").read_bytes()
+    answer = client.post("/api/score", files={"picture": ("launch.jpg", data)})
+    expected = scorer()(image.decode(data, "x").pixels).as_dict()
+    assert answer.status_code == 200 and answer.headers["content-type"] == "application/json"
+    found = answer.json()
+    assert found["verdict"] == expected["verdict"] == "heavy"
+    assert abs(found["score"] - expected["score"]) <= 0.1
+    refused = client.post("/api/score", files={"picture": ("a.jpg", data)}, data={"strength": "1"})
+    assert refused.status_code == 422
+    assert client.post("/api/score", files={"picture": ("a.gif", b"GIF89a")}).status_code == 422
+
+
+@pytest.mark.parametrize("path", ["/api/derain", "/api/strength", "/api/score"])
+def test_getting_what_takes_a_post_is_405(client, path):
+    answer = client.get(path)
+    assert answer.status_code == 405 and answer.headers["allow"] == "POST"
+    assert "POST a picture here" in answer.json()["detail"]
+    assert client.put(path).status_code == 405
 
 
 def test_malformed_requests(client):

@@ -19,6 +19,7 @@ from unrain.cli.output import (
     EXIT_USAGE,
     error_line,
     flush,
+    print_line,
 )
 from unrain.errors import UnrainError, UsageError
 
@@ -48,6 +49,27 @@ _LAZY = {
         "List the processors that a network can run on here, and what is missing for the others.",
         _COMMANDS,
     ),
+    "score": (
+        "unrain.cli.score:score",
+        "Tell how likely it rains in pictures, how strongly, and from where.",
+        _COMMANDS,
+    ),
+    "watch": (
+        "unrain.cli.watch:watch",
+        "Derain every picture and video that appears in a folder, until Ctrl-C.\n\n"
+        "Files that are there already are derained too, unless their results are. A file is taken once it "
+        "has not changed for two seconds. After a kill the next run resumes. Needs the extra watch: "
+        "pip install 'unrain[watch]'.",
+        _COMMANDS,
+    ),
+    "live": (
+        "unrain.cli.live:live",
+        "Derain what a camera sees, as it comes in.\n\n"
+        "The newest frame always wins: a camera that is faster than the network loses frames and gains no "
+        "delay. A camera that is lost is connected again. Needs the extra video: "
+        "pip install 'unrain[video]'.",
+        _COMMANDS,
+    ),
     "serve": (
         "unrain.web.cli:serve",
         "Serve a page and an HTTP API for pictures.\n\nNeeds the extra web: pip install 'unrain[web]'.",
@@ -61,7 +83,11 @@ _LAZY = {
         "ONNX model for unrain --model.",
         _LAB,
     ),
-    "export": ("unrain.lab.cli:export", "Turn a checkpoint into an ONNX model.", _LAB),
+    "export": (
+        "unrain.lab.cli:export",
+        "Turn a checkpoint into an ONNX model, or a model into a package for darktable.",
+        _LAB,
+    ),
     "bench": (
         "unrain.lab.cli:bench",
         "Measure models on whole test sets.\n\n"
@@ -89,6 +115,12 @@ _LAZY = {
         _LAB,
     ),
 }
+_LAZY["--install-completion"] = (
+    "unrain.cli.completion:install_completion",
+    "Let your shell complete commands, options and files.\n\n"
+    "Writes a script where the shell looks for it, and for bash and zsh a line into its startup file.",
+    _ABOUT,
+)
 # Commands as they were spelled once, and as they are now.
 _MOVED = {
     ("bench", "--speed"): "unrain bench speed",
@@ -147,16 +179,26 @@ for _flag in ("--help", "--version"):
 
 
 @app.command(name="help", group=_ABOUT)
-def show_help(*command: Annotated[str, Parameter(name="COMMAND")]) -> None:
-    """Show this help, or that of a command.
+def show_help(*topic: Annotated[str, Parameter(name="TOPIC")]) -> None:
+    """Show this help, that of a command, or what there is to say about a topic.
 
     Args:
-        command: The command, for example bench speed.
+        topic: A command, for example bench speed, or one of: formats, videos, rain-score, large,
+            exit-codes.
     """
-    _refuse_old_spelling(list(command))
-    if command and command[0] not in _LAZY:
-        raise UsageError(f"{command[0]}: no such command, unrain --help lists them")
-    app.help_print(list(command))
+    from unrain.cli.topics import TOPICS
+
+    _refuse_old_spelling(list(topic))
+    if len(topic) == 1 and topic[0] in TOPICS:
+        for line in TOPICS[topic[0]].split("\n"):
+            print_line(line)
+        return
+    if topic and topic[0] not in _LAZY:
+        raise UsageError(
+            f"{topic[0]}: no such command or topic; the topics are {', '.join(TOPICS)}, and unrain --help "
+            "lists the commands"
+        )
+    app.help_print(list(topic))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -174,7 +216,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _dispatch(argv: Sequence[str]) -> int:
     """Run a command and turn every foreseen error into one line and an exit code."""
-    tokens = [derain.STREAM if token == "-" else token for token in argv]
+    tokens = [derain.STREAM if token == "-" else token for token in derain.spelled_out(argv)]
     try:
         _refuse_old_spelling(tokens)
         result = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")

@@ -1,6 +1,7 @@
 """`unrain IN...`: derain pictures, videos and folders."""
 
 import contextlib
+import re
 import signal
 import sys
 import threading
@@ -9,7 +10,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Group, Parameter, validators
 
@@ -33,33 +34,47 @@ _MODEL = Group("Network", sort_key=2)
 _RESULT = Group("Results", sort_key=0)
 _RUN = Group("Run", sort_key=3)
 
+# Stands for the detector's own threshold.
+AUTO = 0.0
+# Parsed as text, which keeps ./ and a last slash; the path in it lets shells complete names of files.
+FileName = str | Path
 Count = Annotated[int | None, Parameter(validator=validators.Number(gte=1), group=_MODEL)]
 
 
 def derain(
-    *inputs: Annotated[str, Parameter(name="IN")],
-    output: Annotated[str | None, Parameter(alias="-o", group=_RESULT)] = None,
+    *inputs: Annotated[FileName, Parameter(name="IN")],
+    output: Annotated[FileName | None, Parameter(alias="-o", group=_RESULT)] = None,
     overwrite: Annotated[bool, Parameter(group=_RESULT)] = False,
     strength: Annotated[float, Parameter(group=_RESULT)] = 1.0,
     rain_layer: Annotated[bool, Parameter(group=_RESULT)] = False,
     compare: Annotated[bool, Parameter(group=_RESULT)] = False,
-    quality: Annotated[
-        int | None, Parameter(group=_RESULT, validator=validators.Number(gte=1, lte=100))
+    only_rainy: Annotated[
+        float | None,
+        Parameter(group=_RESULT, validator=validators.Number(gte=0, lte=100), show_default="all pictures"),
     ] = None,
-    codec: Annotated[str | None, Parameter(group=_VIDEO)] = None,
-    crf: Annotated[int | None, Parameter(group=_VIDEO)] = None,
-    start: Annotated[str | None, Parameter(group=_VIDEO)] = None,
-    duration: Annotated[str | None, Parameter(group=_VIDEO)] = None,
+    others: Annotated[Literal["skip", "copy"], Parameter(group=_RESULT)] = "skip",
+    quality: Annotated[
+        int | None,
+        Parameter(group=_RESULT, validator=validators.Number(gte=1, lte=100), show_default="95 or 90"),
+    ] = None,
+    codec: Annotated[str | None, Parameter(group=_VIDEO, show_default="h264, vp9 in WebM")] = None,
+    crf: Annotated[
+        int | None, Parameter(group=_VIDEO, show_default="18 for h264, 20 to 24 for others")
+    ] = None,
+    start: Annotated[str | None, Parameter(group=_VIDEO, show_default="its beginning")] = None,
+    duration: Annotated[str | None, Parameter(group=_VIDEO, show_default="up to its end")] = None,
     neighbours: Annotated[bool, Parameter(negative="--no-neighbours", group=_VIDEO)] = True,
-    raw: Annotated[str | None, Parameter(group=_VIDEO)] = None,
+    raw: Annotated[str | None, Parameter(group=_VIDEO, show_default="no")] = None,
     model: Annotated[str, Parameter(group=_MODEL)] = zoo.DEFAULT,
-    recursions: Count = None,
-    until: Annotated[float | None, Parameter(validator=validators.Number(gt=0), group=_MODEL)] = None,
+    recursions: Annotated[Count, Parameter(show_default="the model's own number")] = None,
+    until: Annotated[
+        float | None, Parameter(validator=validators.Number(gt=0), group=_MODEL, show_default="never")
+    ] = None,
     levels: Annotated[
         int | None,
         Parameter(validator=validators.Number(gte=1, lte=8), show_default="auto", group=_MODEL),
     ] = None,
-    tile: Count = None,
+    tile: Annotated[Count, Parameter(show_default="auto")] = None,
     device: Annotated[str, Parameter(group=_MODEL)] = "auto",
     precision: Annotated[str, Parameter(group=_MODEL)] = "auto",
     threads: Annotated[int, Parameter(validator=validators.Number(gte=0), group=_MODEL)] = 0,
@@ -81,9 +96,12 @@ def derain(
         strength: How much of the rain is taken away: 0 none, 1 what is found, up to 1.5.
         rain_layer: Also write the rain that was removed, as NAME_rain.png.
         compare: Also write before and after side by side, as NAME_compare.EXT.
-        quality: Of JPEG, WebP and AVIF, 1 to 100; a JPEG keeps its own unless given.
-        codec: Codec of videos: h264 (vp9 in WebM), hevc, vp9 or av1.
-        crf: Quality of videos: smaller is better and takes more space (18 for h264).
+        only_rainy: Leave pictures alone in which it does not rain: those with a lower score (unrain score).
+            The number may be left out.
+        others: What becomes of those: skip, or copy as they are.
+        quality: Of JPEG, WebP, AVIF and JPEG XL, 1 to 100; a JPEG keeps its own unless given.
+        codec: Codec of videos: h264, hevc, vp9 or av1.
+        crf: Quality of videos: smaller is better and takes more space.
         start: Start the video here: seconds, MM:SS or HH:MM:SS.
         duration: Derain this much of the video: seconds, MM:SS or HH:MM:SS.
         neighbours: Steady the parts of a video that do not move with the frames before and after.
@@ -107,6 +125,7 @@ def derain(
         scale: How a run is spread over machines.
     """
     from unrain import batch, image, layer, plan, video
+    from unrain.score import scorer
 
     layer.check_strength(strength)
     settings = video.VideoOptions(
@@ -127,8 +146,11 @@ def derain(
         "threads": threads,
         "levels": levels,
     }
-    names = [plan.STREAM if text == STREAM else text for text in inputs]
-    scale.check([*names, output or ""])
+    names = [plan.STREAM if text == STREAM else str(text) for text in inputs]
+    place = plan.STREAM if output == STREAM else None if output is None else str(output)
+    limit = image.MAX_PIXELS if max_pixels is None else max_pixels
+    least = None if only_rainy is None else scorer(threads).threshold if only_rainy == AUTO else only_rainy
+    scale.check([*names, place or ""])
     if scale.wanted:
         if raw is not None:
             raise plan.PlanError("--raw: frames in a pipe cannot be shared out, run them alone")
@@ -140,12 +162,14 @@ def derain(
             overwrite,
             strength,
             quality,
-            image.MAX_PIXELS if max_pixels is None else max_pixels,
+            limit,
             settings,
+            least,
+            others == "copy",
         )
         return cluster.derain(
             names,
-            plan.STREAM if output == STREAM else output,
+            place,
             scale,
             zoo.find(model),
             wanted,
@@ -157,11 +181,10 @@ def derain(
         )
     planned = plan.make_plan(
         names,
-        plan.STREAM if output == STREAM else output,
+        place,
         rain_layer=rain_layer,
         compare=compare,
     )
-    limit = image.MAX_PIXELS if max_pixels is None else max_pixels
     form = None if raw is None else video.parse_raw(raw, limit)
     if form is not None:
         frames.check(planned, settings, quality=quality, dry_run=dry_run)
@@ -191,6 +214,9 @@ def derain(
     with screen, terminable(screen):
         if verbose:
             screen.say(f"model {chosen.name} ({chosen.path})")
+        if not quiet:
+            for line in plan.converted(planned.jobs):
+                screen.say(f"unrain: {line}")
         try:
             if form is not None:
                 screen.settle(frames.derain_frames(form, load(), settings, strength))
@@ -203,6 +229,8 @@ def derain(
                     quality=quality,
                     max_pixels=limit,
                     settings=settings,
+                    least=least,
+                    copy=others == "copy",
                     progress=screen.tile_done,
                 ):
                     screen.settle(outcome)
@@ -228,6 +256,16 @@ def check_for_videos(settings: "VideoOptions", jobs: "Iterable[Job | Task]") -> 
         )
 
 
+def spelled_out(tokens: Sequence[str]) -> list[str]:
+    """Give --only-rainy its number where that was left out."""
+    made = []
+    for at, token in enumerate(tokens):
+        made.append(token)
+        if token == "--only-rainy" and not re.fullmatch(r"[0-9.]+", "".join(tokens[at + 1 : at + 2])):
+            made.append(str(AUTO))
+    return made
+
+
 @contextlib.contextmanager
 def terminable(screen: "Screen") -> Iterator[None]:
     """Let SIGTERM end a run as Ctrl-C does, unless whoever runs this has other plans with it."""
@@ -249,21 +287,23 @@ def terminable(screen: "Screen") -> Iterator[None]:
 
 def left_aside(ignored: Sequence[Path], *, verbose: bool) -> list[str]:
     """Count the files of folders that are no input, and name them if wanted."""
-    if not ignored:
-        return []
-    kinds = Counter(path.suffix.lower() for path in ignored).most_common()
-    counts = ", ".join(f"{suffix} {count}" for suffix, count in kinds)
-    line = f"unrain: {len(ignored)} file{'s' * (len(ignored) != 1)} left aside ({counts})"
-    return [line, *(f"  {path}" for path in ignored if verbose)]
+    from unrain.plan import left_aside
+
+    lines = [f"unrain: {line}" for line in left_aside(ignored)]
+    return [*lines, *(f"  {path}" for path in ignored if verbose)]
 
 
 def _dry_run(plan: "Plan", *, overwrite: bool, verbose: bool) -> int:
+    from unrain.plan import converted
+
     for job in plan.jobs:
         pending = job.pending(overwrite=overwrite)
         if not pending and not job.to_stdout:
             error_line(f"unrain: {job.name}: skipped, its result exists")
         for target in [*pending.values(), *(["standard output"] if job.to_stdout else [])]:
             print_line(f"{job.name} -> {target}")
+    for line in converted(plan.jobs):
+        error_line(f"unrain: {line}")
     for outcome in plan.settled:
         word = "error: " if outcome.status == "failed" else f"{outcome.name}: skipped, "
         error_line(f"unrain: {word}{outcome.message}")

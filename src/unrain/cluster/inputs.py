@@ -135,8 +135,8 @@ def _add(work: Work, found: Iterable[_Found], output: str, extras: Sequence[Kind
             work.settled.append(Outcome(one.source, "failed", message))
             continue
         place = Path(*parts)
-        if place.suffix.lower() not in image.FORMATS and not video.is_video(place):
-            known = " ".join(sorted(image.FORMATS))
+        if place.suffix.lower() not in image.SUFFIXES and not video.is_video(place):
+            known = " ".join(sorted(image.SUFFIXES))
             message = f"{one.source}: extension {place.suffix or 'missing'}: use one of {known}"
             work.settled.append(Outcome(one.source, "failed", message))
             continue
@@ -171,7 +171,7 @@ def _stored(address: str, output: str, work: Work) -> Iterator[_Found]:
             others += 1
             work.ignored.append(Path(name))
     if not taken:
-        known = " ".join(sorted(image.FORMATS))
+        known = " ".join(sorted(image.SUFFIXES))
         message = f"{address}: no picture or video below it, results of earlier runs aside ({known})"
         work.settled.append(Outcome(address, "failed", message))
 

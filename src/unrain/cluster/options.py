@@ -13,7 +13,7 @@ from cyclopts import Group, Parameter, validators
 from unrain.errors import UsageError
 
 _GROUP = Group("Several machines", sort_key=4)
-_Amount = Annotated[float | None, Parameter(validator=validators.Number(gte=0))]
+_AMOUNT = validators.Number(gte=0)
 
 
 @dataclass(frozen=True)
@@ -25,18 +25,17 @@ class Scale:
             ray://HOST:10001 is one elsewhere. Needs the extra cluster.
         shard: Do share I of N only, as I/N: for Slurm arrays and GNU parallel.
         retry_failed: Try again what the log in OUT has as failed.
-        workers: Of a cluster for pictures, and as many for videos: N, or LEAST-MOST to grow and shrink; as
-            many as fit at the start by default.
-        cpus_per_worker: Processor cores of a worker, and the threads of its network; 1 by default.
-        gpus_per_worker: GPUs of a worker, or a share of one such as 0.25; none by default.
+        workers: Of a cluster for pictures, and as many for videos: N, or LEAST-MOST to grow and shrink.
+        cpus_per_worker: Processor cores of a worker, and the threads of its network.
+        gpus_per_worker: GPUs of a worker, or a share of one such as 0.25.
     """
 
-    cluster: str | None = None
-    shard: str | None = None
+    cluster: Annotated[str | None, Parameter(show_default="this process alone")] = None
+    shard: Annotated[str | None, Parameter(show_default="all of it")] = None
     retry_failed: bool = False
-    workers: str | None = None
-    cpus_per_worker: _Amount = None
-    gpus_per_worker: _Amount = None
+    workers: Annotated[str | None, Parameter(show_default="as many as fit at the start")] = None
+    cpus_per_worker: Annotated[float | None, Parameter(validator=_AMOUNT, show_default="1")] = None
+    gpus_per_worker: Annotated[float | None, Parameter(validator=_AMOUNT, show_default="none")] = None
 
     @property
     def wanted(self) -> bool:

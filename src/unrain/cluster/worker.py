@@ -42,6 +42,8 @@ class Settings:
         quality: 1 to 100 for JPEG, WebP and AVIF.
         max_pixels: Refuse pictures and frames with more pixels.
         video: What is wanted of videos.
+        least: Leave pictures alone whose rain score is lower.
+        copy: Copy those to where the result would be.
     """
 
     derainer: Mapping[str, Any] = field(default_factory=dict)
@@ -50,6 +52,8 @@ class Settings:
     quality: int | None = None
     max_pixels: int = image.MAX_PIXELS
     video: VideoOptions | None = None
+    least: float | None = None
+    copy: bool = False
 
 
 class Worker:
@@ -135,6 +139,8 @@ class Worker:
                 quality=settings.quality,
                 max_pixels=settings.max_pixels,
                 settings=settings.video,
+                least=settings.least,
+                copy=settings.copy,
             )
         # Days of work must not end with what nobody foresaw of one file.
         except Exception as error:

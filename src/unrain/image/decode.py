@@ -15,7 +15,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -24,7 +24,8 @@ from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError, _imag
 from unrain import files
 from unrain.errors import UnrainError
 from unrain.files import one_line
-from unrain.image import structure
+from unrain.image import heif, jxl, raw, structure
+from unrain.image.limits import MAX_PIXELS, TooManyPixelsError, check_size, too_large
 from unrain.image.metadata import (
     Metadata,
     exif_block,
@@ -35,66 +36,50 @@ from unrain.image.metadata import (
     without_thumbnail,
     xmp_without_thumbnails,
 )
-from unrain.image.picture import Array, Picture
+from unrain.image.picture import Array, Picture, of_channels, straight_alpha
 
-MAX_PIXELS = 400_000_000
-_KNOWN = "JPEG, PNG, WebP, TIFF, BMP or AVIF"
+_KNOWN = "JPEG, PNG, WebP, TIFF, BMP, AVIF, HEIC, JPEG XL or RAW"
 _AGAIN = "get it again from its source"
 _ORIENTATION = 0x0112
 # Only these decoders are ever tried on a file, so that no exotic one (EPS runs Ghostscript) can be reached.
 _DECODERS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "AVIF")
 _SIGNATURES = re.compile(rb"\xff\xd8|\x89PNG|RIFF....WEBP|II[*+]\0|MM\0[*+]|BM|....ftypavi[fs]", re.DOTALL)
-# fmt: off
-RAW_SUFFIXES = frozenset({
-    ".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".fff", ".iiq", ".kdc", ".mef",
-    ".mos", ".mrw", ".nef", ".nrw", ".orf", ".pef", ".raf", ".rw2", ".rwl", ".sr2", ".srf", ".srw",
-    ".x3f",
-})
-# fmt: on
-"""Extensions of cameras' RAW files."""
-
-# Olympus, Panasonic, Fujifilm, Sigma, Canon's three kinds, Minolta.
-_RAW_SIGNATURES = re.compile(
-    rb"II(RO|RS|U\0)|MMOR|FUJIFILMCCD-RAW|FOVb|....ftypcrx |II\*\0....CR|......HEAPCCDR|\0MRM", re.DOTALL
-)
-_NEW_SUBFILE_TYPE, _PHOTOMETRIC, _SUB_IFDS, _DNG_VERSION = 254, 262, 330, 50706
-# Colour filter array; linear RAW.
-_RAW_PHOTOMETRIC = {32803, 34892}
+_GIF = (b"GIF87a", b"GIF89a")
 # Python prints what nobody listens to, and what Pillow says of a damaged file is in our own message.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 # Pillow's limit and libtiff's handler are global, so one picture is decoded at a time.
 _PILLOW_LIMIT = threading.Lock()
 
 
-class TooManyPixelsError(UnrainError):
-    """The picture is larger than allowed, as its header says; nothing of it was decoded."""
-
-
-def read(path: Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
+def read(path: Path, *, max_pixels: int = MAX_PIXELS, pages: bool = False) -> Picture:
     """Read a picture file.
 
     Args:
         path: The file.
         max_pixels: Refuse pictures with more pixels than this.
+        pages: Take a TIFF of several pages too, see `Picture.further`.
 
     Raises:
         UnrainError: The file is missing, unreadable, no picture, damaged, animated or too large.
     """
-    return decode(files.read(path, *_most_bytes(max_pixels)), str(path), max_pixels=max_pixels)
+    data = files.read(path, *_most_bytes(max_pixels))
+    return decode(data, str(path), max_pixels=max_pixels, pages=pages)
 
 
-def read_stream(stream: BinaryIO, name: str, *, max_pixels: int = MAX_PIXELS) -> Picture:
+def read_stream(stream: BinaryIO, name: str, *, max_pixels: int = MAX_PIXELS, pages: bool = False) -> Picture:
     """Read a picture from a stream such as standard input.
 
     Args:
         stream: Where its bytes come from, to their end.
         name: How messages call it.
         max_pixels: Refuse pictures with more pixels than this.
+        pages: Take a TIFF of several pages too, see `Picture.further`.
 
     Raises:
-        UnrainError: The bytes are no picture, or a damaged, animated, RAW or too large one.
+        UnrainError: The bytes are no picture, or a damaged, animated or too large one.
     """
-    return decode(files.drain(stream, name, *_most_bytes(max_pixels)), name, max_pixels=max_pixels)
+    data = files.drain(stream, name, *_most_bytes(max_pixels))
+    return decode(data, name, max_pixels=max_pixels, pages=pages)
 
 
 def _most_bytes(max_pixels: int) -> tuple[int, str]:
@@ -122,23 +107,24 @@ def size_of(path: Path) -> tuple[int, int]:
     return (height, width) if turned else (width, height)
 
 
-def decode(data: bytes, name: str, *, max_pixels: int = MAX_PIXELS) -> Picture:
+def decode(data: bytes, name: str, *, max_pixels: int = MAX_PIXELS, pages: bool = False) -> Picture:
     """Turn the bytes of a picture file into an upright picture.
 
     Args:
         data: The whole file.
         name: How messages call it.
         max_pixels: Refuse pictures with more pixels than this.
+        pages: Take a TIFF of several pages too, see `Picture.further`.
 
     Raises:
-        UnrainError: The bytes are no picture, or a damaged, animated, RAW or too large one, or one that would
-            take minutes to decode.
+        UnrainError: The bytes are no picture, or a damaged, animated or too large one, or one that would
+            take minutes to decode, or an extra is missing.
     """
     if not data:
         raise UnrainError(f"{name}: the file is empty, {_AGAIN}")
     structure.check(data, name)
-    if PurePath(name).suffix.lower() in RAW_SUFFIXES or _is_raw(data):
-        raise UnrainError(f"{name}: a camera's RAW file, develop it to JPEG or 16-bit TIFF first")
+    if data.startswith(_GIF):
+        raise UnrainError(f"{name}: a GIF, which is taken as a file whose name ends in .gif: unrain NAME.gif")
     with (
         _PILLOW_LIMIT,
         _pillow_limit(max_pixels),
@@ -147,11 +133,11 @@ def decode(data: bytes, name: str, *, max_pixels: int = MAX_PIXELS) -> Picture:
     ):
         warnings.simplefilter("always")
         try:
-            picture = _decode(data, name, max_pixels)
+            picture = _decode(data, name, max_pixels, pages=pages)
         except UnrainError:
             raise
         except Image.DecompressionBombError as error:
-            raise TooManyPixelsError(_too_large(name, "far ", max_pixels)) from error
+            raise TooManyPixelsError(too_large(name, "far ", max_pixels)) from error
         except UnidentifiedImageError as error:
             if is_picture(data):
                 raise UnrainError(f"{name}: damaged or of a rare kind, {_AGAIN}") from error
@@ -167,7 +153,8 @@ def decode(data: bytes, name: str, *, max_pixels: int = MAX_PIXELS) -> Picture:
 
 def is_picture(data: bytes) -> bool:
     """Whether a file that begins like this is a picture of a known kind."""
-    return _SIGNATURES.match(data) is not None
+    known = _SIGNATURES.match(data) is not None or data.startswith(_GIF)
+    return known or heif.is_heif(data) or jxl.is_jxl(data)
 
 
 def from_pil(image: Image.Image) -> Picture:
@@ -186,30 +173,7 @@ def from_pil(image: Image.Image) -> Picture:
         xmp=xmp_without_thumbnails(info.get("xmp") or b"") or None,
         dpi=info.get("dpi"),
     )
-    return replace(_split(channels, _key_alpha(image, image.mode, channels)), metadata=known)
-
-
-def _is_raw(data: bytes) -> bool:
-    """Whether a file is a camera's RAW file, of which Pillow would decode the embedded thumbnail."""
-    if _RAW_SIGNATURES.match(data):
-        return True
-    if data[:4] not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-        return False
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        # Pillow's parser raises anything on damaged directories, which are refused later and as such.
-        try:
-            tags = TiffImagePlugin.ImageFileDirectory_v2(data[: 16 if 43 in data[2:4] else 8])
-            file = io.BytesIO(data)
-            file.seek(tags.next)
-            tags.load(file)
-            return (
-                _DNG_VERSION in tags
-                or tags.get(_PHOTOMETRIC) in _RAW_PHOTOMETRIC
-                or bool(tags.get(_NEW_SUBFILE_TYPE, 0) & 1 and _SUB_IFDS in tags)
-            )
-        except Exception:
-            return False
+    return replace(of_channels(channels, _key_alpha(image, image.mode, channels)), metadata=known)
 
 
 @contextlib.contextmanager
@@ -241,13 +205,37 @@ def _pillow_limit(max_pixels: int) -> Iterator[None]:
         Image.MAX_IMAGE_PIXELS = before
 
 
-def _decode(data: bytes, name: str, max_pixels: int) -> Picture:
+def _decode(data: bytes, name: str, max_pixels: int, *, pages: bool) -> Picture:
+    if raw.is_raw(data, name):
+        return raw.decode(data, name, max_pixels)
+    if heif.is_heif(data):
+        return heif.decode(data, name, max_pixels)
+    if jxl.is_jxl(data):
+        return jxl.decode(data, name, max_pixels)
     source = _open(data)
-    if source.width * source.height > max_pixels:
-        raise TooManyPixelsError(_too_large(name, f"{source.width} x {source.height}, ", max_pixels))
-    frames = _frames(source)
+    check_size(name, source.size, max_pixels)
+    if isinstance(source, TiffImagePlugin.TiffImageFile):
+        return _decode_tiff(data, name, max_pixels, pages=pages)
+    frames: int = 1 if source.format == "MPO" else getattr(source, "n_frames", 1)
+    if frames > 1 and source.format in ("PNG", "WEBP"):
+        raise UnrainError(f"{name}: an animation, which is taken as a file only: unrain FILE")
     if frames > 1:
         raise UnrainError(f"{name}: holds {frames} pictures, unrain takes one a file: split it first")
+    return _decode_page(data, source, name, 0)
+
+
+def _decode_tiff(data: bytes, name: str, max_pixels: int, *, pages: bool) -> Picture:
+    """Decode one page after the other."""
+    found = _pages(data, name, max_pixels)
+    if len(found) > 1 and not pages:
+        raise UnrainError(f"{name}: a TIFF of {len(found)} pages, which `unrain FILE` takes page by page")
+    first, *further = (_decode_page(data, _open(data, page), name, page) for page in found)
+    notes = tuple(dict.fromkeys(note for page in (first, *further) for note in page.notes))
+    return replace(first, further=tuple(further), notes=notes)
+
+
+def _decode_page(data: bytes, source: ImageFile.ImageFile, name: str, page: int) -> Picture:
+    """Decode a picture that was opened."""
     notes = ["only the main one of the file's pictures is kept"] if source.format == "MPO" else []
     rawmode = _rawmode(source)
     tags: dict[int, Any] = dict(source.tag_v2) if isinstance(source, TiffImagePlugin.TiffImageFile) else {}
@@ -257,8 +245,8 @@ def _decode(data: bytes, name: str, max_pixels: int) -> Picture:
             raise UnrainError(
                 f"{name}: 16-bit channels in separate planes, save it with interleaved ones first"
             )
-        channels, source = _deep_channels(data, deep[1], deep[2])
-        channels = _straight_alpha(channels) if deep[1] == "RGBa" else channels
+        channels, source = _deep_channels(data, page, deep[1], deep[2])
+        channels = straight_alpha(channels) if deep[1] == "RGBa" else channels
     else:
         source.load()
         image = _plain_mode(source, name, notes)
@@ -273,7 +261,7 @@ def _decode(data: bytes, name: str, max_pixels: int) -> Picture:
     exif, orientation = upright_exif(tiff_exif(source) if tags else block)
     xmp, other = upright_xmp(tags.get(700) or source.info.get("xmp") or b"")
     orientation = 1 if tags else orientation or other or 1
-    picture = _turn(_split(channels, _key_alpha(source, rawmode, channels)), orientation)
+    picture = _turn(of_channels(channels, _key_alpha(source, rawmode, channels)), orientation)
     metadata = replace(metadata_of(source, data, tags), exif=exif or None, xmp=xmp or None)
     if source.mode == "CMYK":
         metadata = replace(metadata, icc=image.info.get("icc_profile"))
@@ -281,8 +269,22 @@ def _decode(data: bytes, name: str, max_pixels: int) -> Picture:
     return replace(picture, format=kind, metadata=metadata, notes=tuple(notes))
 
 
-def _open(data: bytes) -> ImageFile.ImageFile:
-    return Image.open(io.BytesIO(data), formats=_DECODERS)
+def pillow_open(data: bytes, formats: tuple[str, ...], max_pixels: int) -> ImageFile.ImageFile:
+    """Open a picture or animation of one of Pillow's formats; its pixels are decoded later.
+
+    Raises:
+        Exception: It is none, or too large by far; Pillow raises what it likes.
+    """
+    with _PILLOW_LIMIT, _pillow_limit(max_pixels), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return Image.open(io.BytesIO(data), formats=formats)
+
+
+def _open(data: bytes, page: int = 0) -> ImageFile.ImageFile:
+    image = Image.open(io.BytesIO(data), formats=_DECODERS)
+    if page:
+        image.seek(page)
+    return image
 
 
 def _rawmode(image: ImageFile.ImageFile) -> str:
@@ -292,14 +294,10 @@ def _rawmode(image: ImageFile.ImageFile) -> str:
     return raw if isinstance(raw, str) else ""
 
 
-def _frames(image: ImageFile.ImageFile) -> int:
-    """How many pictures that a person would count are in the file."""
-    if image.format == "MPO":
-        return 1
-    if not isinstance(image, TiffImagePlugin.TiffImageFile):
-        frames: int = getattr(image, "n_frames", 1)
-        return frames
-    pages = 0
+def _pages(data: bytes, name: str, max_pixels: int) -> list[int]:
+    """Find the pages of a TIFF that a person would count, together no larger than the limit."""
+    image = _open(data)
+    pages, pixels = [], 0
     # Asking for the number would read every directory, and a small file can hold a million.
     for page in range(structure.MOST_DIRECTORIES):
         try:
@@ -307,12 +305,17 @@ def _frames(image: ImageFile.ImageFile) -> int:
         except EOFError:
             break
         # Bits 0 and 2 of NewSubfileType: a smaller copy (thumbnail), a transparency mask.
-        pages += not image.tag_v2.get(254, 0) & 0b101
-    image.seek(0)
-    return pages
+        if isinstance(image, TiffImagePlugin.TiffImageFile) and not image.tag_v2.get(254, 0) & 0b101:
+            pages.append(page)
+            pixels += image.width * image.height
+        if pixels > max_pixels:
+            raise TooManyPixelsError(too_large(name, f"{len(pages)} pages, ", max_pixels))
+    else:
+        raise UnrainError(f"{name}: more than {structure.MOST_DIRECTORIES - 1} pages, split it first")
+    return pages or [0]
 
 
-def _deep_channels(data: bytes, layout: str, order: str) -> tuple[Array, ImageFile.ImageFile]:
+def _deep_channels(data: bytes, page: int, layout: str, order: str) -> tuple[Array, ImageFile.ImageFile]:
     """Decode 16-bit colour, which Pillow would cut to its high bytes.
 
     Returns:
@@ -320,33 +323,26 @@ def _deep_channels(data: bytes, layout: str, order: str) -> tuple[Array, ImageFi
     """
     if layout == "LA":
         # Four bytes a pixel, handed out as they are.
-        image = _opened_as(data, "RGBA")
+        image = _opened_as(data, page, "RGBA")
         raw: Array = np.asarray(image)
         return raw.view(">u2").astype(np.uint16), image
     order = {"little": "L", "big": "B"}[sys.byteorder] if order == "N" else order
     layout = "RGBA" if layout == "RGBa" else layout
-    image = _opened_as(data, f"{layout};16{order}")
+    image = _opened_as(data, page, f"{layout};16{order}")
     wide: Array = np.asarray(image).astype(np.uint16) << 8
     # Read in the wrong byte order, the high byte is the low one.
-    wide |= np.asarray(_opened_as(data, f"{layout};16{'L' if order == 'B' else 'B'}"))
+    wide |= np.asarray(_opened_as(data, page, f"{layout};16{'L' if order == 'B' else 'B'}"))
     return wide, image
 
 
-def _opened_as(data: bytes, rawmode: str) -> ImageFile.ImageFile:
-    image = _open(data)
+def _opened_as(data: bytes, page: int, rawmode: str) -> ImageFile.ImageFile:
+    image = _open(data, page)
     image.tile = [
         tile._replace(args=(rawmode, *tile.args[1:]) if isinstance(tile.args, tuple) else rawmode)
         for tile in image.tile
     ]
     image.load()
     return image
-
-
-def _straight_alpha(channels: Array) -> Array:
-    """Undo the multiplication of 16-bit colour with its alpha."""
-    alpha = channels[..., 3:].astype(np.uint32)
-    colour = (channels[..., :3].astype(np.uint32) * 65535 + alpha // 2) // np.maximum(alpha, 1)
-    return np.dstack((np.minimum(colour, 65535).astype(np.uint16), channels[..., 3]))
 
 
 def _plain_mode(image: Image.Image, name: str, notes: list[str]) -> Image.Image:
@@ -394,18 +390,6 @@ def _key_alpha(image: Image.Image, rawmode: str, channels: Array) -> Array | Non
     return np.where(opaque, np.iinfo(channels.dtype).max, 0).astype(channels.dtype)
 
 
-def _split(channels: Array, alpha: Array | None = None) -> Picture:
-    """Part HxW, or HxWxC with one to four channels, into colour and alpha."""
-    if channels.ndim == 3 and channels.shape[2] in (2, 4):
-        channels, alpha = channels[..., :-1], np.ascontiguousarray(channels[..., -1])
-    colour = channels.ndim == 3 and channels.shape[2] == 3
-    first = channels[..., 0] if channels.ndim == 3 else channels
-    # A grey picture in three equal channels (all that WebP and AVIF can hold) must not come out tinted.
-    if colour and not all(np.array_equal(first, channels[..., c]) for c in (1, 2)):
-        return Picture(np.ascontiguousarray(channels), alpha)
-    return Picture(np.ascontiguousarray(first), alpha, colour=colour)
-
-
 def _turn(picture: Picture, orientation: int) -> Picture:
     """Apply an EXIF orientation of 1 to 8."""
 
@@ -423,8 +407,3 @@ def _turn(picture: Picture, orientation: int) -> Picture:
         return picture
     alpha = None if picture.alpha is None else turned(picture.alpha)
     return replace(picture, pixels=turned(picture.pixels), alpha=alpha)
-
-
-def _too_large(name: str, size: str, max_pixels: int) -> str:
-    limit = f"{max_pixels:,} pixels"
-    return f"{name}: {size}more than the limit of {limit}, raise it with --max-pixels if you trust the file"

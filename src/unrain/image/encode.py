@@ -16,6 +16,7 @@ from PIL import Image, PngImagePlugin, TiffImagePlugin
 
 from unrain.errors import UnrainError
 from unrain.files import one_line
+from unrain.image import jxl
 from unrain.image.metadata import TIFF_LAYOUT, Metadata, exif_tags
 from unrain.image.picture import Array, Picture, eight_bit, on_white
 
@@ -31,6 +32,7 @@ FORMATS = {
     ".bmp": "BMP",
     ".dib": "BMP",
     ".avif": "AVIF",
+    ".jxl": "JXL",
 }
 """Which format a file name's extension asks for."""
 _DEEP = {"PNG", "TIFF"}
@@ -43,7 +45,8 @@ def encode(picture: Picture, kind: str, *, quality: int | None = None) -> tuple[
     Args:
         picture: The picture.
         kind: Pillow's name of the format, one of `FORMATS`' values.
-        quality: 1 to 100 for JPEG, WebP and AVIF; None keeps a JPEG's own tables and is 95 or 90 otherwise.
+        quality: 1 to 100 for JPEG, WebP, AVIF and JPEG XL; None keeps a JPEG's own tables and is 95 or 90
+            otherwise.
 
     Returns:
         The bytes, and what could not be kept, one sentence each.
@@ -51,6 +54,8 @@ def encode(picture: Picture, kind: str, *, quality: int | None = None) -> tuple[
     Raises:
         UnrainError: The format cannot hold the picture.
     """
+    if picture.further:
+        return _pages(picture, kind)
     height, width = picture.pixels.shape[:2]
     if max(height, width) > _SIDE_LIMIT.get(kind, 2**31 - 1):
         raise UnrainError(f"{width} x {height} pixels are too many for {kind}, name an output in PNG or TIFF")
@@ -60,6 +65,8 @@ def encode(picture: Picture, kind: str, *, quality: int | None = None) -> tuple[
             return _tiff(picture), notes
         if kind == "PNG" and picture.pixels.dtype == np.uint16:
             return _deep_png(picture), notes
+        if kind == "JXL":
+            return jxl.encode(picture, quality), notes
         if kind == "BMP" and picture.alpha is not None:
             return _bmp(picture), notes
         options, lost = _options(picture, kind, quality)
@@ -69,6 +76,19 @@ def encode(picture: Picture, kind: str, *, quality: int | None = None) -> tuple[
         problem = f"cannot be written as {kind} ({one_line(error)}), name an output in PNG"
         raise UnrainError(problem) from error
     return buffer.getvalue(), (*notes, *lost)
+
+
+def _pages(picture: Picture, kind: str) -> tuple[bytes, tuple[str, ...]]:
+    """Write the pages of a TIFF, one after the other."""
+    pages = (replace(picture, further=()), *picture.further)
+    if kind != "TIFF":
+        raise UnrainError(f"{len(pages)} pages are too many for {kind}, name an output in TIFF")
+    fitted = [_fit(page, kind) for page in pages]
+    notes = tuple(dict.fromkeys(note for _, lost in fitted for note in lost))
+    try:
+        return _tiff(*(page for page, _ in fitted)), notes
+    except (OSError, ValueError, struct.error) as error:
+        raise UnrainError(f"cannot be written as TIFF ({one_line(error)})") from error
 
 
 def to_pil(picture: Picture) -> Image.Image:
@@ -198,8 +218,28 @@ def _filtered(samples: Array, step: int, block: int = 64) -> Iterator[bytes]:
         yield rows.tobytes()
 
 
-def _tiff(picture: Picture) -> bytes:
+def _tiff(*pages: Picture) -> bytes:
     """Write a TIFF of 8 or 16 bits a channel, deflated unless the source was uncompressed."""
+    out = io.BytesIO()
+    out.write(b"II*\0" + struct.pack("<I", 8))
+    for page in pages:
+        out.write(bytes(out.tell() % 2))
+        start = out.tell()
+        directory, strips = _tiff_page(page)
+        out.write(directory.tobytes(start))
+        for strip in strips:
+            out.write(strip)
+        if page is not pages[-1]:
+            # Where the next directory is, an even place, stands behind the entries of this one.
+            (count,) = struct.unpack_from("<H", out.getbuffer(), start)
+            struct.pack_into("<I", out.getbuffer(), start + 2 + 12 * count, out.tell() + out.tell() % 2)
+    if out.tell() >= 2**32 - 2**24:
+        raise ValueError("larger than the 4 GB of a TIFF")
+    return out.getvalue()
+
+
+def _tiff_page(picture: Picture) -> tuple[TiffImagePlugin.ImageFileDirectory_v2, list[bytes]]:
+    """Make the directory of a page, and its strips, which follow it."""
     channels = picture.channels
     channels = channels.reshape(*channels.shape[:2], -1)
     height, width, count = channels.shape
@@ -226,11 +266,7 @@ def _tiff(picture: Picture) -> bytes:
         # Pillow adds the length of the directory to the offsets: small ones must not stay 16-bit numbers.
         directory.tagtype[tag] = 4
         directory[tag] = tuple(values)
-    out = io.BytesIO()
-    directory.save(out)
-    for strip in strips:
-        out.write(strip)
-    return out.getvalue()
+    return directory, strips
 
 
 def _strip(channels: Array, *, deflate: bool) -> bytes:

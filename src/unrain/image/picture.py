@@ -24,6 +24,7 @@ class Picture:
         format: The file's format in Pillow's name, such as `JPEG`.
         metadata: What goes into the result besides pixels.
         notes: What was not kept as it was, one sentence each.
+        further: The pages of a TIFF after this one.
     """
 
     pixels: Array
@@ -32,6 +33,7 @@ class Picture:
     format: str = "PNG"
     metadata: Metadata = field(default_factory=Metadata)
     notes: tuple[str, ...] = ()
+    further: "tuple[Picture, ...]" = ()
 
     @property
     def channels(self) -> Array:
@@ -40,6 +42,40 @@ class Picture:
         if colour.ndim == 2 and self.colour:
             colour = np.repeat(colour[..., None], 3, axis=2)
         return colour if self.alpha is None else np.dstack((colour, self.alpha))
+
+
+def of_channels(
+    channels: Array,
+    alpha: Array | None = None,
+    *,
+    format: str = "PNG",
+    metadata: Metadata | None = None,
+    notes: tuple[str, ...] = (),
+) -> Picture:
+    """Part HxW, or HxWxC with one to four channels, into colour and alpha."""
+    if channels.ndim == 3 and channels.shape[2] in (2, 4):
+        channels, alpha = channels[..., :-1], np.ascontiguousarray(channels[..., -1])
+    colour = channels.ndim == 3 and channels.shape[2] == 3
+    first = channels[..., 0] if channels.ndim == 3 else channels
+    # A grey picture in three equal channels (all that WebP and AVIF can hold) must not come out tinted.
+    if colour and not all(np.array_equal(first, channels[..., c]) for c in (1, 2)):
+        first = channels
+    return Picture(
+        np.ascontiguousarray(first),
+        alpha,
+        colour=colour,
+        format=format,
+        metadata=metadata or Metadata(),
+        notes=notes,
+    )
+
+
+def straight_alpha(channels: Array) -> Array:
+    """Undo the multiplication of HxWx4 colour, of 8 or 16 bits, with its alpha."""
+    most = np.iinfo(channels.dtype).max
+    alpha = channels[..., 3:].astype(np.uint32)
+    colour = (channels[..., :3].astype(np.uint32) * most + alpha // 2) // np.maximum(alpha, 1)
+    return np.dstack((np.minimum(colour, most).astype(channels.dtype), channels[..., 3]))
 
 
 def eight_bit(picture: Picture) -> Picture:

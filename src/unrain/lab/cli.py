@@ -5,8 +5,10 @@ from typing import Annotated
 
 from cyclopts import App, Parameter, validators
 
+from unrain import zoo
 from unrain.cli.output import EXIT_FAILED, extra, print_line
 from unrain.cli.progress import Bar
+from unrain.errors import UsageError
 from unrain.lab.bench.options import (
     BenchOptions,
     FidelityOptions,
@@ -127,26 +129,40 @@ def ablate(plan: Path, /, *, data: Path, out: Path | None = None) -> None:
 
 
 def export(
-    checkpoint: Path,
+    source: Annotated[str, Parameter(name="SOURCE")],
     /,
     *,
-    output: Annotated[Path, Parameter(alias="-o")],
+    output: Annotated[Path | None, Parameter(alias="-o")] = None,
+    darktable: Annotated[Path | None, Parameter(name="--darktable")] = None,
     recursions: Annotated[int | None, _Positive] = None,
     default: Annotated[int | None, _Positive] = None,
 ) -> None:
-    """Turn a checkpoint into an ONNX model.
+    """Turn a checkpoint into an ONNX model, or a model into a package for darktable.
 
     Args:
-        checkpoint: The trained weights: weights.safetensors, or last.ckpt of an unfinished run.
+        source: The trained weights: weights.safetensors, or last.ckpt of an unfinished run. With --darktable
+            a name that unrain models lists, or an ONNX file.
         output: The ONNX file to write; its card is written beside it. A .safetensors file instead keeps the
             weights in half precision to train on from.
+        darktable: Instead of -o: the .dtmodel file to write, which darktable 5.6 imports in its preferences
+            (AI, import from file) and uses in place of a denoiser.
         recursions: Fix the number of recursions in the file; otherwise it is chosen when the model runs.
         default: Recursions when the user chooses none; the network's own number by default.
     """
+    if (output is None) == (darktable is None):
+        raise UsageError("export: give one of -o FILE and --darktable FILE")
     with extra("lab", "export"):
+        if darktable is not None:
+            if recursions is not None or default is not None:
+                raise UsageError("export: --darktable takes the model's own recursions, leave the number out")
+            from unrain.lab.darktable import write_package
+
+            write_package(zoo.find(source), darktable)
+            return
+        assert output is not None
         from unrain.lab.export import export_checkpoint
 
-        export_checkpoint(checkpoint, output, recursions=recursions, default=default)
+        export_checkpoint(Path(source), output, recursions=recursions, default=default)
 
 
 def reproduce(

@@ -1,6 +1,6 @@
 """Videos: `derain` takes the rain out of the frames and keeps everything else. Needs the extra `video`."""
 
-from unrain.video.containers import SUFFIXES, WRITTEN, beside, is_video
+from unrain.video.containers import SUFFIXES, WRITTEN, beside, is_video, writable
 from unrain.video.options import CODECS, OptionError, VideoOptions, parse_time
 from unrain.video.pipeline import VideoReport, derain
 from unrain.video.raw import RawFormat, derain_raw, parse_raw
@@ -19,4 +19,5 @@ __all__ = [
     "is_video",
     "parse_raw",
     "parse_time",
+    "writable",
 ]

@@ -1,6 +1,9 @@
 """Which files are videos, and which containers a result can have."""
 
+from collections.abc import Collection
 from pathlib import Path
+
+from unrain.image.animation import ANIMATIONS, is_animation
 
 WRITTEN = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
 """Extensions of results, and FFmpeg's name for the container."""
@@ -19,11 +22,16 @@ STATES_LENGTH = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
 
 
 def is_video(path: Path) -> bool:
-    """Whether a file has the extension of a video."""
-    return path.suffix.lower() in SUFFIXES
+    """Whether a file goes the way of videos: by its extension, or as an animated GIF, WebP or PNG."""
+    return path.suffix.lower() in SUFFIXES or is_animation(path)
+
+
+def writable(source: Path) -> Collection[str]:
+    """The extensions that the result of a video or an animation can have."""
+    return ANIMATIONS if is_animation(source) else WRITTEN
 
 
 def beside(source: Path) -> Path:
     """The default path of a result: beside the source, in Matroska if its own container is only read."""
-    suffix = source.suffix if source.suffix.lower() in WRITTEN else ".mkv"
+    suffix = source.suffix if source.suffix.lower() in {*WRITTEN, *ANIMATIONS} else ".mkv"
     return source.with_name(f"{source.stem}_derained{suffix}")

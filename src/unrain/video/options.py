@@ -1,11 +1,12 @@
 """What a user can choose for a video: codec, quality, and which part of the clip."""
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 
 from unrain.errors import UsageError
+from unrain.image.animation import ANIMATIONS
 from unrain.video.containers import WRITTEN
 
 
@@ -92,11 +93,15 @@ class VideoOptions:
         """Check the options against the container of a result.
 
         Args:
-            target: The result, with an extension from `WRITTEN`.
+            target: The result, with an extension from `WRITTEN`, or of an animation.
 
         Raises:
             OptionError: The container cannot hold the codec, or `crf` is out of the codec's range.
         """
+        if target.suffix.lower() in ANIMATIONS:
+            if replace(self, neighbours=True) != VideoOptions():
+                raise OptionError(f"{target}: an animation takes no --codec, --crf, --start or --duration")
+            return
         codec = self.codec_for(target)
         held = _CODECS_OF[WRITTEN[target.suffix.lower()]]
         if codec not in held:

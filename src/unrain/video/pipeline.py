@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING
 
 from unrain import files, image
 from unrain.errors import UnrainError
+from unrain.image.animation import is_animation
 from unrain.layer import at_strength, check_strength
+from unrain.video.animation import AnimationReader, AnimationWriter
 from unrain.video.frames import DerainedFrame, Frame, Item, Sink, Source
 from unrain.video.options import VideoOptions
 from unrain.video.reader import Reader, opened
@@ -66,21 +68,23 @@ def derain(
     max_pixels: int = image.MAX_PIXELS,
     progress: Callable[[int, int], None] | None = None,
     overwrite: bool = True,
+    quality: int | None = None,
 ) -> VideoReport:
-    """Take the rain out of a video.
+    """Take the rain out of a video, or of an animated GIF, WebP or PNG.
 
     The result is written whole or not at all, with one exception: Ctrl-C finishes the file with the frames
     that are done. A second Ctrl-C leaves nothing.
 
     Args:
         source: The video.
-        target: The result; its extension, one of `WRITTEN`, chooses the container.
+        target: The result; its extension, one of `writable(source)`, chooses the container.
         derainer: Derains each frame.
         options: Codec, quality and part of the clip.
         strength: How much of the rain is taken away: 0 none, 1 what is found, up to 1.5.
         max_pixels: Refuse frames with more pixels.
         progress: Called with the number of frames done and the expected total.
         overwrite: Replace what is at `target`; else it is kept, also if it appears meanwhile.
+        quality: 1 to 100 for an animated WebP.
 
     Returns:
         The outcome. A damaged clip is written as far as it can be decoded, so check `problem`.
@@ -94,21 +98,35 @@ def derain(
     options = options or VideoOptions()
     options.check(target)
     check_strength(strength)
-    _check_library(source)
-    with opened(source) as container:
-        reader = Reader(container, source, options, max_pixels)
-        items = reader.items()
-        early: list[Item] = []
-        while not (early and isinstance(early[-1], Frame)):
-            item = next(items, None)
-            if item is None:
-                raise UnrainError(f"{source}: {reader.why_no_frames()}")
-            early.append(item)
-        with files.replacing(target, overwrite=overwrite) as file, muxing(source, target):
-            with Writer(file, target, reader, options) as writer:
-                pipeline = Pipeline(reader, writer, derainer, options, strength, progress)
+    if is_animation(source):
+        reader = AnimationReader(source, max_pixels)
+        items, early = _begun(reader, source)
+        with files.replacing(target, overwrite=overwrite) as file:
+            with AnimationWriter(file, target, reader, quality) as frames:
+                pipeline = Pipeline(reader, frames, derainer, options, strength, progress)
                 interrupted = pipeline.run(early, items)
             return pipeline.report(interrupted=interrupted)
+    _check_library(source)
+    with opened(source) as container:
+        video = Reader(container, source, options, max_pixels)
+        items, early = _begun(video, source)
+        with files.replacing(target, overwrite=overwrite) as file, muxing(source, target):
+            with Writer(file, target, video, options) as writer:
+                pipeline = Pipeline(video, writer, derainer, options, strength, progress)
+                interrupted = pipeline.run(early, items)
+            return pipeline.report(interrupted=interrupted)
+
+
+def _begun(reader: Reader | AnimationReader, source: Path) -> tuple[Iterator[Item], list[Item]]:
+    """Read up to the first frame, so that nothing is written for a file without any."""
+    items = reader.items()
+    early: list[Item] = []
+    while not (early and isinstance(early[-1], Frame)):
+        item = next(items, None)
+        if item is None:
+            raise UnrainError(f"{source}: {reader.why_no_frames()}")
+        early.append(item)
+    return items, early
 
 
 def _check_library(source: Path) -> None:

@@ -28,7 +28,7 @@ from fastapi import FastAPI, HTTPException, Request
 from fastapi import Path as PathParameter
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from python_multipart.exceptions import FormParserError
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -48,6 +48,8 @@ from unrain.web.job import (
     AbandonedError,
     Answer,
     ResultOptions,
+    ScoreJob,
+    ScoreOptions,
     StrengthJob,
     WebJob,
     WebOptions,
@@ -57,7 +59,7 @@ from unrain.web.metrics import Counted, Metrics
 from unrain.web.queue import BusyError, JobQueue, Limits, MemoryReservation, OverdueError
 from unrain.web.runner import Bounds, InProcess, Isolated, Runner, WorkerDiedError, open_engines
 
-Options = TypeVar("Options", bound=ResultOptions)
+Options = TypeVar("Options", bound=BaseModel)
 
 STATIC = Path(__file__).parent / "static"
 _FORM = 65_536  # room for a form's other fields and its boundaries
@@ -260,6 +262,27 @@ def _add_routes(app: FastAPI, queue: JobQueue, models: Sequence[zoo.Model], metr
         """Return what /api/derain does for the same strength, without running the network again."""
         return await _handled(request, queue, metrics, _strength_job, files=2)
 
+    @app.post(
+        "/api/score",
+        summary="Tell how likely it rains in a picture, how strongly, and from where",
+        response_description="score: 0 to 100; verdict: clear, light or heavy; layer: light that rain adds, "
+        "in 8-bit levels on average; direction: of the streaks, in degrees from upright, or null.",
+        responses={code: answer for code, answer in _ANSWERS.items() if code != 200},
+        openapi_extra={"requestBody": _request_body(ScoreOptions, "picture")},
+    )
+    async def score(request: Request) -> Response:
+        """Return JSON; the picture is not derained."""
+        return await _handled(request, queue, metrics, _score_job)
+
+    for path in ("/api/derain", "/api/strength", "/api/score"):
+        # Otherwise the page's files would be looked through for it.
+        app.add_api_route(path, _post_only, methods=["GET"], include_in_schema=False)
+
+
+async def _post_only() -> None:
+    message = "POST a picture here, as multipart/form-data: curl -F picture=@photo.jpg"
+    raise HTTPException(405, message, {"Allow": "POST"})
+
 
 async def _handled(
     request: Request,
@@ -346,6 +369,12 @@ async def _strength_job(form: FormData, queue: JobQueue) -> StrengthJob:
     data = await _data(upload, "picture", queue.limits)
     difference = await _data(found, "difference", queue.limits)
     return StrengthJob(data, harmless(upload.filename), options, difference=difference)
+
+
+async def _score_job(form: FormData, queue: JobQueue) -> ScoreJob:
+    upload = _upload(form, "picture")
+    options = WebOptions(ticket=_options(form, ScoreOptions).ticket)
+    return ScoreJob(await _data(upload, "picture", queue.limits), harmless(upload.filename), options)
 
 
 def _upload(form: FormData, name: str) -> UploadFile:
@@ -463,7 +492,7 @@ def _described(model: zoo.Model, queue: JobQueue) -> dict[str, Any]:
     }
 
 
-def _request_body(options: type[ResultOptions], *files: str) -> dict[str, Any]:
+def _request_body(options: type[BaseModel], *files: str) -> dict[str, Any]:
     schema = options.model_json_schema()
     described = {name: {"type": "string", "format": "binary", "description": _FILES[name]} for name in files}
     schema["properties"] = {**described, **schema["properties"]}

@@ -1,6 +1,7 @@
 """One picture of a request: its options, and the way from the uploaded file to the answer."""
 
 import io
+import json
 import re
 import time
 import zipfile
@@ -16,6 +17,7 @@ from unrain.derainer import Derained, Derainer
 from unrain.engine import Engine
 from unrain.errors import UnrainError
 from unrain.layer import MOST_STRENGTH
+from unrain.score import scorer
 
 MAX_RECURSIONS = 16
 MAX_TILE = 1152
@@ -27,6 +29,7 @@ TYPES = {
     "TIFF": "image/tiff",
     "BMP": "image/bmp",
     "AVIF": "image/avif",
+    "JXL": "image/jxl",
 }
 _SUFFIXES = {
     "JPEG": ".jpg",
@@ -35,7 +38,19 @@ _SUFFIXES = {
     "TIFF": ".tif",
     "BMP": ".bmp",
     "AVIF": ".avif",
+    "JXL": ".jxl",
 }
+
+
+class ScoreOptions(BaseModel):
+    """The options of a request that derains nothing."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    ticket: Annotated[
+        str | None,
+        Field(pattern=TICKET, description="A random word, by which /api/progress/TICKET finds the picture."),
+    ] = None
 
 
 class ResultOptions(BaseModel):
@@ -57,7 +72,7 @@ class ResultOptions(BaseModel):
         Field(ge=1, le=100, description="Quality of JPEG, WebP and AVIF; a JPEG keeps its own if left out."),
     ] = None
     format: Annotated[
-        Literal["jpeg", "png", "webp", "tiff", "bmp", "avif"] | None,
+        Literal["jpeg", "png", "webp", "tiff", "bmp", "avif", "jxl"] | None,
         Field(description="Format of the result; that of the picture if left out."),
     ] = None
     rain_layer: Annotated[
@@ -291,6 +306,29 @@ class StrengthJob(WebJob):
         if not same or found.dtype != before.pixels.dtype:
             raise UnrainError(f"difference: not that of {self.name}, send the one that came with its result")
         return Derained(before.pixels - found, before.pixels, 0, ())
+
+
+@dataclass(eq=False)
+class ScoreJob(WebJob):
+    """A picture of which is asked whether it rains in it."""
+
+    def run(self, engine: Engine, max_pixels: int) -> Answer:
+        """Score the picture; the answer is JSON. The network of the detector is used, not `engine`."""
+        start = time.monotonic()
+        if self.abandoned:
+            raise AbandonedError
+        picture = self._decoded(self.data, self.name, max_pixels)
+        self.data = b""
+        found = scorer()(picture.pixels)
+        return Answer(
+            json.dumps(found.as_dict()).encode(),
+            "application/json",
+            f"{PurePath(self.name).stem}.json",
+            picture.notes,
+            0,
+            time.monotonic() - start,
+            found.verdict == "clear",
+        )
 
 
 def _zipped(files: dict[str, bytes]) -> bytes:

@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from unrain import image
 from unrain.errors import UnrainError
-from unrain.web.job import TYPES, AbandonedError, Answer, StrengthJob, WebJob, WebOptions
+from unrain.web.job import TYPES, AbandonedError, Answer, ScoreJob, StrengthJob, WebJob, WebOptions
 
 _HEAD = struct.Struct(">cQ")
 _LENGTH = struct.Struct(">Q")
@@ -28,7 +28,8 @@ _ANSWER = TypeAdapter(Answer)
 # Bytes of messages without files.
 _SMALL = 1_000_000
 _NAME = re.compile(r"[\w .()+,;=@~-]{1,200}")
-_MEDIA_TYPES = {*TYPES.values(), "application/zip"}
+_MEDIA_TYPES = {*TYPES.values(), "application/zip", "application/json"}
+_JOBS: dict[str, type[WebJob]] = {"derain": WebJob, "strength": StrengthJob, "score": ScoreJob}
 
 # The special before the general.
 REFUSALS = (image.TooManyPixelsError, UnrainError, MemoryError, AbandonedError, Exception)
@@ -108,7 +109,8 @@ def unpacked(body: bytes, files: int) -> tuple[dict[str, Any], list[bytes]]:
 
 def job_parts(job: WebJob) -> list[bytes]:
     """Return the body that `job_of` makes the same job of."""
-    header = {"name": job.name, "options": job.options.model_dump(), "strength": isinstance(job, StrengthJob)}
+    kind = next(kind for kind, made in _JOBS.items() if type(job) is made)
+    header = {"name": job.name, "options": job.options.model_dump(), "kind": kind}
     return packed(header, job.data, job.difference if isinstance(job, StrengthJob) else b"")
 
 
@@ -120,9 +122,9 @@ def job_of(body: bytes) -> WebJob:
     """
     header, (data, difference) = unpacked(body, 2)
     options = WebOptions(**header["options"])
-    if header["strength"]:
+    if header["kind"] == "strength":
         return StrengthJob(data, header["name"], options, difference=difference)
-    return WebJob(data, header["name"], options)
+    return _JOBS[header["kind"]](data, header["name"], options)
 
 
 def answer_parts(answer: Answer) -> list[bytes]:

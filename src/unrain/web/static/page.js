@@ -35,7 +35,7 @@ async function start() {
   }
   $("model").replaceChildren(...models.map(({ name }) => new Option(name, name)));
   $("limits").textContent =
-    `JPEG, PNG, WebP, TIFF, BMP, AVIF; up to ${limits.bytes / 1e6} MB and ${limits.pixels / 1e6} megapixels each`;
+    `JPEG, PNG, WebP, TIFF, BMP, AVIF, HEIC; up to ${limits.bytes / 1e6} MB and ${limits.pixels / 1e6} megapixels each`;
   showModel();
 }
 

@@ -1,0 +1,83 @@
+"""`unrain score IN...`: does it rain in a picture?"""
+
+import json as jsonlib
+from typing import Annotated
+
+from cyclopts import Parameter, validators
+
+from unrain.cli.derain import FileName
+from unrain.cli.output import EXIT_FAILED, error_line, print_line
+from unrain.cli.progress import Bar
+from unrain.errors import UnrainError, UsageError
+
+_FIELDS = ("score", "verdict", "layer", "direction")
+
+
+def score(
+    *inputs: Annotated[FileName, Parameter(name="IN")],
+    csv: bool = False,
+    json: bool = False,
+    threads: Annotated[int, Parameter(validator=validators.Number(gte=0))] = 0,
+    max_pixels: Annotated[
+        int | None, Parameter(validator=validators.Number(gte=1), show_default="400 million")
+    ] = None,
+) -> int:
+    """Tell how likely it rains in pictures, how strongly, and from where.
+
+    For each picture the score, 0 to 100; the verdict clear, light or heavy; the light that rain adds, in
+    8-bit levels on average; the direction of the streaks in degrees from upright, positive if they lean to
+    the right at their top.
+
+    Args:
+        inputs: Pictures, and folders of them.
+        csv: Print comma-separated values.
+        json: Print JSON.
+        threads: Processor threads, 0 for all.
+        max_pixels: Refuse pictures with more pixels.
+    """
+    if csv and json:
+        raise UsageError("--csv and --json: give one of them")
+    if not inputs:
+        raise UsageError("score: name pictures or folders")
+    from unrain import image, plan
+    from unrain.score import scorer
+
+    most = image.MAX_PIXELS if max_pixels is None else max_pixels
+    failed = False
+    rows = []
+    paths = list(plan.pictures([str(text) for text in inputs]))
+    find = scorer(threads)
+    if not json:
+        print_line(",".join(("file", *_FIELDS)) if csv else "score  verdict  layer  direction  file")
+    with Bar(len(paths)) as bar:
+        for number, path in enumerate(paths):
+            try:
+                picture = image.read(path, max_pixels=most, pages=True)
+                found = find(picture.pixels).as_dict()
+            except UnrainError as error:
+                failed = True
+                bar.say(f"unrain: error: {error}")
+                continue
+            finally:
+                bar.update(number + 1, path.name)
+            if json:
+                rows.append({"file": str(path), **found})
+            elif csv:
+                values = ["" if found[key] is None else str(found[key]) for key in _FIELDS]
+                bar.print(",".join((_quoted(str(path)), *values)))
+            else:
+                tilt = "-" if found["direction"] is None else f"{found['direction']:+d}"
+                bar.print(
+                    f"{found['score']:5.1f}  {found['verdict']:7}  {found['layer']:5.2f}  {tilt:>9}  {path}"
+                )
+    if json:
+        for line in jsonlib.dumps(rows, indent=2, ensure_ascii=False).split("\n"):
+            print_line(line)
+    if not paths:
+        error_line("unrain: error: no picture in what was named")
+    return EXIT_FAILED if failed or not paths else 0
+
+
+def _quoted(text: str) -> str:
+    """Return a field of CSV (RFC 4180)."""
+    return '"' + text.replace('"', '""') + '"' if any(mark in text for mark in '",\r\n') else text

@@ -1,0 +1,77 @@
+"""`unrain watch IN -o OUT`: derain every file that appears in a folder."""
+
+import signal
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter, validators
+
+from unrain import zoo
+from unrain.cli.derain import Screen
+from unrain.cli.output import EXIT_INTERRUPTED, extra
+from unrain.errors import UsageError
+
+if TYPE_CHECKING:
+    from unrain.derainer import Derainer
+
+
+def watch(
+    folder: Annotated[Path, Parameter(name="IN")],
+    /,
+    *,
+    output: Annotated[Path, Parameter(alias="-o")],
+    strength: float = 1.0,
+    model: str = zoo.DEFAULT,
+    threads: Annotated[int, Parameter(validator=validators.Number(gte=0))] = 0,
+    quiet: Annotated[bool, Parameter(alias="-q")] = False,
+    verbose: Annotated[bool, Parameter(alias="-v")] = False,
+) -> int:
+    """Derain every picture and video that appears in a folder, until Ctrl-C.
+
+    Files that are there already are derained too, unless their results are. A file is taken once it has not
+    changed for two seconds. After a kill the next run resumes. Needs the extra watch:
+    pip install 'unrain[watch]'.
+
+    Args:
+        folder: The folder, with all below it.
+        output: The folder of the results.
+        strength: How much of the rain is taken away: 0 none, 1 what is found, up to 1.5.
+        model: A name that unrain models lists, or an ONNX file.
+        threads: Processor threads, 0 for all.
+        quiet: Print errors only.
+        verbose: Say what was done to each file.
+    """
+    from unrain import batch, layer
+    from unrain.watch import plans
+
+    layer.check_strength(strength)
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: no such folder")
+    if output.exists() and not output.is_dir():
+        raise UsageError(f"{output}: a file, give a folder after -o")
+    output.mkdir(parents=True, exist_ok=True)
+    chosen = zoo.find(model)
+    made: list[Derainer] = []
+
+    def load() -> "Derainer":
+        from unrain.derainer import Derainer
+
+        made.extend([] if made else [Derainer(chosen, threads=threads)])
+        return made[0]
+
+    stop = threading.Event()
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    with extra("watch", "watch"), Screen(0, quiet=quiet, verbose=verbose) as screen:
+        if not quiet:
+            screen.say(f"unrain: watching {folder} (Ctrl-C to stop)")
+        try:
+            for plan in plans(folder, output, stop.is_set):
+                for outcome in batch.run(plan, load, strength=strength):
+                    screen.settle(outcome)
+                    if stop.is_set():
+                        break
+        except KeyboardInterrupt:
+            return EXIT_INTERRUPTED
+    return 0

@@ -1,0 +1,148 @@
+"""How likely it rains in a picture, how much light the rain adds, and from where it falls: `unrain score`.
+
+The tiny network of the zoo looks at the picture at its working size, once. What its deepest features say is
+the score; the layer that it would take away says the rest. The lab's `score.py` makes the detector.
+"""
+
+import functools
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from unrain.engine.onnx_runtime import session_options
+from unrain.errors import UnrainError
+from unrain.files import read as read_file
+from unrain.image import Array
+from unrain.octaves import coarsest, shrink
+
+Verdict = Literal["clear", "light", "heavy"]
+
+DETECTOR = Path(__file__).parent / "weights" / "score" / "rain.onnx"
+MOST = 100
+# Light that rain adds, in 8-bit levels on average, from which on it is heavy: that of the lighter half of
+# Rain100L, whose rain everybody calls so.
+HEAVY = 4.0
+# Layers with less light, in the same unit, or with less agreement of their gradients have no direction.
+_FAINT, _AGREED = 0.05, 0.15
+_SMALLEST = 16
+_MULTIPLE = 16
+_LARGEST = 1 << 24
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+
+
+@dataclass(frozen=True)
+class Score:
+    """What is said of a picture.
+
+    Attributes:
+        score: How likely it rains in it, in percent, if half of all pictures are of rain.
+        verdict: `clear` below the detector's threshold; else `light`, or `heavy` from `HEAVY` on.
+        layer: Light that the rain adds, in 8-bit levels on average.
+        direction: Of the streaks: degrees from upright, -90 to 90, positive if they lean to the right at
+            their top; None if there is none.
+    """
+
+    score: float
+    verdict: Verdict
+    layer: float
+    direction: float | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it for JSON, rounded."""
+        found = asdict(self)
+        found["score"], found["layer"] = round(self.score, 1), round(self.layer, 2)
+        found["direction"] = None if self.direction is None else round(self.direction)
+        return found
+
+
+class Scorer:
+    """Scores pictures.
+
+    Attributes:
+        threshold: The score from which on a picture is called rainy.
+    """
+
+    def __init__(
+        self, network: bytes | None = None, *, threshold: float | None = None, threads: int = 0
+    ) -> None:
+        """Open the detector.
+
+        Args:
+            network: Another detector's ONNX file; None for the one of the package.
+            threshold: Its threshold.
+            threads: CPU threads, 0 for all.
+        """
+        if network is None:
+            network = read_file(DETECTOR, _LARGEST, "install unrain again")
+            card = json.loads(read_file(DETECTOR.with_suffix(".json"), _LARGEST, "install unrain again"))
+            threshold = float(card["threshold"]) if threshold is None else threshold
+        self.threshold = 50.0 if threshold is None else threshold
+        options = session_options(threads)
+        options.enable_mem_pattern = False
+        self._session = ort.InferenceSession(
+            network, sess_options=options, providers=["CPUExecutionProvider"]
+        )
+
+    def __call__(self, image: Array) -> Score:
+        """Score a picture.
+
+        Args:
+            image: H x W x 3 RGB or H x W grey, uint8 or uint16 in full range, or float in [0, 1].
+        """
+        evidence, layer = self.evidence(image)
+        score = MOST / (1 + math.exp(-float(np.clip(evidence[0], -50, 50))))
+        light = 255 * float(np.maximum(layer, 0).mean())
+        verdict: Verdict = "clear" if score < self.threshold else "heavy" if light >= HEAVY else "light"
+        return Score(score, verdict, light, _direction(layer) if light >= _FAINT else None)
+
+    def evidence(self, image: Array) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Run the network.
+
+        Returns:
+            The evidence, and the luminance of the layer at the picture's working size.
+        """
+        scale = 1 if image.dtype.kind == "f" else int(np.iinfo(image.dtype).max)
+        small = shrink(image, coarsest(*image.shape[:2]), scale)
+        small = np.repeat(small[..., None], 3, axis=2) if small.ndim == 2 else small
+        height, width = small.shape[:2]
+        rows, columns = ((0, -side % _MULTIPLE) for side in (height, width))
+        padded = np.pad(small, (rows, columns, (0, 0)), mode="symmetric")
+        try:
+            derained, evidence = self._session.run(
+                ["derained", "evidence"], {"rainy": padded.transpose(2, 0, 1)[None]}
+            )
+        except Exception as error:  # ONNX Runtime's exceptions have no common base of their own
+            raise UnrainError(f"the rain detector failed on {width} x {height} pixels") from error
+        after = derained[0, :, :height, :width].transpose(1, 2, 0)
+        layer: NDArray[np.float32] = (small - after) @ _LUMA
+        return np.asarray(evidence[0], np.float32), layer
+
+
+@functools.lru_cache(maxsize=1)
+def scorer(threads: int = 0) -> Scorer:
+    """Return the package's detector, opened once."""
+    return Scorer(threads=threads)
+
+
+def _direction(layer: NDArray[np.float32]) -> float | None:
+    """Return the direction across which the layer changes least (its structure tensor), None without one."""
+    if min(layer.shape) < _SMALLEST:
+        return None
+    # Thin streaks are steps of whole pixels until they are blurred.
+    for axis in (0, 1, 0, 1):
+        parts = (np.roll(layer, shift, axis) for shift in (-1, 0, 1))
+        layer = np.asarray(sum(parts), np.float32) / np.float32(3)
+    across, down = layer[2:-2, 4:] - layer[2:-2, :-4], layer[4:, 2:-2] - layer[:-4, 2:-2]
+    xx, yy, xy = (
+        float(np.vdot(one, other)) for one, other in ((across, across), (down, down), (across, down))
+    )
+    if xx + yy <= 0 or math.hypot(xx - yy, 2 * xy) < _AGREED * (xx + yy):
+        return None
+    # Gradients point across the streaks.
+    return math.degrees(math.atan2(2 * xy, xx - yy)) / 2

@@ -1,0 +1,285 @@
+"""Cameras: the newest frame, outputs that survive a kill, events, and the command against real servers."""
+
+import http.client
+import io
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+av = pytest.importorskip("av", reason="needs the extra video")
+
+from toys import ROOT, natural  # noqa: E402
+from unrain import cli, zoo  # noqa: E402
+from unrain.derainer import Derainer  # noqa: E402
+from unrain.errors import UsageError  # noqa: E402
+from unrain.live.camera import Camera, LiveFrame, shown  # noqa: E402
+from unrain.live.events import MARGIN, RainEvents  # noqa: E402
+from unrain.live.outputs import MjpegServer, Segments, make_output  # noqa: E402
+from unrain.live.run import run  # noqa: E402
+
+SYSTEM_PYTHON = "/usr/bin/python3"
+# A camera: GStreamer's RTSP server with its own moving test picture.
+RTSP = """
+import sys, gi
+gi.require_version("Gst", "1.0"); gi.require_version("GstRtspServer", "1.0")
+from gi.repository import GLib, Gst, GstRtspServer
+Gst.init(None)
+server = GstRtspServer.RTSPServer(); server.set_address("127.0.0.1"); server.set_service(sys.argv[1])
+factory = GstRtspServer.RTSPMediaFactory()
+factory.set_launch("( videotestsrc is-live=true pattern=ball ! video/x-raw,width=96,height=64,framerate=10/1 "
+    "! videoconvert ! x264enc tune=zerolatency speed-preset=ultrafast key-int-max=5 threads=1 "
+    "! rtph264pay name=pay0 config-interval=1 )")
+factory.set_shared(True)
+server.get_mount_points().add_factory("/cam", factory); server.attach(None)
+print("ready", flush=True)
+GLib.MainLoop().run()
+"""
+
+
+def frames_of(path):
+    with av.open(str(path)) as container:
+        return [(frame.to_ndarray(format="rgb24"), float(frame.time)) for frame in container.decode(video=0)]
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+class Stills:
+    """A camera of ready frames."""
+
+    def __init__(self, frames):
+        self.frames = list(frames)
+        self.received, self.dropped, self.connections = len(self.frames), 0, 1
+        self.started = self.stopped = False
+
+    def start(self):
+        self.started = True
+
+    def stop(self):
+        self.stopped = True
+
+    def newest(self, patience):
+        return self.frames.pop(0) if self.frames else None
+
+
+class Kept:
+    def __init__(self):
+        self.frames, self.closed = [], False
+
+    def put(self, pixels, at):
+        self.frames.append((pixels, at))
+
+    def close(self):
+        self.closed = True
+
+
+# ------------------------------------------------------------------------------------------------- events
+
+
+def told(scores, threshold=50.0):
+    lines = io.StringIO()
+    events = RainEvents(threshold, lines)
+    words = [events.see(score, float(second)) for second, score in enumerate(scores)]
+    rows = [json.loads(line) for line in lines.getvalue().splitlines()]
+    assert [row["rain"] for row in rows] == [word for word in words if word]
+    return words
+
+
+def test_rain_begins_and_ends_once_each():
+    words = told([10] * 20 + [90] * 30 + [10] * 30)
+    assert [word for word in words if word] == ["ends", "begins", "ends"]
+    assert words.index("ends") == 5 and 20 < words.index("begins") < 30
+
+
+def test_scores_about_the_threshold_change_nothing():
+    words = told([20] * 20 + [50 + (MARGIN - 1) * (-1) ** second for second in range(60)])
+    assert [word for word in words if word] == ["ends"]
+    assert [word for word in told([80] * 20 + [45] * 60) if word] == ["begins"]
+
+
+def test_a_single_odd_frame_is_no_rain():
+    assert [word for word in told([10] * 20 + [100] + [10] * 20) if word] == ["ends"]
+
+
+# ------------------------------------------------------------------------------------------------ outputs
+
+
+def test_a_file_that_was_never_closed_can_be_played(tmp_path):
+    output = Segments(tmp_path / "out", 60)
+    for number in range(40):
+        output.put(natural(48, 64, number % 3), number * 0.1)
+    (path,) = (tmp_path / "out").iterdir()
+    found = frames_of(path)
+    # What a kill costs is less than the two fragments that were open.
+    assert 20 <= len(found) < 40
+    np.testing.assert_allclose(np.diff([at for _, at in found]), 0.1, atol=1e-3)
+    output.close()
+    assert len(frames_of(path)) == 40
+
+
+def test_files_end_after_their_seconds_and_with_the_size(tmp_path):
+    output = Segments(tmp_path / "out", 1)
+    for number in range(25):
+        output.put(natural(48, 64), number * 0.1)
+    output.put(natural(33, 47), 2.5)
+    output.close()
+    counts = sorted(len(frames_of(path)) for path in (tmp_path / "out").iterdir())
+    assert counts == [1, 5, 10, 10]
+
+
+def test_mjpeg_is_served_on_loopback_and_to_no_other_name():
+    server = MjpegServer("http://127.0.0.1:0/")
+    try:
+        picture = natural(48, 64)
+        server.put(picture, 0.0)
+        client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+        client.request("GET", "/")
+        answer = client.getresponse()
+        assert answer.getheader("Content-Type").startswith("multipart/x-mixed-replace; boundary=")
+        head = b""
+        while b"\r\n\r\n" not in head:
+            head += answer.read(1)
+        size = int(head.split(b"Content-Length: ")[1].split(b"\r\n")[0])
+        shown_picture = np.asarray(Image.open(io.BytesIO(answer.read(size))))
+        assert np.abs(shown_picture.astype(int) - picture).mean() < 25
+        other = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+        other.request("GET", "/", headers={"Host": f"evil.example:{server.port}"})
+        assert other.getresponse().status == 421
+    finally:
+        server.close()
+
+
+@pytest.mark.parametrize("target", ["ftp://a/b", "https://127.0.0.1/", "http://example.org:80/"])
+def test_outputs_that_make_no_sense(target):
+    with pytest.raises(UsageError, match="give a"):
+        make_output(target, 60)
+
+
+# ------------------------------------------------------------------------------------------------- camera
+
+
+@pytest.mark.parametrize(
+    "address", ["clip.mp4", "/etc/passwd", "file:///etc/passwd", "concat:a|b", "/dev/sda"]
+)
+def test_what_is_no_camera_is_refused(address):
+    with pytest.raises(UsageError, match="give an address that begins with rtsp://"):
+        Camera(address, print, 10**6)
+
+
+def test_passwords_are_not_shown():
+    assert shown("rtsp://me:secret@cam.local:554/a?b") == "rtsp://***@cam.local:554/a?b"
+    assert shown("rtsp://cam.local/a") == "rtsp://cam.local/a"
+
+
+def test_the_newest_frame_wins():
+    camera = Camera("http://127.0.0.1:9/", print, 10**6)
+    for number in range(5):
+        camera._put(natural(8, 8, number))
+    frame = camera.newest(0)
+    assert frame.number == 5 and (camera.received, camera.dropped) == (5, 4)
+    np.testing.assert_array_equal(frame.pixels, natural(8, 8, 4))
+    assert camera.newest(0) is None
+
+
+def test_the_loop_derains_scores_and_cleans_up(model_folder):
+    derainer = Derainer(zoo.find(model_folder / "tiny.onnx"))
+    pictures = [natural(40, 48, number) for number in range(4)]
+    camera = Stills(LiveFrame(one, float(number), number + 1) for number, one in enumerate(pictures))
+    output, said = Kept(), []
+
+    def scorer(pixels):
+        return type("Found", (), {"score": 90.0})
+
+    events = RainEvents(50, None)
+    done = run(
+        camera,
+        output,
+        derainer,
+        events=events,
+        scorer=scorer,
+        say=said.append,
+        stopped=lambda: not camera.frames,
+    )
+    assert camera.started and camera.stopped and output.closed and done.frames == 4
+    for before, (after, _) in zip(pictures, output.frames, strict=True):
+        np.testing.assert_array_equal(after, derainer(before))
+
+
+@pytest.mark.slow
+def test_the_command_reads_mjpeg_over_http_and_connects_again(tmp_path, model_folder, capsys):
+    port = free_port()
+    server = MjpegServer(f"http://127.0.0.1:{port}/")
+    command = [sys.executable, "-m", "unrain", "live", f"http://127.0.0.1:{port}/", "-o", "out"]
+    command += ["--model", model_folder / "tiny.onnx", "--threads", "1", "--events", "events.jsonl"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    running = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    try:
+
+        def feed(until):
+            for number in range(1200):
+                server.put(natural(48, 64, number % 5), 0.0)
+                time.sleep(0.05)
+                if until():
+                    return True
+            return False
+
+        def segment_bytes():
+            return sum(path.stat().st_size for path in tmp_path.glob("out/*.mp4"))
+
+        assert feed(lambda: segment_bytes() > 20_000)
+        server.close()
+        before = segment_bytes()
+        server = MjpegServer(f"http://127.0.0.1:{port}/")
+        assert feed(lambda: segment_bytes() > before + 20_000)
+    finally:
+        running.terminate()
+        _, said = running.communicate(timeout=60)
+        server.close()
+    assert running.returncode == 0, said
+    assert said.count(": 64 x 48, connected") == 2 and "lost (" in said
+    assert sum(len(frames_of(path)) for path in tmp_path.glob("out/*.mp4")) > 10
+
+
+def gstreamer():
+    code = (
+        "import gi; gi.require_version('GstRtspServer', '1.0'); "
+        "from gi.repository import Gst; Gst.init(None); "
+        "assert all(map(Gst.ElementFactory.find, ('x264enc', 'rtph264pay', 'videotestsrc')))"
+    )
+    try:
+        return subprocess.run([SYSTEM_PYTHON, "-c", code], capture_output=True, check=False).returncode == 0
+    except OSError:
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not gstreamer(), reason="needs GStreamer's RTSP server (gir1.2-gst-rtsp-server-1.0)")
+def test_the_command_reads_a_real_rtsp_server(tmp_path, model_folder, monkeypatch, capsys):
+    port = free_port()
+    camera = subprocess.Popen(
+        [SYSTEM_PYTHON, "-c", RTSP, str(port)], stdout=subprocess.PIPE, env={"PATH": "/usr/bin:/bin"}
+    )
+    try:
+        assert camera.stdout.readline() == b"ready\n"
+        monkeypatch.chdir(tmp_path)
+        words = ["live", f"rtsp://127.0.0.1:{port}/cam", "-o", "out", "--duration", "5"]
+        assert cli.main([*words, "--model", str(model_folder / "tiny.onnx"), "--threads", "1"]) == 0
+    finally:
+        camera.kill()
+        camera.communicate()
+    said = capsys.readouterr().err
+    assert ": 96 x 64, connected" in said
+    (path,) = (tmp_path / "out").iterdir()
+    found = frames_of(path)
+    assert len(found) >= 5 and found[0][0].shape == (64, 96, 3)
+    assert found[-1][1] > found[0][1]

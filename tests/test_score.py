@@ -1,0 +1,133 @@
+"""Does it rain in a picture: the score, what is made of it, and the commands that use it."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from toys import ROOT, natural
+from unrain import cli, image
+from unrain.score import Score, Scorer, _direction, scorer
+
+LAUNCH = ROOT / "examples" / "launch.jpg"
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def sky(height=240, width=320):
+    """A picture without rain: a smooth sky over smooth hills."""
+    y, x = np.mgrid[:height, :width] / height
+    hills = y > 0.6 + 0.05 * np.sin(6 * x)
+    tone = np.where(hills, 0.25 + 0.1 * np.sin(3 * x), 0.8 - 0.3 * y)
+    return (255 * np.dstack((tone, tone, np.where(hills, tone * 0.7, tone)))).astype(np.uint8)
+
+
+def streaks(angle, height=200, width=200, seed=0):
+    """Bright lines, so many degrees from upright."""
+    random = np.random.default_rng(seed)
+    layer = np.zeros((height, width), np.float32)
+    for _ in range(80):
+        x, y = random.uniform(0, width), random.uniform(0, height)
+        for step in np.arange(-12, 12, 0.25):
+            column = round(x + step * np.sin(np.radians(angle)))
+            row = round(y - step * np.cos(np.radians(angle)))
+            if 0 <= row < height and 0 <= column < width:
+                layer[row, column] = 1
+    return layer
+
+
+def test_rain_scores_high_and_its_absence_low():
+    rainy = np.asarray(Image.open(LAUNCH))
+    found = scorer()(rainy)
+    assert found.score > 75 and found.verdict == "heavy" and found.layer > 4
+    clear = scorer()(sky())
+    assert clear.score < scorer().threshold and clear.verdict == "clear" and clear.layer < 0.5
+
+
+@pytest.mark.parametrize("angle", [-60, -20, 0, 15, 45, 80])
+def test_the_direction_is_that_of_the_streaks(angle):
+    found = _direction(streaks(angle))
+    off = (found - angle + 90) % 180 - 90
+    assert abs(off) < 10
+
+
+def test_no_direction_without_streaks():
+    assert _direction(np.zeros((40, 40), np.float32)) is None
+    assert _direction(natural(64, 64)[..., 0].astype(np.float32)) is None
+
+
+def test_every_kind_of_array_scores_alike():
+    rainy = np.asarray(Image.open(LAUNCH).resize((160, 107)))
+    scores = [
+        scorer()(one).score
+        for one in (rainy, rainy.astype(np.uint16) * 257, (rainy / 255).astype(np.float32))
+    ]
+    assert max(scores) - min(scores) < 0.1
+    grey = scorer()(rainy[..., 1]).score
+    assert 0 <= grey <= 100 and scorer()(rainy[:1, :5]).verdict in ("clear", "light", "heavy")
+
+
+def test_the_verdict_follows_threshold_and_light():
+    rainy = np.asarray(Image.open(LAUNCH).resize((320, 214)))
+    sure = scorer()(rainy)
+    strict = Scorer(threshold=100.0)(rainy)
+    assert strict.score == pytest.approx(sure.score) and strict.verdict == "clear"
+    assert Score(51.23, "light", 0.567, -3.4).as_dict() == {
+        "score": 51.2,
+        "verdict": "light",
+        "layer": 0.57,
+        "direction": -3,
+    }
+
+
+def test_the_command_prints_a_table_csv_and_json(here, capsys):
+    Path("in").mkdir()
+    Image.fromarray(sky()).save("in/a,b.png")
+    Image.open(LAUNCH).save("in/wet.png")
+    Path("in/bad.png").write_bytes(b"no picture")
+    Path("in/notes.txt").write_text("x")
+    assert cli.main(["score", "in", "--json"]) == 1
+    printed = capsys.readouterr()
+    rows = json.loads(printed.out)
+    assert [Path(row["file"]).name for row in rows] == ["a,b.png", "wet.png"]
+    assert rows[0]["verdict"] == "clear" and rows[1]["verdict"] == "heavy"
+    assert printed.err.startswith("unrain: error: in/bad.png: no picture")
+    Path("in/bad.png").unlink()
+    assert cli.main(["score", "in", "--csv"]) == 0
+    parsed = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    for row, other in zip(parsed, rows, strict=True):
+        assert row["file"] == other["file"] and float(row["score"]) == other["score"]
+        assert row["direction"] == ("" if other["direction"] is None else str(other["direction"]))
+    assert cli.main(["score", "in/wet.png"]) == 0
+    head, line = capsys.readouterr().out.splitlines()
+    assert head.split() == ["score", "verdict", "layer", "direction", "file"]
+    assert line.split()[1] == "heavy" and line.endswith("in/wet.png")
+    assert cli.main(["score", "in", "--csv", "--json"]) == 2
+    assert cli.main(["score"]) == 2
+    Path("empty").mkdir()
+    assert cli.main(["score", "empty"]) == 1
+
+
+@pytest.mark.parametrize("number", [[], ["30"]])
+def test_only_rainy_leaves_the_others_alone(here, capsys, number):
+    Path("in").mkdir()
+    Image.fromarray(sky()).save("in/dry.png", dpi=(72, 72))
+    Image.open(LAUNCH).resize((160, 107)).save("in/wet.png")
+    options = ["--model", "rdmc-lite-xs", "-o", "out", "--only-rainy", *number]
+    assert cli.main(["in", *options]) == 0
+    said = capsys.readouterr().err
+    assert "in/dry.png: skipped, no rain in it (score " in said
+    assert sorted(path.name for path in Path("out").iterdir()) == ["wet_derained.png"]
+    assert cli.main(["in", *options, "--others", "copy"]) == 0
+    assert "copied to out/dry_derained.png" in capsys.readouterr().err
+    assert Path("out/dry_derained.png").read_bytes() == Path("in/dry.png").read_bytes()
+    assert cli.main(["in/dry.png", "-o", "dry.jpg", "--only-rainy", "--others", "copy"]) == 0
+    assert np.abs(image.read(Path("dry.jpg")).pixels.astype(int) - sky()).mean() < 1
+    assert cli.main(["in", "--only-rainy", "101"]) == 2
