@@ -258,6 +258,8 @@ def test_models_limits_health_and_openapi(client, app):
     assert schema["required"] == ["picture"]
     assert set(paths) == {
         "/healthz",
+        "/readyz",
+        "/metrics",
         "/api/models",
         "/api/limits",
         "/api/progress/{ticket}",
