@@ -9,7 +9,7 @@ from unrain import zoo
 from unrain.derainer import Derainer
 from unrain.engine.onnx_runtime import OnnxRuntimeEngine
 from unrain.errors import UnrainError
-from unrain.onnx_file import has_loops
+from unrain.onnx_file import has_loops, input_names, metadata
 
 
 def outside(name="secret"):
@@ -156,3 +156,14 @@ def test_the_number_of_parts_is_bounded(monkeypatch):
 def test_damaged_files_are_refused(data):
     with pytest.raises(ValueError, match="no ONNX file"):
         has_loops(data)
+
+
+def test_names_and_metadata_are_those_that_the_library_reads():
+    network = tiny_network()
+    network.graph.input.add(name="weights").type.tensor_type.elem_type = TensorProto.FLOAT
+    network.graph.initializer.append(inside("weights"))
+    helper.set_model_props(network, {"unrain": "{}", "Größe": "1"})
+    data = network.SerializeToString()
+    assert input_names(data) == ["rainy", "estimate"]
+    assert metadata(data) == {"unrain": "{}", "Größe": "1"}
+    assert metadata(tiny_network().SerializeToString()).keys() <= {"unrain"}

@@ -20,7 +20,8 @@ _ENTERED = {
 }
 _OP_TYPE = 4
 _EXTERNAL_DATA, _DATA_LOCATION = 13, 14
-_METADATA = 14
+_GRAPH, _METADATA = 7, 14
+_INITIALISER, _INPUT, _NAME, _TENSOR_NAME = 5, 11, 1, 8
 _VARINT, _EIGHT_BYTES, _MESSAGE, _FOUR_BYTES = 0, 1, 2, 5
 _MOST_FIELDS = 1_000_000
 _DEEPEST = 100
@@ -73,6 +74,31 @@ def metadata(data: bytes) -> dict[str, str]:
             entry = {field: data[start:end] for field, _, start, end in _fields(data, value, stop)}
             entries[entry.get(1, b"").decode()] = entry.get(2, b"").decode()
     return entries
+
+
+def input_names(data: bytes) -> list[str]:
+    """Return the names of a model's inputs, also of those that nothing uses.
+
+    Args:
+        data: The whole file, which `has_loops` has checked.
+
+    Raises:
+        ValueError: It is no ONNX file.
+    """
+    inputs, weights = [], set()
+    for number, kind, value, stop in _fields(data, 0, len(data)):
+        if number != _GRAPH or kind != _MESSAGE:
+            continue
+        for part, how, start, end in _fields(data, value, stop):
+            if how == _MESSAGE and part in (_INPUT, _INITIALISER):
+                key = _NAME if part == _INPUT else _TENSOR_NAME
+                inner = _fields(data, start, end)
+                names = [data[at:last].decode() for field, _, at, last in inner if field == key]
+                if part == _INPUT:
+                    inputs += names
+                else:
+                    weights.update(names)
+    return [name for name in inputs if name not in weights]
 
 
 def _fields(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:

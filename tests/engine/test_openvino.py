@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from toys import natural
+from toys import CONTRACT, natural, tiny_network
 from unrain import zoo
 from unrain.derainer import Derainer
 from unrain.devices import Processor
@@ -80,6 +80,21 @@ def test_results_do_not_change_afterwards_and_threads_do_not_meet(tiny_model):
     for one, copy, other in zip(alone, copies, together, strict=True):
         np.testing.assert_array_equal(one, copy)
         np.testing.assert_array_equal(one, other)
+
+
+def test_an_input_that_nothing_uses(tmp_path):
+    import onnx
+    from onnx import helper
+
+    network = tiny_network()
+    del network.graph.node[:]
+    del network.graph.initializer[:]
+    network.graph.node.append(helper.make_node("Neg", ["rainy"], ["derained"]))
+    onnx.save(network, tmp_path / "a.onnx")
+    model = zoo.Model("a", tmp_path / "a.onnx", dict(CONTRACT))
+    rainy = np.random.default_rng(0).random((1, 3, 16, 16), np.float32)
+    for engine in pair(model, "fp32"):
+        np.testing.assert_array_equal(engine.step(rainy, rainy), -rainy)
 
 
 def test_no_such_device(tiny_model):

@@ -15,6 +15,7 @@ from unrain.engine.cache import folder
 from unrain.engine.interface import Planes
 from unrain.engine.network import NetworkEngine, Port, Run
 from unrain.errors import UnrainError
+from unrain.onnx_file import input_names
 from unrain.zoo import Model
 
 if TYPE_CHECKING:
@@ -113,10 +114,15 @@ class OpenVinoEngine(NetworkEngine):
         start = time.perf_counter()
         self._any_shape = self._core.compile_model(self._network, self._name, self._settings)
         self._compiling = time.perf_counter() - start
-        return _ports(self._network.inputs), _ports(self._network.outputs)
+        inputs = _ports(self._network.inputs)
+        self._used = tuple(inputs)
+        # OpenVINO leaves out what nothing uses.
+        unused = [name for name in input_names(data) if name not in inputs]
+        inputs |= dict.fromkeys(unused, next(iter(inputs.values()), Port("none", False, ())))
+        return inputs, _ports(self._network.outputs)
 
     def _start(self, feeds: dict[str, Planes]) -> Run:
-        whole = {name: np.ascontiguousarray(planes) for name, planes in feeds.items()}
+        whole = {name: np.ascontiguousarray(feeds[name]) for name in self._used}
         shape = next(iter(whole.values())).shape
         request = self._request(shape)
 
