@@ -297,11 +297,12 @@ def test_on_ray_the_results_are_those_of_one_machine_and_no_socket_leads_out(cwd
         "WATCHED": str(cwd / "watched"),
         "RAY_USAGE_STATS_ENABLED": "1",
     }
-    command = [sys.executable, "-m", "unrain", "in", "-o", "out", "--cluster", "local", "--model", tiny_model]
+    command = [sys.executable, "-m", "unrain", "in", "-o", "out", "--cluster", "local", "--device", "cpu"]
+    command += ["--model", tiny_model]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 1, done.stderr
     assert done.stderr.splitlines()[-1] == "unrain: 12 derained, 0 skipped, 1 failed"
-    assert cli.main(["in", "-o", "one", "--model", str(tiny_model)]) == 1
+    assert cli.main(["in", "-o", "one", "--device", "cpu", "--model", str(tiny_model)]) == 1
     for path in (cwd / "one").iterdir():
         assert (cwd / "out" / path.name).read_bytes() == path.read_bytes()
     (part,) = (cwd / "out" / "unrain-log").glob("*.jsonl")
