@@ -21,7 +21,7 @@ def run(cwd, tiny_model, capsys):
     """A function that runs the command with the hand-made network: its exit code and what it says."""
 
     def ran(*arguments):
-        code = cli.main([*map(str, arguments), "--model", str(tiny_model)])
+        code = cli.main([*map(str, arguments), "--device", "cpu", "--model", str(tiny_model)])
         return code, capsys.readouterr().err
 
     return ran
