@@ -1,5 +1,6 @@
 """Behind a load balancer: readiness, counts for Prometheus, and an end that loses no picture."""
 
+import asyncio
 import os
 import signal
 import socket
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families  # noqa: E40
 from starlette.testclient import TestClient  # noqa: E402
 
 from toys import ROOT  # noqa: E402
-from toys_web import Doorkeeper, expected, picture, running  # noqa: E402
+from toys_web import ONE_THREAD, Doorkeeper, expected, picture, running  # noqa: E402
 from unrain import zoo  # noqa: E402
 from unrain.devices import Processor  # noqa: E402
 from unrain.web import server  # noqa: E402
@@ -101,6 +103,22 @@ def test_sigterm_lets_pictures_end_and_takes_no_more(model_folder):
         assert [one.result().status_code for one in sent] == [200, 200]
         thread.join(30)
     assert not thread.is_alive()
+
+
+def test_for_a_while_pictures_are_still_taken_so_that_a_proxy_can_notice(model_folder, monkeypatch):
+    now = [100.0]
+    app = create([zoo.find(model_folder / "tiny.onnx")], processor=ONE_THREAD)
+    clock = SimpleNamespace(monotonic=lambda: now[0])
+    monkeypatch.setattr("unrain.web.server.time", clock)
+    monkeypatch.setattr("unrain.web.queue.time", clock)
+    process = server.configured(app, 60, 5)
+    client = TestClient(app, base_url="http://127.0.0.1:8000")
+    process.handle_exit(signal.SIGTERM, None)
+    for now[0], taken, ends in ((104.9, 200, False), (105.0, 503, True)):
+        assert client.get("/readyz").json() == {"status": "draining"}
+        assert client.post("/api/derain", files={"picture": picture()}).status_code == taken
+        asyncio.run(process.on_tick(1))
+        assert process.should_exit is ends
 
 
 def test_patience_ends_and_a_second_signal_ends_it_at_once(model_folder):

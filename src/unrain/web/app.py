@@ -293,7 +293,7 @@ async def _handled(
     files: int = 1,
 ) -> Response:
     """Receive a form with some files, run its job and send the answer."""
-    if queue.draining:
+    if queue.closed:
         headers = {"Retry-After": "1", "Connection": "close"}
         raise HTTPException(503, "this server is about to end, try again", headers)
     with ExitStack() as stack:

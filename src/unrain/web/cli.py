@@ -23,6 +23,7 @@ def serve(
     timeout: Annotated[float, Parameter(validator=validators.Number(gt=0))] = 300,
     isolate: Annotated[bool | None, Parameter(negative="--no-isolate")] = None,
     drain: Annotated[float, Parameter(validator=validators.Number(gte=0))] = 30,
+    notice: Annotated[float, Parameter(validator=validators.Number(gte=0))] = 0,
 ) -> None:
     """Serve a page and an HTTP API for pictures.
 
@@ -43,6 +44,8 @@ def serve(
         isolate: Decode and derain in a process of their own with limits of memory and time, which is started
             again if a picture breaks it. By default where other computers can reach the server.
         drain: Seconds after SIGTERM in which the pictures that are there may be finished; 0 to end at once.
+        notice: Seconds after SIGTERM, before that, in which pictures are still taken while /readyz already
+            says draining: time for a proxy to notice.
     """
     with extra("web", "serve"):
         from unrain import zoo
@@ -61,4 +64,5 @@ def serve(
             open_browser=open_browser,
             isolate=isolate,
             drain=drain,
+            notice=notice,
         )

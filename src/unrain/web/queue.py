@@ -104,7 +104,8 @@ class JobQueue:
         pending: Unfinished jobs in order; the first is in the network.
         running: The job that occupies the runner, even after it was given up.
         requests: Requests with pictures that are under way, those whose answer is being sent included.
-        draining: Whether the server is about to end and takes no further pictures.
+        draining: Whether the server is about to end.
+        takes_until: When a server that is about to end stops to take pictures (`time.monotonic`).
     """
 
     limits: Limits
@@ -114,6 +115,7 @@ class JobQueue:
     running: WebJob | None = None
     requests: int = 0
     draining: bool = False
+    takes_until: float = 0.0
     _since: float = 0.0
     _given_up: float = 0.0
     _pace: float = 1.0
@@ -193,6 +195,11 @@ class JobQueue:
         """Whether a picture that nobody waits for keeps the network from all others."""
         job = self.running
         return job is not None and job.abandoned and time.monotonic() - self._given_up > _PATIENCE
+
+    @property
+    def closed(self) -> bool:
+        """Whether no further pictures are taken."""
+        return self.draining and time.monotonic() >= self.takes_until
 
     @property
     def unready(self) -> str:

@@ -71,20 +71,22 @@ class IdleTimeout(H11Protocol):
 class DrainingServer(uvicorn.Server):
     """A server that on SIGTERM ends what it has begun: it takes no more pictures, and answers those it has.
 
-    `/readyz` says so meanwhile. A second SIGTERM or Ctrl-C ends it at once. Uvicorn's `handle_exit` and
-    `on_tick` are not public: pyproject.toml bounds its version, and a test drains a server.
+    `/readyz` says so at once; for a while pictures are still taken, so that a proxy can notice. A second
+    SIGTERM or Ctrl-C ends it at once. Uvicorn's `handle_exit` and `on_tick` are not public: pyproject.toml
+    bounds its version, and a test drains a server.
     """
 
-    def __init__(self, config: uvicorn.Config, queue: JobQueue, patience: float) -> None:
+    def __init__(self, config: uvicorn.Config, queue: JobQueue, patience: float, notice: float) -> None:
         """Make a server.
 
         Args:
             config: Uvicorn's settings.
             queue: What is to be empty.
-            patience: Seconds after which it ends in any case.
+            patience: Seconds after which it ends in any case, those of `notice` not counted.
+            notice: Seconds in which it still takes pictures.
         """
         super().__init__(config)
-        self._queue, self._patience = queue, patience
+        self._queue, self._patience, self._notice = queue, patience, notice
         self._until = math.inf
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -92,12 +94,13 @@ class DrainingServer(uvicorn.Server):
         if sig != signal.SIGTERM or self._queue.draining or not self._patience:
             super().handle_exit(sig, frame)
             return
+        self._queue.takes_until = time.monotonic() + self._notice
         self._queue.draining = True
-        self._until = time.monotonic() + self._patience
+        self._until = self._queue.takes_until + self._patience
 
     async def on_tick(self, counter: int) -> bool:
         """Find out whether the server may end."""
-        if self._queue.draining and (not self._queue.requests or time.monotonic() > self._until):
+        if self._queue.closed and (not self._queue.requests or time.monotonic() > self._until):
             self.should_exit = True
         return await super().on_tick(counter)
 
@@ -114,6 +117,7 @@ def serve(
     open_browser: bool = False,
     isolate: bool | None = None,
     drain: float = 30,
+    notice: float = 0,
 ) -> None:
     """Serve the page and the API until interrupted.
 
@@ -128,6 +132,7 @@ def serve(
         open_browser: Open the page in the browser.
         isolate: Run pictures in a worker process; None to do so where others can reach the server.
         drain: Seconds after SIGTERM in which the pictures that are there may be finished.
+        notice: Seconds after SIGTERM in which pictures are still taken, while `/readyz` says that it ends.
 
     Raises:
         UnrainError: The address cannot be used or a model cannot be opened.
@@ -151,16 +156,17 @@ def serve(
             webbrowser.open(url)
         # Uvicorn raises Ctrl-C again after its shutdown.
         with contextlib.suppress(KeyboardInterrupt):
-            configured(app, drain).run(sockets=[listener])
+            configured(app, drain, notice).run(sockets=[listener])
         say("unrain: stopped")
 
 
-def configured(app: Guard, drain: float = 30) -> uvicorn.Server:
+def configured(app: Guard, drain: float = 30, notice: float = 0) -> uvicorn.Server:
     """Make the uvicorn server for an application.
 
     Args:
         app: The application.
         drain: Seconds after SIGTERM in which the pictures that are there may be finished.
+        notice: Seconds after SIGTERM in which pictures are still taken, while `/readyz` says that it ends.
     """
     settings: dict[str, Any] = {
         "http": IdleTimeout,
@@ -176,7 +182,7 @@ def configured(app: Guard, drain: float = 30) -> uvicorn.Server:
         "timeout_graceful_shutdown": 3,
     }
     assert isinstance(app.app, FastAPI)
-    return DrainingServer(uvicorn.Config(app, **settings), app.app.state.queue, drain)
+    return DrainingServer(uvicorn.Config(app, **settings), app.app.state.queue, drain, notice)
 
 
 def _listen(host: str, port: int) -> socket.socket:
