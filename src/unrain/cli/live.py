@@ -29,6 +29,8 @@ def live(
     segment: Annotated[float, _Positive] = 60.0,
     events: Annotated[str | None, Parameter(show_default="none")] = None,
     duration: Annotated[float | None, _Positive, Parameter(show_default="until Ctrl-C")] = None,
+    device: str = "auto",
+    precision: str = "auto",
     threads: Annotated[int, Parameter(validator=validators.Number(gte=0))] = 0,
     max_pixels: Annotated[int, Parameter(validator=validators.Number(gte=1))] = 9_000_000,
 ) -> int:
@@ -46,6 +48,8 @@ def live(
         segment: Seconds of each MP4 file.
         events: A file to which a JSON line is added when rain begins or ends; - for standard output.
         duration: Stop after so many seconds.
+        device: What the network runs on, see unrain devices; auto for the fastest that works.
+        precision: What it computes in: fp32, fp16 or bf16; auto for what the device is best at.
         threads: Processor threads, 0 for all.
         max_pixels: Refuse frames with more pixels.
     """
@@ -63,7 +67,7 @@ def live(
     layer.check_strength(strength)
     check_library("live")
     camera = Camera(source, say, max_pixels)
-    derainer = Derainer(zoo.find(model), threads=threads)
+    derainer = Derainer(zoo.find(model), device=device, precision=precision, threads=threads)
     stop = threading.Event()
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, lambda *_: stop.set())

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter, validators
 
-from unrain import zoo
+from unrain import devices, zoo
 from unrain.cli.derain import Screen
 from unrain.cli.output import EXIT_INTERRUPTED, extra
 from unrain.errors import UsageError
@@ -23,6 +23,8 @@ def watch(
     output: Annotated[Path, Parameter(alias="-o")],
     strength: float = 1.0,
     model: str = zoo.DEFAULT,
+    device: str = "auto",
+    precision: str = "auto",
     threads: Annotated[int, Parameter(validator=validators.Number(gte=0))] = 0,
     quiet: Annotated[bool, Parameter(alias="-q")] = False,
     verbose: Annotated[bool, Parameter(alias="-v")] = False,
@@ -38,6 +40,8 @@ def watch(
         output: The folder of the results.
         strength: How much of the rain is taken away: 0 none, 1 what is found, up to 1.5.
         model: A name that unrain models lists, or an ONNX file.
+        device: What the network runs on, see unrain devices; auto for the fastest that works.
+        precision: What it computes in: fp32, fp16 or bf16; auto for what the device is best at.
         threads: Processor threads, 0 for all.
         quiet: Print errors only.
         verbose: Say what was done to each file.
@@ -46,6 +50,8 @@ def watch(
     from unrain.watch import plans
 
     layer.check_strength(strength)
+    devices.parse(device)
+    devices.check_precision(precision)
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder")
     if output.exists() and not output.is_dir():
@@ -57,7 +63,7 @@ def watch(
     def load() -> "Derainer":
         from unrain.derainer import Derainer
 
-        made.extend([] if made else [Derainer(chosen, threads=threads)])
+        made.extend([] if made else [Derainer(chosen, device=device, precision=precision, threads=threads)])
         return made[0]
 
     stop = threading.Event()
