@@ -170,7 +170,7 @@ def test_a_damaged_cache_is_written_anew(tiny_model, fresh, tmp_path, monkeypatc
     opened = openings(monkeypatch, coreml=Fake(zoo.find(zoo.DEFAULT)))
     open_engine(zoo.find(tiny_model))
     (kept,) = (tmp_path / "cache").rglob("*.json")
-    for content in ("{", "[]", "{}"):
+    for content in ("{", "[]", "{}", '{"no such device": 0.1}'):
         kept.write_text(content)
         opened.clear()
         open_engine(zoo.find(tiny_model))

@@ -115,13 +115,16 @@ def _open(model: Model, device: Device, processor: Processor) -> Engine:
 def _fastest(processor: Processor) -> Device:
     """Choose the fastest device that is installed and gives what the CPU gives."""
     precision = processor.precision
-    found = [kind for kind in AUTO if not missing(kind)]
-    # The CPU alone needs no test, and says itself which precisions it knows.
-    if found == ["cpu"]:
-        return Device("cpu")
-    results = tested(found, processor)
+    # What was tested once needs no library to be looked for.
+    results = recall(_key(processor))
+    if not results or not set(results) <= set(AUTO):
+        found = [kind for kind in AUTO if not missing(kind)]
+        # The CPU alone needs no test, and says itself which precisions it knows.
+        if found == ["cpu"]:
+            return Device("cpu")
+        results = tested(found, processor)
     times = {kind: result for kind, result in results.items() if isinstance(result, int | float)}
-    for kind in found:
+    for kind in results:
         # That the CPU knows fp32 only is no news.
         if kind not in times and (kind != "cpu" or not times):
             said = f"{kind} is left out: {results[kind]}; see unrain devices"
@@ -135,7 +138,7 @@ def _fastest(processor: Processor) -> Device:
 
 def tested(kinds: list[str], processor: Processor) -> dict[str, Any]:
     """Return what `self_test` found, now or in an earlier run with the same versions."""
-    key = _key(kinds, processor)
+    key = _key(processor)
     results = recall(key)
     if results is None or set(results) != set(kinds):
         results = self_test(kinds, processor)
@@ -186,7 +189,7 @@ def _timed(engine: Engine, rainy: Planes) -> tuple[float, Planes]:
     return min(times), planes
 
 
-def _key(kinds: list[str], processor: Processor) -> str:
+def _key(processor: Processor) -> str:
     """Return what a self-test depends on, in a few letters."""
     facts = [
         __version__,
@@ -194,7 +197,6 @@ def _key(kinds: list[str], processor: Processor) -> str:
         platform.node(),
         platform.machine(),
         str(os.cpu_count()),
-        *kinds,
         str(processor),
     ]
     return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:24]
