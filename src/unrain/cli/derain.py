@@ -125,7 +125,6 @@ def derain(
         scale: How a run is spread over machines.
     """
     from unrain import batch, image, layer, plan, video
-    from unrain.score import scorer
 
     layer.check_strength(strength)
     settings = video.VideoOptions(
@@ -149,7 +148,12 @@ def derain(
     names = [plan.STREAM if text == STREAM else str(text) for text in inputs]
     place = plan.STREAM if output == STREAM else None if output is None else str(output)
     limit = image.MAX_PIXELS if max_pixels is None else max_pixels
-    least = None if only_rainy is None else scorer(threads).threshold if only_rainy == AUTO else only_rainy
+    least = only_rainy
+    if only_rainy == AUTO:
+        # It opens the detector, and ONNX Runtime with it.
+        from unrain.score import scorer
+
+        least = scorer(threads).threshold
     scale.check([*names, place or ""])
     if scale.wanted:
         if raw is not None:
