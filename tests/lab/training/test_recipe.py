@@ -97,6 +97,31 @@ def test_files_that_a_recipe_names_lie_beside_it_and_survive_writing_elsewhere(t
     assert read_recipe(toy / "elsewhere" / "copy.toml") == recipe
 
 
+def test_a_recipe_with_a_base_is_that_recipe_but_for_its_own_keys(toy):
+    more = "initial = { weights = 'a.safetensors' }\nseed = 1\nclip = 2.0"
+    (toy / "toy.toml").write_text(TOY.format(more=more))
+    (toy / "far").mkdir()
+    (toy / "far/middle.toml").write_text("base = '../toy.toml'\nseed = 2\n")
+    (toy / "last.toml").write_text("base = 'far/middle.toml'\nclip = 3.0\n[loss]\nssim = 1.0\n")
+    before, last = read_recipe(toy / "toy.toml"), read_recipe(toy / "last.toml")
+    assert last == replace(before, seed=2, clip=3.0, loss=recipes.LossWeights(l1=0.0, ssim=1.0))
+    assert last.initial.weights == str(toy / "a.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("base", "words"),
+    [
+        ("3", "toy.toml: base: 3 is no name of a recipe"),
+        ("'toy.toml'", "toy.toml: base: toy.toml is based on this recipe"),
+        ("'none.toml'", "none.toml"),
+    ],
+)
+def test_a_base_that_is_no_recipe_is_named(toy, base, words):
+    (toy / "toy.toml").write_text(f"base = {base}\n" + TOY.format(more=""))
+    with pytest.raises(UnrainError, match=words):
+        read_recipe(toy / "toy.toml")
+
+
 def test_the_papers_recipes_have_the_papers_schedule():
     for name, epoch in (("rdmc-rain100l", 375), ("rdmc-rain100h", 392)):
         recipe = read_recipe(FOLDER / "rdmc" / f"{name}.toml")

@@ -1,7 +1,8 @@
 """A recipe: everything that a training run depends on, as a TOML file that becomes a dataclass.
 
 Unknown keys and wrong types are refused by name. Sets of pictures are folders below the data folder; other
-files that a recipe names are relative to the recipe.
+files that a recipe names are relative to the recipe. `base` names another recipe: its keys hold where this one
+has none, and a table or an array is taken whole.
 """
 
 from __future__ import annotations
@@ -394,7 +395,27 @@ def read_recipe(path: Path) -> Recipe:
         UnrainError: The file is missing, is no TOML, has an unknown or a missing key, or a value of a wrong
             type.
     """
-    return recipe_from(read_table(path), str(path), path.parent)
+    return recipe_from(_with_base(path), str(path), path.parent)
+
+
+def _with_base(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Read a recipe's table, laid over that of its base, whose files get absolute paths."""
+    table = read_table(path)
+    if "base" not in table:
+        return table
+    name = table.pop("base")
+    if not isinstance(name, str):
+        raise UnrainError(f"{path}: base: {name!r} is no name of a recipe")
+    file = path.parent / name
+    above = (*above, path.resolve())
+    if file.resolve() in above:
+        raise UnrainError(f"{path}: base: {name} is based on this recipe")
+    base = _with_base(file, above)
+    for key, file_key in (("initial", "weights"), ("distillation", "weights"), ("contrastive", "vgg")):
+        inner = base.get(key)
+        if isinstance(inner, dict) and isinstance(inner.get(file_key), str):
+            base[key] = inner | {file_key: _beside(file.parent, inner[file_key])}
+    return base | table
 
 
 def recipe_from(table: dict[str, Any], where: str, beside: Path) -> Recipe:
