@@ -36,7 +36,13 @@ FLOORS = (
     ("unrain.lab.training",),
     ("unrain.lab.search",),
     ("unrain.lab.bench",),
-    ("unrain.lab.adapt", "unrain.lab.ablate", "unrain.lab.darktable", "unrain.lab.score"),
+    (
+        "unrain.lab.adapt",
+        "unrain.lab.ablate",
+        "unrain.lab.curves",
+        "unrain.lab.darktable",
+        "unrain.lab.score",
+    ),
     ("unrain.lab.cli",),
 )
 # Packages whose name stands for their own `__init__` only: a new room in them is to be given a floor.

@@ -1,12 +1,18 @@
 """Exit codes, and the lines that commands write to standard output and standard error."""
 
+from __future__ import annotations
+
 import contextlib
 import os
 import re
 import sys
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from unrain.errors import UnrainError
+from unrain.errors import UnrainError, UsageError
+
+if TYPE_CHECKING:
+    from cyclopts import App
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -45,6 +51,15 @@ def error_line(line: str) -> None:
     """Write a line to standard error, see `escaped`."""
     sys.stderr.write(escaped(line) + "\n")
     sys.stderr.flush()
+
+
+def run_module(app: App) -> None:
+    """Run what `python -m unrain.lab.NAME` starts; a foreseen error is one line and an exit code."""
+    try:
+        app()
+    except UnrainError as error:
+        error_line(f"unrain: error: {error}")
+        sys.exit(EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED)
 
 
 def flush(code: int) -> int:

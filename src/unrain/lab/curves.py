@@ -22,7 +22,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from unrain import files
-from unrain.cli.output import print_line
+from unrain.cli.output import print_line, run_module
 from unrain.errors import UnrainError
 from unrain.lab.bench.report.plots import COLOURS
 
@@ -31,7 +31,7 @@ MORE_HOURS = 10.0
 # Losses are noisy: each point is the mean of so many parts of a run.
 PARTS = 60
 
-app = App(help=(__doc__ or "").partition("\n")[0])
+app = App(name="python -m unrain.lab.curves", help_format="plaintext")
 
 
 @dataclass(frozen=True)
@@ -205,4 +205,4 @@ def _git(repository: Path, *arguments: str) -> str:
 
 
 if __name__ == "__main__":
-    app()
+    run_module(app)

@@ -21,7 +21,7 @@ from onnx import TensorProto, helper, numpy_helper
 from scipy.optimize import minimize
 
 from unrain import files, image, zoo
-from unrain.cli.output import print_line
+from unrain.cli.output import print_line, run_module
 from unrain.cli.progress import Bar
 from unrain.errors import UnrainError
 from unrain.score import DETECTOR, Scorer
@@ -235,7 +235,9 @@ def compare(scores: Mapping[str, Sequence[float]], rainy: Sequence[str], thresho
     return rows
 
 
-app = App(name="unrain.lab.score", help="Make the rain detector, or measure it.", help_format="plaintext")
+app = App(
+    name="python -m unrain.lab.score", help="Make the rain detector, or measure it.", help_format="plaintext"
+)
 
 
 @app.command(name="fit")
@@ -311,4 +313,4 @@ def _plot(scores: Mapping[str, Sequence[float]], rainy: Sequence[str]) -> bytes:
 
 
 if __name__ == "__main__":
-    app()
+    run_module(app)

@@ -1,8 +1,8 @@
 """A recipe: everything that a training run depends on, as a TOML file that becomes a dataclass.
 
 Unknown keys and wrong types are refused by name. Sets of pictures are folders below the data folder; other
-files that a recipe names are relative to the recipe. `base` names another recipe: its keys hold where this one
-has none, and a table or an array is taken whole.
+files that a recipe names are relative to the recipe. `base` names another recipe: its keys hold where this
+one has none, and a table or an array is taken whole.
 """
 
 from __future__ import annotations
