@@ -373,9 +373,9 @@ def test_what_killed_workers_left_is_removed(tmp_path, monkeypatch, tiny_model):
     left = tmp_path / "unrain-work-left"
     left.mkdir()
     (left / "lock").write_bytes(b"")
-    lives = worker.Worker(zoo.find(tiny_model), worker.Settings())
+    lives = worker.Worker(zoo.find(tiny_model), worker.batch.Settings())
     assert not left.exists()
-    second = worker.Worker(zoo.find(tiny_model), worker.Settings())
+    second = worker.Worker(zoo.find(tiny_model), worker.batch.Settings())
     assert len(list(tmp_path.iterdir())) == 2
     lives.close()
     second.close()

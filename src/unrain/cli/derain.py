@@ -10,7 +10,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Group, Parameter, validators
 
@@ -127,7 +127,7 @@ def derain(
     from unrain import batch, image, layer, plan, video
 
     layer.check_strength(strength)
-    settings = video.VideoOptions(
+    videos = video.VideoOptions(
         codec,
         crf,
         video.parse_time(start, "--start") if start is not None else video.VideoOptions.start,
@@ -136,15 +136,6 @@ def derain(
     )
     devices.parse(device)
     devices.check_precision(precision)
-    arguments: dict[str, Any] = {
-        "recursions": recursions,
-        "until": until,
-        "tile": tile,
-        "device": device,
-        "precision": precision,
-        "threads": threads,
-        "levels": levels,
-    }
     names = [plan.STREAM if text == STREAM else str(text) for text in inputs]
     place = plan.STREAM if output == STREAM else None if output is None else str(output)
     limit = image.MAX_PIXELS if max_pixels is None else max_pixels
@@ -154,29 +145,36 @@ def derain(
         from unrain.score import scorer
 
         least = scorer(threads).threshold
+    settings = batch.Settings(
+        {
+            "recursions": recursions,
+            "until": until,
+            "tile": tile,
+            "device": device,
+            "precision": precision,
+            "threads": threads,
+            "levels": levels,
+        },
+        overwrite=overwrite,
+        strength=strength,
+        quality=quality,
+        max_pixels=limit,
+        video=videos,
+        least=least,
+        copy=others == "copy",
+    )
     scale.check([*names, place or ""])
     if scale.wanted:
         if raw is not None:
             raise plan.PlanError("--raw: frames in a pipe cannot be shared out, run them alone")
         from unrain.cluster import cli as cluster
-        from unrain.cluster.worker import Settings
 
-        wanted = Settings(
-            arguments,
-            overwrite,
-            strength,
-            quality,
-            limit,
-            settings,
-            least,
-            others == "copy",
-        )
         return cluster.derain(
             names,
             place,
             scale,
             zoo.find(model),
-            wanted,
+            settings,
             rain_layer=rain_layer,
             compare=compare,
             dry_run=dry_run,
@@ -191,9 +189,9 @@ def derain(
     )
     form = None if raw is None else video.parse_raw(raw, limit)
     if form is not None:
-        frames.check(planned, settings, quality=quality, dry_run=dry_run)
+        frames.check(planned, videos, quality=quality, dry_run=dry_run)
     else:
-        check_for_videos(settings, planned.jobs)
+        check_for_videos(videos, planned.jobs)
     chosen = zoo.find(model)
     if dry_run:
         return _dry_run(planned, overwrite=overwrite, verbose=verbose)
@@ -201,11 +199,9 @@ def derain(
         raise plan.PlanError("standard output is a terminal: redirect it, or give a file name after -o")
 
     def load() -> "Derainer":
-        from unrain.derainer import Derainer
-
         with warnings.catch_warnings(record=True) as notes:
             warnings.simplefilter("always", devices.DeviceWarning)
-            made = Derainer(chosen, **arguments)
+            made = settings.open(chosen)
         for note in notes:
             screen.say(f"unrain: {note.message}")
         if getattr(made.engine, "loops", False) and not quiet:
@@ -223,20 +219,9 @@ def derain(
                 screen.say(f"unrain: {line}")
         try:
             if form is not None:
-                screen.settle(frames.derain_frames(form, load(), settings, strength))
+                screen.settle(frames.derain_frames(form, load(), videos, strength))
             else:
-                for outcome in batch.run(
-                    planned,
-                    load,
-                    overwrite=overwrite,
-                    strength=strength,
-                    quality=quality,
-                    max_pixels=limit,
-                    settings=settings,
-                    least=least,
-                    copy=others == "copy",
-                    progress=screen.tile_done,
-                ):
+                for outcome in batch.run(planned, load, settings, progress=screen.tile_done):
                     screen.settle(outcome)
         except KeyboardInterrupt:
             screen.interrupted = True

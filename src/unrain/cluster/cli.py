@@ -4,11 +4,11 @@ import contextlib
 from collections.abc import Sequence
 
 from unrain import zoo
+from unrain.batch import Settings
 from unrain.cli.derain import Screen, check_for_videos, left_aside, terminable
 from unrain.cli.output import EXIT_FAILED, error_line, extra, print_line
 from unrain.cluster import command
 from unrain.cluster.options import Scale
-from unrain.cluster.worker import Settings
 
 
 def derain(

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Protocol
 
 from unrain import batch, plan, zoo
+from unrain.batch import Settings
 from unrain.cluster import storage
 from unrain.cluster.inputs import Task, Work, find_work
 from unrain.cluster.log import PARQUET, Log, LogRow
 from unrain.cluster.options import Scale
-from unrain.cluster.worker import Settings, Worker
+from unrain.cluster.worker import Worker
 from unrain.plan import Job, Outcome, Status
 
 
@@ -119,7 +120,7 @@ def run(
         UsageError: The settings do not fit the results.
         KeyboardInterrupt: Ctrl-C.
     """
-    batch.check(map(_job, resumed.left), settings.strength, settings.video)
+    batch.check(map(_job, resumed.left), settings)
     yield from resumed.over
     log = resumed.log
     if resumed.left:
