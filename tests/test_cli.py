@@ -276,7 +276,8 @@ def test_dry_run(here, capsys):
     ]
     assert not Path("out/a_derained.png").exists()
     assert cli.main(["in", "-o", "out", "--dry-run"]) == 0
-    assert "unrain: in/b.png: skipped, its result exists" in capsys.readouterr().err
+    said = "unrain: in/b.png: skipped, out/b_derained.png exists, --overwrite replaces it\n"
+    assert said in capsys.readouterr().err
     Path("empty").mkdir()
     assert cli.main(["empty", "--dry-run"]) == 1
     assert cli.main(["in", "--model", "nope", "--dry-run"]) == 2

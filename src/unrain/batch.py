@@ -140,8 +140,7 @@ def run_job(
         files.sweep(target.parent)
     pending = job.pending(overwrite=settings.overwrite)
     if not pending and not job.to_stdout:
-        there = " and ".join(str(path) for path in job.targets.values())
-        return Outcome(job.name, "skipped", f"{there} exists, --overwrite replaces it")
+        return job.done
     derainer = load()
     try:
         for target in pending.values():

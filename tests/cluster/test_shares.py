@@ -361,8 +361,11 @@ def test_results_within_the_input_are_no_input(cwd, bucket):
 
 def test_dry_run_writes_nothing(cwd, run, capsys):
     pictures(cwd / "in", 1)
+    (cwd / "in" / "film.mxf").touch()
     assert cli.main(["in", "-o", "out", "--shard", "1/1", "--dry-run"]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == "in/sub0/p0.png -> out/sub0/p0_derained.png"
+    said = capsys.readouterr()
+    assert said.out.splitlines()[-1] == "in/sub0/p0.png -> out/sub0/p0_derained.png"
+    assert "1 file" in said.err and ".mxf" in said.err
     assert not (cwd / "out").exists()
 
 

@@ -23,7 +23,7 @@ from unrain.cluster.options import SCALE, Scale
 if TYPE_CHECKING:
     from unrain.cluster.inputs import Task
     from unrain.derainer import Derainer
-    from unrain.plan import Job, Outcome, Plan
+    from unrain.plan import Job, Outcome
     from unrain.video import VideoOptions
 
 # Stands for `-` while the command line is parsed: no file name can hold it, and no option looks like it.
@@ -194,7 +194,16 @@ def derain(
         check_for_videos(videos, planned.jobs)
     chosen = zoo.find(model)
     if dry_run:
-        return _dry_run(planned, overwrite=overwrite, verbose=verbose)
+        pending = [(job, job.pending(overwrite=overwrite)) for job in planned.jobs]
+        return say_plan(
+            [
+                (job.name, target)
+                for job, targets in pending
+                for target in [*targets.values(), *["standard output"] * job.to_stdout]
+            ],
+            [*(job.done for job, targets in pending if not targets and not job.to_stdout), *planned.settled],
+            [*converted(planned.jobs), *left_aside(planned.ignored, verbose=verbose)],
+        )
     if any(job.to_stdout for job in planned.jobs) and sys.stdout.isatty():
         raise plan.PlanError("standard output is a terminal: redirect it, or give a file name after -o")
 
@@ -215,8 +224,8 @@ def derain(
         if verbose:
             screen.say(f"model {chosen.name} ({chosen.path})")
         if not quiet:
-            for line in plan.converted(planned.jobs):
-                screen.say(f"unrain: {line}")
+            for line in converted(planned.jobs):
+                screen.say(line)
         try:
             if form is not None:
                 screen.settle(frames.derain_frames(form, load(), videos, strength))
@@ -274,6 +283,13 @@ def terminable(screen: "Screen") -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
+def converted(jobs: Iterable["Job"]) -> list[str]:
+    """Say of which pictures the results have another format."""
+    from unrain.plan import converted
+
+    return [f"unrain: {line}" for line in converted(jobs)]
+
+
 def left_aside(ignored: Sequence[Path], *, verbose: bool) -> list[str]:
     """Count the files of folders that are no input, and name them if wanted."""
     from unrain.plan import left_aside
@@ -282,23 +298,27 @@ def left_aside(ignored: Sequence[Path], *, verbose: bool) -> list[str]:
     return [*lines, *(f"  {path}" for path in ignored if verbose)]
 
 
-def _dry_run(plan: "Plan", *, overwrite: bool, verbose: bool) -> int:
-    from unrain.plan import converted
+def say_plan(writes: Iterable[tuple[str, object]], over: Iterable["Outcome"], lines: Iterable[str]) -> int:
+    """Say what a run would do.
 
-    for job in plan.jobs:
-        pending = job.pending(overwrite=overwrite)
-        if not pending and not job.to_stdout:
-            error_line(f"unrain: {job.name}: skipped, its result exists")
-        for target in [*pending.values(), *(["standard output"] if job.to_stdout else [])]:
-            print_line(f"{job.name} -> {target}")
-    for line in converted(plan.jobs):
-        error_line(f"unrain: {line}")
-    for outcome in plan.settled:
+    Args:
+        writes: Each input with a result of it.
+        over: What is said of inputs that would not be run.
+        lines: What else is to be said.
+
+    Returns:
+        The exit code.
+    """
+    for name, target in writes:
+        print_line(f"{name} -> {target}")
+    failed = False
+    for outcome in over:
+        failed |= outcome.status == "failed"
         word = "error: " if outcome.status == "failed" else f"{outcome.name}: skipped, "
         error_line(f"unrain: {word}{outcome.message}")
-    for line in left_aside(plan.ignored, verbose=verbose):
+    for line in lines:
         error_line(line)
-    return EXIT_FAILED if any(outcome.status == "failed" for outcome in plan.settled) else 0
+    return EXIT_FAILED if failed else 0
 
 
 class Screen:
