@@ -37,7 +37,7 @@ _RUN = Group("Run", sort_key=3)
 # Stands for the detector's own threshold.
 AUTO = 0.0
 # Parsed as text, which keeps ./ and a last slash; the path in it lets shells complete names of files.
-FileName = str | Path
+FileName = Annotated[str | Path, Parameter(metavar="PATH")]
 Count = Annotated[int | None, Parameter(validator=validators.Number(gte=1), group=_MODEL)]
 
 

@@ -45,6 +45,9 @@ def watch(
         verbose: Say what was done to each file.
     """
     from unrain import batch, layer
+
+    with extra("watch", "watch"):
+        import watchfiles  # noqa: F401
     from unrain.watch import plans
 
     layer.check_strength(strength)
@@ -64,7 +67,7 @@ def watch(
     stop = threading.Event()
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    with extra("watch", "watch"), Screen(0, quiet=quiet, verbose=verbose) as screen:
+    with Screen(0, quiet=quiet, verbose=verbose) as screen:
         if not quiet:
             screen.say(f"unrain: watching {folder} (Ctrl-C to stop)")
         try:

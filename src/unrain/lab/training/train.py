@@ -7,7 +7,9 @@ model's card) at the end; csv/ and tensorboard/ with the curves.
 
 from __future__ import annotations
 
+import logging
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -61,7 +63,7 @@ def train(
         raise UnrainError(
             f"{result}: the recipe starts from this file and would overwrite it; give another --out"
         )
-    pl.seed_everything(plan.seed)
+    pl.seed_everything(plan.seed, verbose=False)
     prior = plan.contrastive.load() if plan.loss.contrastive else None
     teacher = DistillationTeacher(plan.distillation) if plan.distillation else None
     module = Deraining(plan, recipe.stem, prior, teacher)
@@ -143,6 +145,11 @@ def trainer_for(
         optimisers: How many of them make a step in every batch; Lightning counts each.
         callbacks: Besides checkpoints and the progress bar.
     """
+    # Lightning advertises services, and its warnings tell nobody what to do: a folder of a run that resumes is
+    # not empty.
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", "Checkpoint directory .* exists")
+    warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated")
     return pl.Trainer(
         accelerator="auto",
         devices=devices,
