@@ -852,6 +852,18 @@ def test_a_misspelled_command_is_answered_with_the_one_that_is_meant(here, capsy
     assert "no such file, check the name" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "words", [["train", "r.toml", "--data", "d"], ["help", "bench"], ["adapt", "--help"]]
+)
+def test_an_application_without_the_lab_says_so(capsys, monkeypatch, words):
+    monkeypatch.setattr(cli, "find_spec", lambda name: None)
+    assert cli.main(words) == 1
+    name = words[1] if words[0] == "help" else words[0]
+    said = f"unrain: error: {name}: not part of this application, install Python and then: "
+    assert capsys.readouterr().err == said + "pip install 'unrain[lab]'\n"
+    assert cli.main(["models"]) == 0
+
+
 # ------------------------------------------------------------------------------------------------- library
 
 

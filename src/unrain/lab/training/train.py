@@ -35,7 +35,7 @@ def train(
     nodes: int = 1,
     out: Path | None = None,
     resume: bool = True,
-) -> None:
+) -> Path | None:
     """Train a recipe, resuming from the run's last checkpoint if there is one.
 
     Args:
@@ -45,6 +45,9 @@ def train(
         nodes: How many machines there are; each runs this, started by torchrun or Slurm.
         out: Folder of the run, which all machines share; runs/RECIPE when None.
         resume: Whether to resume from the last checkpoint; if not, a folder that has one is refused.
+
+    Returns:
+        The trained weights; None in processes that leave them to another to write.
 
     Raises:
         UnrainError: Recipe, data or gradients are not right, or the checkpoint is damaged or of another
@@ -70,6 +73,7 @@ def train(
     if plan.initial:
         start_from(module, plan.initial)
     fit(module, RecipeData(plan, data), out, devices=devices, nodes=nodes)
+    return result if module.trainer.is_global_zero else None
 
 
 def check_processes(plan: Recipe, devices: int, nodes: int) -> None:
@@ -145,8 +149,7 @@ def trainer_for(
         optimisers: How many of them make a step in every batch; Lightning counts each.
         callbacks: Besides checkpoints and the progress bar.
     """
-    # Lightning advertises services, and its warnings tell nobody what to do: a folder of a run that resumes is
-    # not empty.
+    # Lightning advertises services, and warns of what is meant: a run that resumes has files in its folder.
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", "Checkpoint directory .* exists")
     warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated")
