@@ -37,13 +37,13 @@ _RUN = Group("Run", sort_key=3)
 # Stands for the detector's own threshold.
 AUTO = 0.0
 # Parsed as text, which keeps ./ and a last slash; the path in it lets shells complete names of files.
-FileName = Annotated[str | Path, Parameter(metavar="PATH")]
+FileName = str | Path
 Count = Annotated[int | None, Parameter(validator=validators.Number(gte=1), group=_MODEL)]
 
 
 def derain(
     *inputs: Annotated[FileName, Parameter(name="IN")],
-    output: Annotated[FileName | None, Parameter(alias="-o", group=_RESULT)] = None,
+    output: Annotated[FileName | None, Parameter(alias="-o", group=_RESULT, metavar="PATH")] = None,
     overwrite: Annotated[bool, Parameter(group=_RESULT)] = False,
     strength: Annotated[float, Parameter(group=_RESULT)] = 1.0,
     rain_layer: Annotated[bool, Parameter(group=_RESULT)] = False,
