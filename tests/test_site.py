@@ -1,6 +1,7 @@
 """The documentation as a reader uses it: the site builds, its links lead somewhere, its commands work."""
 
 import ast
+import contextlib
 import html.parser
 import re
 import shlex
@@ -12,6 +13,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from cyclopts import MissingArgumentError
 from PIL import Image
 
 from toys import ROOT, natural
@@ -23,6 +25,8 @@ PAGES = sorted(
     for pattern in ("*.md", "docs/*.md", "examples/**/*.md", "integrations/**/*.md", "recipes/*.md")
     for path in ROOT.glob(pattern)
 )
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+EXTRAS = PROJECT["optional-dependencies"].keys()
 # Commands are run in order, in a folder with a picture, a folder of pictures, a clip and a model.
 RUN = {
     "README.md",
@@ -94,6 +98,28 @@ def test_commands_have_options_that_exist(page):
         # A command that is spelled like an option has no parser of its own.
         if tokens != ["--install-completion"]:
             cli.app.parse_args(tokens, exit_on_error=False, print_error=False)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_commands_that_are_only_mentioned_exist(page):
+    text = page.read_text(encoding="utf-8")
+    for span in re.findall(r"`(unrain [^`]+)`", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)):
+        words = [word.removesuffix("...") for word in shlex.split(span)[1:]]
+        tokens = ["\0" if word == "-" else word for word in derain.spelled_out(words) if word]
+        # The changelog names what it was once.
+        if span != "unrain bench --speed":
+            # What a command needs may be left out, but nothing is named that it has not.
+            with contextlib.suppress(MissingArgumentError):
+                cli.app.parse_args(tokens, exit_on_error=False, print_error=False)
+    for extras in re.findall(r"unrain\[([\w,]+)\]", text):
+        assert set(extras.split(",")) <= EXTRAS, extras
+    for module in re.findall(r"python -m ([\w.]+)", text):
+        path = Path(*module.split("."))
+        homes = (ROOT / "src" / path, ROOT / path)
+        known = any(home.with_suffix(".py").is_file() or (home / "__main__.py").is_file() for home in homes)
+        assert known or module in ("venv", "pip", "http.server"), module
+    for script in re.findall(r"python ([\w/]+\.py)", text):
+        assert (ROOT / script).is_file(), script
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
