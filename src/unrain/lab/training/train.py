@@ -72,8 +72,8 @@ def train(
     module = Deraining(plan, recipe.stem, prior, teacher)
     if plan.initial:
         start_from(module, plan.initial)
-    fit(module, RecipeData(plan, data), out, devices=devices, nodes=nodes)
-    return result if module.trainer.is_global_zero else None
+    writes = fit(module, RecipeData(plan, data), out, devices=devices, nodes=nodes)
+    return result if writes else None
 
 
 def check_processes(plan: Recipe, devices: int, nodes: int) -> None:
@@ -106,7 +106,7 @@ def check_processes(plan: Recipe, devices: int, nodes: int) -> None:
             )
 
 
-def fit(module: Deraining, data: RecipeData, out: Path, *, devices: int = 1, nodes: int = 1) -> None:
+def fit(module: Deraining, data: RecipeData, out: Path, *, devices: int = 1, nodes: int = 1) -> bool:
     """Train by the module's recipe, resuming from the folder's last checkpoint if there is one.
 
     Args:
@@ -115,6 +115,9 @@ def fit(module: Deraining, data: RecipeData, out: Path, *, devices: int = 1, nod
         out: Folder of the run; it exists.
         devices: How many GPUs (or CPU processes) to use on each machine.
         nodes: How many machines there are.
+
+    Returns:
+        Whether this process writes the result.
 
     Raises:
         UnrainError: Gradients are not right, or the checkpoint is damaged or of another recipe.
@@ -128,6 +131,7 @@ def fit(module: Deraining, data: RecipeData, out: Path, *, devices: int = 1, nod
     callbacks = [Averaging(plan.ema), SaveWeights(out, batches)]
     trainer = trainer_for(plan, out, devices=devices, nodes=nodes, callbacks=callbacks)
     trainer.fit(module, data, ckpt_path=last, weights_only=True)
+    return trainer.is_global_zero
 
 
 def trainer_for(
