@@ -38,6 +38,9 @@ def main() -> None:
         venv.create(folder / "venv", with_pip=True)
         scripts = folder / "venv" / ("Scripts" if sys.platform == "win32" else "bin")
         run(scripts / "python", "-m", "pip", "install", "-q", f"{options.source}[web,video]", PYINSTALLER)
+        # The lab is left out, and with it the weights that it starts from.
+        where = said(scripts / "python", "-c", "import unrain; print(unrain.__path__[0])", cwd=folder)
+        shutil.rmtree(Path(where) / "lab")
         program = options.output.name.removesuffix(".exe")
         run(
             *(scripts / "pyinstaller", "--onefile", "--console", "--noconfirm", "--log-level=ERROR"),
@@ -52,7 +55,6 @@ def main() -> None:
             # Commands are imported by name.
             *("--collect-submodules", "unrain.cli", "--collect-submodules", "unrain.web"),
             *("--collect-submodules", "unrain.video", "--collect-submodules", "uvicorn"),
-            *("--exclude-module", "unrain.lab"),
             *(word for library in LEFT_OUT for word in ("--exclude-module", library)),
             ROOT / "deploy" / "application_start.py",
         )
@@ -67,6 +69,12 @@ def main() -> None:
 def run(*command: object) -> None:
     """Run a program and stop if it fails."""
     subprocess.run([str(word) for word in command], check=True)
+
+
+def said(*command: object, cwd: Path) -> str:
+    """Run a program and return what it prints."""
+    done = subprocess.run([str(word) for word in command], cwd=cwd, check=True, stdout=subprocess.PIPE)
+    return done.stdout.decode().strip()
 
 
 if __name__ == "__main__":

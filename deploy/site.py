@@ -35,6 +35,8 @@ PAGES = {
     "recipes/README.md": "recipes.md",
     "tests/attack/README.md": "attack.md",
 }
+# What a search finds there comes last: they name everything, and explain little of it.
+LAST = {"attack.md", "changelog.md", "recipes.md", "training-log.md"}
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
 _CODE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 
@@ -83,6 +85,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Turn links between files into links between pages."""
     place = page.file.src_uri
+    if place in LAST:
+        page.meta["search"] = {"boost": 0.1}
     source = next((path for path, name in PAGES.items() if name == place), f"docs/{place}")
     if place.startswith("models"):
         return markdown

@@ -103,9 +103,8 @@ def derained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return done
 
 
-@pytest.fixture(
-    scope="module"
-)  # its event loop runs in the tests' own thread, where no other can until it ends
+# Its event loop runs in the tests' own thread, where no other can until it ends.
+@pytest.fixture(scope="module")
 def browser():
     """A Chromium without a window, or a skip."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")

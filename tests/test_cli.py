@@ -276,7 +276,8 @@ def test_dry_run(here, capsys):
     ]
     assert not Path("out/a_derained.png").exists()
     assert cli.main(["in", "-o", "out", "--dry-run"]) == 0
-    assert "unrain: in/b.png: skipped, its result exists" in capsys.readouterr().err
+    said = "unrain: in/b.png: skipped, out/b_derained.png exists, --overwrite replaces it\n"
+    assert said in capsys.readouterr().err
     Path("empty").mkdir()
     assert cli.main(["empty", "--dry-run"]) == 1
     assert cli.main(["in", "--model", "nope", "--dry-run"]) == 2
@@ -411,6 +412,12 @@ BAD = {
     ),
     "no input": ([], None, 2, "no input"),
     "unknown option": (["photo.jpg", "--bogus"], None, 2, "Unknown option"),
+    "misspelled option": (
+        ["photo.jpg", "--strenght", "0.4"],
+        None,
+        2,
+        "Unknown option: --strenght. Did you mean --strength? See unrain --help",
+    ),
     "bad number": (
         ["photo.jpg", "--tile", "big"],
         None,
@@ -765,8 +772,9 @@ def test_help_shows_first_what_people_do(capsys):
     assert "For one input also a file name, whose extension decides the format" in flat
     assert "[default: rdmc-lite]" in flat and "[default: yes]" in flat and "[default: 0]" in flat
     assert "None" not in printed and "False" not in printed
+    assert "--output -o PATH" in flat and "STR|PATH" not in printed
     # Every option that takes a value says what it is without.
-    for option in re.findall(r"--([a-z-]+) (?:-o )?(?:STR|INT|FLOAT)", flat):
+    for option in re.findall(r"--([a-z-]+) (?:-o )?(?:STR|PATH|INT|FLOAT)", flat):
         assert option == "output" or re.search(rf"--{option} (?:(?! --).)*\[default: ", flat), option
 
 
@@ -829,6 +837,31 @@ def test_the_help_of_a_command_starts_as_its_docstring(name):
 def test_an_old_spelling_is_answered_with_the_new_one(capsys, old, new):
     assert cli.main(old) == 2
     assert capsys.readouterr().err == f"unrain: error: {new}\n"
+
+
+@pytest.mark.parametrize("word, meant", [("serv", "serve"), ("scor", "score"), ("benhc", "bench")])
+def test_a_misspelled_command_is_answered_with_the_one_that_is_meant(here, capsys, word, meant):
+    assert cli.main([word, "x"]) == 2
+    said = f"unrain: error: {word}: no such file, and no command; did you mean unrain {meant}?\n"
+    assert capsys.readouterr().err == said
+    # A file or folder of that name is what it says.
+    Path(word).mkdir()
+    picture(f"{word}/a.png")
+    assert cli.main([word, "--dry-run"]) == 0
+    assert cli.main(["holliday"]) == 1
+    assert "no such file, check the name" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words", [["train", "r.toml", "--data", "d"], ["help", "bench"], ["adapt", "--help"]]
+)
+def test_an_application_without_the_lab_says_so(capsys, monkeypatch, words):
+    monkeypatch.setattr(cli, "find_spec", lambda name: None)
+    assert cli.main(words) == 1
+    name = words[1] if words[0] == "help" else words[0]
+    said = f"unrain: error: {name}: not part of this application, install Python and then: "
+    assert capsys.readouterr().err == said + "pip install 'unrain[lab]'\n"
+    assert cli.main(["models"]) == 0
 
 
 # ------------------------------------------------------------------------------------------------- library

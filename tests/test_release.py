@@ -73,6 +73,30 @@ def test_nothing_is_published_before_everything_went_well():
     assert writers == ["containers", "publish"]
 
 
+@pytest.mark.parametrize("name", ["Containerfile", "Containerfile.gpu"])
+def test_containers_are_built_from_files_that_are_there(name):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    text = (ROOT / name).read_text(encoding="utf-8")
+    copied = {
+        source
+        for line in re.findall(r"^COPY (?!--from)(.+)$", text, re.MULTILINE)
+        for source in line.split()[:-1]
+    }
+    for source in copied:
+        assert (ROOT / source).exists(), source
+    # What the build of a wheel reads, and what the ignore file lets through.
+    wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
+    readme, licences = project["project"]["readme"], project["project"]["license-files"]
+    assert copied == {"pyproject.toml", readme, *licences, "src", *wheel["force-include"]}
+    ignored = (ROOT / ".containerignore").read_text(encoding="utf-8").splitlines()
+    assert copied == {line[1:] for line in ignored if line.startswith("!")}
+    for extras in re.findall(r"'\.\[([\w,]+)\]'", text):
+        assert set(extras.split(",")) <= project["project"]["optional-dependencies"].keys()
+    # What is copied from the first stage is where the second runs it.
+    (place,) = re.findall(r"^COPY --from=build (\S+) \1$", text, re.MULTILINE)
+    assert f"python -m venv {place} " in text and f'["{place}/bin/unrain"' in text
+
+
 @pytest.mark.parametrize("path", FORMS, ids=lambda path: path.name)
 def test_issue_forms_are_as_github_wants_them(path):
     form = yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from toys import ROOT, flat_picture, natural
-from unrain import watch
+from unrain import cli, watch
 from unrain.watch import SETTLED, Watch
 
 
@@ -92,3 +92,12 @@ def test_stopping_ends_it(tmp_path, monkeypatch):
     stop = threading.Event()
     stop.set()
     assert list(watch.plans(tmp_path, tmp_path / "out", stop.is_set)) == []
+
+
+def test_a_missing_extra_is_said_before_anything_is_watched(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "watchfiles", None)
+    (tmp_path / "in").mkdir()
+    assert cli.main(["watch", str(tmp_path / "in"), "-o", str(tmp_path / "out")]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("pip install 'unrain[watch]'")
+    assert not (tmp_path / "out").exists()

@@ -11,43 +11,70 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from unrain import files, image, layer, video
+from unrain import files, image, layer, video, zoo
 from unrain.errors import UnrainError
 from unrain.plan import Job, Kind, Outcome, Plan, takes_bytes
+from unrain.video import VideoOptions
 
 if TYPE_CHECKING:
     from unrain.derainer import Derained, Derainer
+
+Progress = Callable[[Job, int, int], None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is wanted of every input of a run.
+
+    Attributes:
+        derainer: Arguments of `Derainer`, besides the model.
+        overwrite: Replace results that are already there.
+        strength: How much of the rain is taken away: 0 none, 1 what is found, up to 1.5.
+        quality: 1 to 100 for JPEG, WebP and AVIF; None keeps what the source has.
+        max_pixels: Refuse pictures and frames with more pixels.
+        video: What is wanted of videos.
+        least: Leave pictures alone whose rain score is lower, see `unrain.score`; None derains all.
+        copy: Copy those to where the result would be.
+    """
+
+    derainer: Mapping[str, Any] = field(default_factory=dict)
+    overwrite: bool = False
+    strength: float = 1.0
+    quality: int | None = None
+    max_pixels: int = image.MAX_PIXELS
+    video: VideoOptions | None = None
+    least: float | None = None
+    copy: bool = False
+
+    def open(self, model: zoo.Model) -> "Derainer":
+        """Open a model.
+
+        Raises:
+            UsageError: There is no such device or precision.
+            UnrainError: The model cannot be loaded, or the device cannot be had.
+        """
+        from unrain.derainer import Derainer
+
+        return Derainer(model, **self.derainer)
 
 
 def run(
     plan: Plan,
     load: "Callable[[], Derainer]",
+    settings: Settings = Settings(),
     *,
-    overwrite: bool = False,
-    strength: float = 1.0,
-    quality: int | None = None,
-    max_pixels: int = image.MAX_PIXELS,
-    settings: video.VideoOptions | None = None,
-    least: float | None = None,
-    copy: bool = False,
-    progress: Callable[[Job, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Iterator[Outcome]:
     """Take the rain out of one picture or video after the other.
 
     Args:
         plan: What to do.
         load: Makes the Derainer; called once, and only if there is something to do.
-        overwrite: Replace results that are already there.
-        strength: How much of the rain is taken away: 0 none, 1 what is found, up to 1.5.
-        quality: 1 to 100 for JPEG, WebP and AVIF; None keeps what the source has.
-        max_pixels: Refuse pictures and frames with more pixels.
-        settings: What is wanted of videos.
-        least: Leave pictures alone whose rain score is lower, see `unrain.score`; None derains all.
-        copy: Copy those to where the result would be.
+        settings: What is wanted of every input.
         progress: Called with the job, the parts done and the parts in all; for a video with frames instead.
 
     Yields:
@@ -59,24 +86,13 @@ def run(
         UnrainError: The model cannot be loaded, or no result can be written into the plan's folder.
         KeyboardInterrupt: Ctrl-C; in the middle of a video after its outcome, since what was done is kept.
     """
-    check(plan.jobs, strength, settings)
+    check(plan.jobs, settings)
     yield from plan.settled
     if plan.folder is not None and plan.jobs:
         _make_folder(plan.folder / "result")
     loaded = functools.cache(load)
     for job in plan.jobs:
-        outcome = run_job(
-            job,
-            loaded,
-            overwrite=overwrite,
-            strength=strength,
-            quality=quality,
-            max_pixels=max_pixels,
-            settings=settings,
-            least=least,
-            copy=copy,
-            progress=progress,
-        )
+        outcome = run_job(job, loaded, settings, progress=progress)
         yield outcome
         if outcome.ends_run == "interrupted":
             raise KeyboardInterrupt
@@ -84,45 +100,33 @@ def run(
             return
 
 
-def check(jobs: Iterable[Job], strength: float, settings: video.VideoOptions | None) -> None:
+def check(jobs: Iterable[Job], settings: Settings) -> None:
     """Check, before the work, what can be checked without reading a file.
 
     Raises:
         OptionError: The settings do not fit the container of a result.
         UsageError: The strength is out of range.
     """
-    layer.check_strength(strength)
-    if settings is not None:
+    layer.check_strength(settings.strength)
+    if settings.video is not None:
         for job in jobs:
             if job.is_video:
-                settings.check(job.targets["derained"])
+                settings.video.check(job.targets["derained"])
 
 
 def run_job(
     job: Job,
     load: "Callable[[], Derainer]",
+    settings: Settings,
     *,
-    overwrite: bool = False,
-    strength: float = 1.0,
-    quality: int | None = None,
-    max_pixels: int = image.MAX_PIXELS,
-    settings: video.VideoOptions | None = None,
-    least: float | None = None,
-    copy: bool = False,
-    progress: Callable[[Job, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Outcome:
     """Take the rain out of one picture or video, and write what is not there yet.
 
     Args:
-        job: What to do; the rest is as for `run`.
+        job: What to do.
         load: Gives the Derainer; called only if there is something to do.
-        overwrite: Replace results that are already there.
-        strength: How much of the rain is taken away.
-        quality: 1 to 100 for JPEG, WebP and AVIF.
-        max_pixels: Refuse pictures and frames with more pixels.
-        settings: What is wanted of videos.
-        least: Leave pictures alone whose rain score is lower.
-        copy: Copy those to where the result would be.
+        settings: What is wanted of it.
         progress: Called with the job, the parts done and the parts in all.
 
     Returns:
@@ -134,32 +138,21 @@ def run_job(
     start = time.monotonic()
     for target in job.targets.values():
         files.sweep(target.parent)
-    pending = job.pending(overwrite=overwrite)
+    pending = job.pending(overwrite=settings.overwrite)
     if not pending and not job.to_stdout:
-        there = " and ".join(str(path) for path in job.targets.values())
-        return Outcome(job.name, "skipped", f"{there} exists, --overwrite replaces it")
+        return job.done
     derainer = load()
     try:
         for target in pending.values():
             _make_folder(target)
         if job.is_video:
-            report = _video(
-                job,
-                pending["derained"],
-                derainer,
-                strength,
-                settings,
-                max_pixels,
-                progress,
-                overwrite,
-                quality,
-            )
+            report = _video(job, pending["derained"], derainer, settings, progress)
             return _told(job, pending["derained"], report, time.monotonic() - start)
-        picture = _read(job, max_pixels)
-        if least is not None and (rain := _rain_score(picture)) < least:
-            return _left_alone(job, picture, pending, rain, quality, copy=copy, overwrite=overwrite)
-        results, found = _results(job, picture, pending, derainer, strength, progress)
-        saved = _save_all(results, pending, quality, overwrite=overwrite)
+        picture = _read(job, settings.max_pixels)
+        if settings.least is not None and (rain := _rain_score(picture)) < settings.least:
+            return _left_alone(job, picture, pending, rain, settings)
+        results, found = _results(job, picture, pending, derainer, settings.strength, progress)
+        saved = _save_all(results, pending, settings)
     except files.DiskFullError as error:
         return Outcome(job.name, "failed", str(error), ends_run="disk full")
     except UnrainError as error:
@@ -180,15 +173,7 @@ def run_job(
 
 
 def _video(
-    job: Job,
-    target: Path,
-    derainer: "Derainer",
-    strength: float,
-    settings: video.VideoOptions | None,
-    max_pixels: int,
-    progress: Callable[[Job, int, int], None] | None,
-    overwrite: bool,
-    quality: int | None,
+    job: Job, target: Path, derainer: "Derainer", settings: Settings, progress: Progress | None
 ) -> video.VideoReport:
     assert job.source is not None
 
@@ -200,12 +185,12 @@ def _video(
         job.source,
         target,
         derainer,
-        settings,
-        strength=strength,
-        max_pixels=max_pixels,
+        settings.video,
+        strength=settings.strength,
+        max_pixels=settings.max_pixels,
         progress=step,
-        overwrite=overwrite,
-        quality=quality,
+        overwrite=settings.overwrite,
+        quality=settings.quality,
     )
 
 
@@ -256,25 +241,18 @@ def _rain_score(picture: image.Picture) -> float:
 
 
 def _left_alone(
-    job: Job,
-    picture: image.Picture,
-    pending: Mapping[Kind, Path],
-    rain: float,
-    quality: int | None,
-    *,
-    copy: bool,
-    overwrite: bool,
+    job: Job, picture: image.Picture, pending: Mapping[Kind, Path], rain: float, settings: Settings
 ) -> Outcome:
     """Say that it does not rain in a picture, which is copied if wanted: byte for byte where that can be."""
     said = f"no rain in it (score {rain:.0f})"
     target = pending.get("derained")
-    if not copy or (target is None and not job.to_stdout):
+    if not settings.copy or (target is None and not job.to_stdout):
         return Outcome(job.name, "skipped", said)
     if target is not None and job.source is not None and target.suffix.lower() == job.source.suffix.lower():
         data = files.read(job.source, job.source.stat().st_size, "try again")
-        files.write(data, target, overwrite=overwrite)
+        files.write(data, target, overwrite=settings.overwrite)
     else:
-        _save(picture, target, quality, overwrite=overwrite)
+        _save(picture, target, settings)
     return Outcome(job.name, "skipped", f"{said}, copied to {target or 'standard output'}")
 
 
@@ -284,7 +262,7 @@ def _results(
     pending: Mapping[Kind, Path],
     derainer: "Derainer",
     strength: float,
-    progress: Callable[[Job, int, int], None] | None,
+    progress: Progress | None,
 ) -> tuple[dict[Kind, image.Picture], _Found]:
     page, pages = 0, 1 + len(picture.further)
 
@@ -349,11 +327,7 @@ class _Saved:
 
 
 def _save_all(
-    results: Mapping[Kind, image.Picture],
-    pending: Mapping[Kind, Path],
-    quality: int | None,
-    *,
-    overwrite: bool,
+    results: Mapping[Kind, image.Picture], pending: Mapping[Kind, Path], settings: Settings
 ) -> _Saved:
     """Write every result that can be written."""
     saved = _Saved()
@@ -361,7 +335,7 @@ def _save_all(
     for kind, picture in results.items():
         target = pending.get(kind)
         try:
-            saved.notes += _save(picture, target, quality, overwrite=overwrite)
+            saved.notes += _save(picture, target, settings)
         except UnrainError as error:
             problems.append(str(error))
             saved.disk_full = isinstance(error, files.DiskFullError)
@@ -375,17 +349,15 @@ def _save_all(
     return saved
 
 
-def _save(
-    picture: image.Picture, target: Path | None, quality: int | None, *, overwrite: bool
-) -> tuple[str, ...]:
+def _save(picture: image.Picture, target: Path | None, settings: Settings) -> tuple[str, ...]:
     """Write one result, to standard output without a target; return what could not be kept."""
     kind = picture.format if target is None else image.FORMATS.get(target.suffix.lower(), picture.format)
     try:
-        data, notes = image.encode(picture, kind, quality=quality)
+        data, notes = image.encode(picture, kind, quality=settings.quality)
     except UnrainError as error:
         raise UnrainError(f"{target or 'standard output'}: {error}") from error
     if target is not None:
-        files.write(data, target, overwrite=overwrite or takes_bytes(target))
+        files.write(data, target, overwrite=settings.overwrite or takes_bytes(target))
         return notes
     try:
         sys.stdout.buffer.write(data)

@@ -9,7 +9,7 @@ import re
 import sys
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -71,6 +71,12 @@ class Job:
             for kind, path in self.targets.items()
             if overwrite or not os.path.lexists(path) or takes_bytes(path)
         }
+
+    @property
+    def done(self) -> "Outcome":
+        """What is said where nothing is pending."""
+        there = " and ".join(str(path) for path in self.targets.values())
+        return Outcome(self.name, "skipped", f"{there} exists, --overwrite replaces it")
 
 
 @dataclass(frozen=True)
@@ -280,7 +286,7 @@ def result_folder(output: str) -> Path:
     return folder
 
 
-def converted(jobs: Collection[Job]) -> list[str]:
+def converted(jobs: Iterable[Job]) -> list[str]:
     """Say of which pictures the results have another format, because their own is only read."""
     kinds: Counter[tuple[str, str]] = Counter()
     for job in jobs:

@@ -12,10 +12,10 @@ import pytest
 
 from toys import ROOT, flat_picture
 from unrain import cli, zoo
+from unrain.batch import Settings
 from unrain.cluster import pool
 from unrain.cluster.inputs import Task, find_work
 from unrain.cluster.pool import Cluster, ShippedModel, Size
-from unrain.cluster.worker import Settings
 from unrain.errors import UnrainError
 
 

@@ -361,8 +361,11 @@ def test_results_within_the_input_are_no_input(cwd, bucket):
 
 def test_dry_run_writes_nothing(cwd, run, capsys):
     pictures(cwd / "in", 1)
+    (cwd / "in" / "film.mxf").touch()
     assert cli.main(["in", "-o", "out", "--shard", "1/1", "--dry-run"]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == "in/sub0/p0.png -> out/sub0/p0_derained.png"
+    said = capsys.readouterr()
+    assert said.out.splitlines()[-1] == "in/sub0/p0.png -> out/sub0/p0_derained.png"
+    assert "1 file" in said.err and ".mxf" in said.err
     assert not (cwd / "out").exists()
 
 
@@ -373,9 +376,9 @@ def test_what_killed_workers_left_is_removed(tmp_path, monkeypatch, tiny_model):
     left = tmp_path / "unrain-work-left"
     left.mkdir()
     (left / "lock").write_bytes(b"")
-    lives = worker.Worker(zoo.find(tiny_model), worker.Settings())
+    lives = worker.Worker(zoo.find(tiny_model), worker.batch.Settings())
     assert not left.exists()
-    second = worker.Worker(zoo.find(tiny_model), worker.Settings())
+    second = worker.Worker(zoo.find(tiny_model), worker.batch.Settings())
     assert len(list(tmp_path.iterdir())) == 2
     lives.close()
     second.close()

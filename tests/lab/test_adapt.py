@@ -182,7 +182,7 @@ def test_what_is_wrong_is_named(here, model, options, message):
 
 def test_weights_of_a_shipped_model_are_looked_for_and_their_lack_is_explained(here, monkeypatch):
     monkeypatch.setenv("UNRAIN_WEIGHTS", str(here))
-    with pytest.raises(UnrainError, match=r"rdmc-lite\.safetensors: not there.*UNRAIN_WEIGHTS"):
+    with pytest.raises(UnrainError, match=r"rdmc-lite: its weights .* are not in .*; take recipes/weights"):
         trainable("rdmc-lite")
     (here / "rdmc-lite.safetensors").write_bytes(b"")
     assert trainable("rdmc-lite") == (here / "rdmc-lite.safetensors", 1)

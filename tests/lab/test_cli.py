@@ -41,6 +41,27 @@ def test_train_and_export_call_the_lab(monkeypatch):
     assert calls == [(files, {"recursions": fixed, "default": default}) for fixed, default in chosen]
 
 
+def test_training_and_export_end_with_what_they_made_and_what_to_do_with_it(monkeypatch, capsys):
+    lab_call(monkeypatch, "unrain.lab.training.train", "train")
+    monkeypatch.setattr(
+        sys.modules["unrain.lab.training.train"], "train", lambda *a, **k: Path("runs/r/weights.safetensors")
+    )
+    assert cli.main(["train", "r.toml", "--data", "d"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "r.toml -> runs/r/weights.safetensors",
+        "measure it: unrain bench runs/r/weights.safetensors --data d",
+    ]
+    # Another process writes them.
+    monkeypatch.setattr(sys.modules["unrain.lab.training.train"], "train", lambda *a, **k: None)
+    assert cli.main(["train", "r.toml", "--data", "d"]) == 0
+    assert capsys.readouterr().out == ""
+    lab_call(monkeypatch, "unrain.lab.export", "export_checkpoint")
+    monkeypatch.setattr(sys.modules["unrain.lab.export"], "export_checkpoint", lambda source, out, **k: out)
+    assert cli.main(["export", "w.safetensors", "-o", "new.onnx"]) == 0
+    said = ["w.safetensors -> new.onnx", "use it: unrain IN --model new.onnx"]
+    assert capsys.readouterr().out.splitlines() == said
+
+
 @pytest.mark.parametrize("arguments", [["train", "r.toml", "--data", "d"], ["export", "c", "-o", "o.onnx"]])
 def test_without_the_lab_there_is_a_hint(capsys, monkeypatch, arguments):
     for name in list(sys.modules):

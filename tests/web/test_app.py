@@ -122,6 +122,8 @@ def test_rain_layer_comparison_and_previews_come_in_a_zip(client, model_folder):
     assert answer.headers["content-type"] == "application/zip"
     with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
         assert archive.testzip() is None
+        # Unpacked by a user of that system, they can be read like other files.
+        assert {entry.external_attr >> 16 for entry in archive.infolist()} == {0o644}
         assert archive.namelist() == [
             "Ein Bild_derained.tif",
             "Ein Bild_rain.png",

@@ -6,6 +6,7 @@ The lab's commands are known by name only, so that `--help` answers at once and 
 import os
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Annotated
 
 from cyclopts import App, CycloptsError, Group, Parameter
@@ -219,11 +220,14 @@ def _dispatch(argv: Sequence[str]) -> int:
     tokens = [derain.STREAM if token == "-" else token for token in derain.spelled_out(argv)]
     try:
         _refuse_old_spelling(tokens)
+        _refuse_misspelling(tokens)
+        _refuse_absent(tokens)
         result = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
         message = " ".join(str(error).replace(derain.STREAM, "-").split())
         command = " ".join(["unrain", *(error.command_chain or ())])
-        error_line(f"unrain: error: {message.rstrip('.')}, see {command} --help")
+        see = " See" if message.endswith("?") else ", see"
+        error_line(f"unrain: error: {message.rstrip('.')}{see} {command} --help")
         return EXIT_USAGE
     except UnrainError as error:
         error_line(f"unrain: error: {error}")
@@ -245,3 +249,32 @@ def _refuse_old_spelling(tokens: Sequence[str]) -> None:
         options = [token.partition("=")[0] for token in tokens[1:]]
         if tokens[:1] == [command] and (not option or option in options):
             raise UsageError(f"unrain {command} {option}".rstrip() + f" is now {new}")
+
+
+def _refuse_misspelling(tokens: Sequence[str]) -> None:
+    """Name the command that a first word resembles which is no file.
+
+    Raises:
+        UsageError: There is one.
+    """
+    word = tokens[0] if tokens else ""
+    if not word.isalpha() or word in _LAZY or os.path.lexists(word):
+        return
+    from difflib import get_close_matches
+
+    for meant in get_close_matches(word, [*_LAZY, "help"], n=1, cutoff=0.75):
+        if meant != word:
+            raise UsageError(f"{word}: no such file, and no command; did you mean unrain {meant}?")
+
+
+def _refuse_absent(tokens: Sequence[str]) -> None:
+    """Say what the one-file application, which has no lab, cannot do.
+
+    Raises:
+        UnrainError: The command is one of the lab's, and there is no lab.
+    """
+    name = next((token for token in tokens if token != "help"), "")
+    if _LAZY.get(name, ("",))[0].startswith("unrain.lab.") and find_spec("unrain.lab") is None:
+        raise UnrainError(
+            f"{name}: not part of this application, install Python and then: pip install 'unrain[lab]'"
+        )

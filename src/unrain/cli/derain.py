@@ -10,7 +10,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Group, Parameter, validators
 
@@ -23,7 +23,7 @@ from unrain.cluster.options import SCALE, Scale
 if TYPE_CHECKING:
     from unrain.cluster.inputs import Task
     from unrain.derainer import Derainer
-    from unrain.plan import Job, Outcome, Plan
+    from unrain.plan import Job, Outcome
     from unrain.video import VideoOptions
 
 # Stands for `-` while the command line is parsed: no file name can hold it, and no option looks like it.
@@ -43,7 +43,7 @@ Count = Annotated[int | None, Parameter(validator=validators.Number(gte=1), grou
 
 def derain(
     *inputs: Annotated[FileName, Parameter(name="IN")],
-    output: Annotated[FileName | None, Parameter(alias="-o", group=_RESULT)] = None,
+    output: Annotated[FileName | None, Parameter(alias="-o", group=_RESULT, metavar="PATH")] = None,
     overwrite: Annotated[bool, Parameter(group=_RESULT)] = False,
     strength: Annotated[float, Parameter(group=_RESULT)] = 1.0,
     rain_layer: Annotated[bool, Parameter(group=_RESULT)] = False,
@@ -127,7 +127,7 @@ def derain(
     from unrain import batch, image, layer, plan, video
 
     layer.check_strength(strength)
-    settings = video.VideoOptions(
+    videos = video.VideoOptions(
         codec,
         crf,
         video.parse_time(start, "--start") if start is not None else video.VideoOptions.start,
@@ -136,15 +136,6 @@ def derain(
     )
     devices.parse(device)
     devices.check_precision(precision)
-    arguments: dict[str, Any] = {
-        "recursions": recursions,
-        "until": until,
-        "tile": tile,
-        "device": device,
-        "precision": precision,
-        "threads": threads,
-        "levels": levels,
-    }
     names = [plan.STREAM if text == STREAM else str(text) for text in inputs]
     place = plan.STREAM if output == STREAM else None if output is None else str(output)
     limit = image.MAX_PIXELS if max_pixels is None else max_pixels
@@ -154,29 +145,36 @@ def derain(
         from unrain.score import scorer
 
         least = scorer(threads).threshold
+    settings = batch.Settings(
+        {
+            "recursions": recursions,
+            "until": until,
+            "tile": tile,
+            "device": device,
+            "precision": precision,
+            "threads": threads,
+            "levels": levels,
+        },
+        overwrite=overwrite,
+        strength=strength,
+        quality=quality,
+        max_pixels=limit,
+        video=videos,
+        least=least,
+        copy=others == "copy",
+    )
     scale.check([*names, place or ""])
     if scale.wanted:
         if raw is not None:
             raise plan.PlanError("--raw: frames in a pipe cannot be shared out, run them alone")
         from unrain.cluster import cli as cluster
-        from unrain.cluster.worker import Settings
 
-        wanted = Settings(
-            arguments,
-            overwrite,
-            strength,
-            quality,
-            limit,
-            settings,
-            least,
-            others == "copy",
-        )
         return cluster.derain(
             names,
             place,
             scale,
             zoo.find(model),
-            wanted,
+            settings,
             rain_layer=rain_layer,
             compare=compare,
             dry_run=dry_run,
@@ -191,21 +189,28 @@ def derain(
     )
     form = None if raw is None else video.parse_raw(raw, limit)
     if form is not None:
-        frames.check(planned, settings, quality=quality, dry_run=dry_run)
+        frames.check(planned, videos, quality=quality, dry_run=dry_run)
     else:
-        check_for_videos(settings, planned.jobs)
+        check_for_videos(videos, planned.jobs)
     chosen = zoo.find(model)
     if dry_run:
-        return _dry_run(planned, overwrite=overwrite, verbose=verbose)
+        pending = [(job, job.pending(overwrite=overwrite)) for job in planned.jobs]
+        return say_plan(
+            [
+                (job.name, target)
+                for job, targets in pending
+                for target in [*targets.values(), *["standard output"] * job.to_stdout]
+            ],
+            [*(job.done for job, targets in pending if not targets and not job.to_stdout), *planned.settled],
+            [*converted(planned.jobs), *left_aside(planned.ignored, verbose=verbose)],
+        )
     if any(job.to_stdout for job in planned.jobs) and sys.stdout.isatty():
         raise plan.PlanError("standard output is a terminal: redirect it, or give a file name after -o")
 
     def load() -> "Derainer":
-        from unrain.derainer import Derainer
-
         with warnings.catch_warnings(record=True) as notes:
             warnings.simplefilter("always", devices.DeviceWarning)
-            made = Derainer(chosen, **arguments)
+            made = settings.open(chosen)
         for note in notes:
             screen.say(f"unrain: {note.message}")
         if getattr(made.engine, "loops", False) and not quiet:
@@ -219,24 +224,13 @@ def derain(
         if verbose:
             screen.say(f"model {chosen.name} ({chosen.path})")
         if not quiet:
-            for line in plan.converted(planned.jobs):
-                screen.say(f"unrain: {line}")
+            for line in converted(planned.jobs):
+                screen.say(line)
         try:
             if form is not None:
-                screen.settle(frames.derain_frames(form, load(), settings, strength))
+                screen.settle(frames.derain_frames(form, load(), videos, strength))
             else:
-                for outcome in batch.run(
-                    planned,
-                    load,
-                    overwrite=overwrite,
-                    strength=strength,
-                    quality=quality,
-                    max_pixels=limit,
-                    settings=settings,
-                    least=least,
-                    copy=others == "copy",
-                    progress=screen.tile_done,
-                ):
+                for outcome in batch.run(planned, load, settings, progress=screen.tile_done):
                     screen.settle(outcome)
         except KeyboardInterrupt:
             screen.interrupted = True
@@ -289,6 +283,13 @@ def terminable(screen: "Screen") -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
+def converted(jobs: Iterable["Job"]) -> list[str]:
+    """Say of which pictures the results have another format."""
+    from unrain.plan import converted
+
+    return [f"unrain: {line}" for line in converted(jobs)]
+
+
 def left_aside(ignored: Sequence[Path], *, verbose: bool) -> list[str]:
     """Count the files of folders that are no input, and name them if wanted."""
     from unrain.plan import left_aside
@@ -297,23 +298,27 @@ def left_aside(ignored: Sequence[Path], *, verbose: bool) -> list[str]:
     return [*lines, *(f"  {path}" for path in ignored if verbose)]
 
 
-def _dry_run(plan: "Plan", *, overwrite: bool, verbose: bool) -> int:
-    from unrain.plan import converted
+def say_plan(writes: Iterable[tuple[str, object]], over: Iterable["Outcome"], lines: Iterable[str]) -> int:
+    """Say what a run would do.
 
-    for job in plan.jobs:
-        pending = job.pending(overwrite=overwrite)
-        if not pending and not job.to_stdout:
-            error_line(f"unrain: {job.name}: skipped, its result exists")
-        for target in [*pending.values(), *(["standard output"] if job.to_stdout else [])]:
-            print_line(f"{job.name} -> {target}")
-    for line in converted(plan.jobs):
-        error_line(f"unrain: {line}")
-    for outcome in plan.settled:
+    Args:
+        writes: Each input with a result of it.
+        over: What is said of inputs that would not be run.
+        lines: What else is to be said.
+
+    Returns:
+        The exit code.
+    """
+    for name, target in writes:
+        print_line(f"{name} -> {target}")
+    failed = False
+    for outcome in over:
+        failed |= outcome.status == "failed"
         word = "error: " if outcome.status == "failed" else f"{outcome.name}: skipped, "
         error_line(f"unrain: {word}{outcome.message}")
-    for line in left_aside(plan.ignored, verbose=verbose):
+    for line in lines:
         error_line(line)
-    return EXIT_FAILED if any(outcome.status == "failed" for outcome in plan.settled) else 0
+    return EXIT_FAILED if failed else 0
 
 
 class Screen:

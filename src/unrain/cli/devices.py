@@ -61,7 +61,7 @@ def _look() -> list[Found]:
     from unrain.engine.choose import missing, names, tested
 
     missed = {kind: missing(kind) for kind in (*AUTO, "torch")}
-    results = tested([kind for kind in AUTO if not missed[kind]], Processor())
+    results = tested(Processor(), alone=True)
     found = []
     for kind, why in missed.items():
         result = results.get(kind)

@@ -1,9 +1,10 @@
 """`unrain watch IN -o OUT`: derain every file that appears in a folder."""
 
+import functools
 import signal
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from cyclopts import Parameter, validators
 
@@ -11,9 +12,6 @@ from unrain import devices, zoo
 from unrain.cli.derain import Screen
 from unrain.cli.output import EXIT_INTERRUPTED, extra
 from unrain.errors import UsageError
-
-if TYPE_CHECKING:
-    from unrain.derainer import Derainer
 
 
 def watch(
@@ -47,6 +45,9 @@ def watch(
         verbose: Say what was done to each file.
     """
     from unrain import batch, layer
+
+    with extra("watch", "watch"):
+        import watchfiles  # noqa: F401
     from unrain.watch import plans
 
     layer.check_strength(strength)
@@ -58,23 +59,20 @@ def watch(
         raise UsageError(f"{output}: a file, give a folder after -o")
     output.mkdir(parents=True, exist_ok=True)
     chosen = zoo.find(model)
-    made: list[Derainer] = []
-
-    def load() -> "Derainer":
-        from unrain.derainer import Derainer
-
-        made.extend([] if made else [Derainer(chosen, device=device, precision=precision, threads=threads)])
-        return made[0]
+    settings = batch.Settings(
+        {"device": device, "precision": precision, "threads": threads}, strength=strength
+    )
+    load = functools.cache(lambda: settings.open(chosen))
 
     stop = threading.Event()
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    with extra("watch", "watch"), Screen(0, quiet=quiet, verbose=verbose) as screen:
+    with Screen(0, quiet=quiet, verbose=verbose) as screen:
         if not quiet:
             screen.say(f"unrain: watching {folder} (Ctrl-C to stop)")
         try:
             for plan in plans(folder, output, stop.is_set):
-                for outcome in batch.run(plan, load, strength=strength):
+                for outcome in batch.run(plan, load, settings):
                     screen.settle(outcome)
                     if stop.is_set():
                         break

@@ -4,11 +4,11 @@ import contextlib
 from collections.abc import Sequence
 
 from unrain import zoo
-from unrain.cli.derain import Screen, check_for_videos, left_aside, terminable
-from unrain.cli.output import EXIT_FAILED, error_line, extra, print_line
+from unrain.batch import Settings
+from unrain.cli.derain import Screen, check_for_videos, converted, left_aside, say_plan, terminable
+from unrain.cli.output import extra
 from unrain.cluster import command
 from unrain.cluster.options import Scale
-from unrain.cluster.worker import Settings
 
 
 def derain(
@@ -49,12 +49,20 @@ def derain(
         if settings.video is not None and work.tasks:
             check_for_videos(settings.video, work.tasks)
         resumed = command.resume(work, output, scale, overwrite=settings.overwrite)
+        lines = converted(task.job for task in resumed.left)
         if dry_run:
-            return _dry_run(resumed)
+            return say_plan(
+                ((task.source, target) for task in resumed.left for target in task.targets.values()),
+                resumed.over,
+                [*lines, *left_aside(work.ignored, verbose=verbose)],
+            )
         screen = Screen(len(resumed.left) + len(resumed.over), quiet=quiet, verbose=verbose)
         with screen, terminable(screen):
             if verbose:
                 screen.say(f"model {model.name} ({model.path})")
+            if not quiet:
+                for line in lines:
+                    screen.say(line)
             try:
                 with contextlib.closing(
                     command.run(resumed, scale, model, settings, say=screen.say)
@@ -67,13 +75,3 @@ def derain(
                 for line in left_aside(work.ignored, verbose=verbose):
                     screen.say(line)
         return screen.summary()
-
-
-def _dry_run(resumed: command.Resumed) -> int:
-    for task in resumed.left:
-        for target in task.targets.values():
-            print_line(f"{task.source} -> {target}")
-    for outcome in resumed.over:
-        word = "error: " if outcome.status == "failed" else f"{outcome.name}: skipped, "
-        error_line(f"unrain: {word}{outcome.message}")
-    return EXIT_FAILED if any(outcome.status == "failed" for outcome in resumed.over) else 0

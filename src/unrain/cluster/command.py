@@ -3,16 +3,16 @@
 import contextlib
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Protocol
 
 from unrain import batch, plan, zoo
+from unrain.batch import Settings
 from unrain.cluster import storage
 from unrain.cluster.inputs import Task, Work, find_work
 from unrain.cluster.log import PARQUET, Log, LogRow
 from unrain.cluster.options import Scale
-from unrain.cluster.worker import Settings, Worker
-from unrain.plan import Job, Outcome, Status
+from unrain.cluster.worker import Worker
+from unrain.plan import Outcome, Status
 
 
 def find(
@@ -119,7 +119,7 @@ def run(
         UsageError: The settings do not fit the results.
         KeyboardInterrupt: Ctrl-C.
     """
-    batch.check(map(_job, resumed.left), settings.strength, settings.video)
+    batch.check((task.job for task in resumed.left), settings)
     yield from resumed.over
     log = resumed.log
     if resumed.left:
@@ -134,10 +134,6 @@ def run(
                 log.close()
     if resumed.left or (log.before and not resumed.complete):
         log.write_parquet()
-
-
-def _job(task: Task) -> Job:
-    return Job(Path(task.source), {kind: Path(name) for kind, name in task.targets.items()})
 
 
 class Workers(Protocol):

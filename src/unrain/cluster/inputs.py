@@ -14,7 +14,7 @@ from pathlib import Path
 from unrain import image, plan, video
 from unrain.cluster import storage
 from unrain.errors import UnrainError
-from unrain.plan import Kind, Outcome, PlanError
+from unrain.plan import Job, Kind, Outcome, PlanError
 
 # What a manifest's column of paths may be called, in the order of preference.
 _COLUMNS = ("path", "file", "file_name", "filename", "image", "uri", "url")
@@ -45,6 +45,11 @@ class Task:
     def is_video(self) -> bool:
         """Whether its extension says that it is a video."""
         return video.is_video(Path(self.source))
+
+    @property
+    def job(self) -> Job:
+        """The same with every name as a path, an address too: for what looks at names alone."""
+        return Job(Path(self.source), {kind: Path(name) for kind, name in self.targets.items()})
 
 
 @dataclass

@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from unrain import files, zoo
+from unrain.batch import Settings
 from unrain.cluster.inputs import Task
 from unrain.cluster.log import LogRow, now
-from unrain.cluster.worker import Settings, Worker
+from unrain.cluster.worker import Worker
 from unrain.errors import UnrainError
 from unrain.files import one_line
 from unrain.version import __version__

@@ -12,68 +12,34 @@ import shutil
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import BinaryIO
 
-from unrain import batch, files, image, zoo
+from unrain import batch, files, zoo
 from unrain.cluster import storage
 from unrain.cluster.inputs import Task
 from unrain.cluster.log import LogRow, now
 from unrain.errors import UnrainError
 from unrain.plan import Job, Kind, Outcome
 from unrain.version import __version__
-from unrain.video import VideoOptions
-
-if TYPE_CHECKING:
-    from unrain.derainer import Derainer
 
 _SCRATCH, _LOCK = "unrain-work-", "lock"
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What is wanted of every input.
-
-    Attributes:
-        derainer: Arguments of `Derainer`, besides the model.
-        overwrite: Replace results that are already there.
-        strength: How much of the rain is taken away.
-        quality: 1 to 100 for JPEG, WebP and AVIF.
-        max_pixels: Refuse pictures and frames with more pixels.
-        video: What is wanted of videos.
-        least: Leave pictures alone whose rain score is lower.
-        copy: Copy those to where the result would be.
-    """
-
-    derainer: Mapping[str, Any] = field(default_factory=dict)
-    overwrite: bool = False
-    strength: float = 1.0
-    quality: int | None = None
-    max_pixels: int = image.MAX_PIXELS
-    video: VideoOptions | None = None
-    least: float | None = None
-    copy: bool = False
 
 
 class Worker:
     """Does tasks, and keeps the model open between them."""
 
-    def __init__(self, model: zoo.Model, settings: Settings) -> None:
+    def __init__(self, model: zoo.Model, settings: batch.Settings) -> None:
         """Take what all tasks share.
 
         Args:
             model: The model; opened when a task first needs it.
             settings: What is wanted of every input.
         """
-        self._model, self._settings = model, settings
+        self._settings = settings
         self._scratch, self._lock = _make_scratch()
-        self.load = functools.cache(self._load)
-
-    def _load(self) -> "Derainer":
-        from unrain.derainer import Derainer
-
-        return Derainer(self._model, **self._settings.derainer)
+        self.load = functools.cache(lambda: settings.open(model))
 
     def close(self) -> None:
         """Remove the folder of copies."""
@@ -118,9 +84,8 @@ class Worker:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _outcome(self, task: Task, folder: Path) -> Outcome:
-        settings = self._settings
         # A task that a lost worker began had no result before: what is there now is its own.
-        overwrite = settings.overwrite or task.again
+        overwrite = self._settings.overwrite or task.again
         try:
             source = _fetched(task.source, folder)
             targets = {kind: _copy(name, folder) for kind, name in task.targets.items()}
@@ -131,17 +96,8 @@ class Worker:
             return Outcome(task.source, "failed", str(error))
         self.load()
         try:
-            outcome = batch.run_job(
-                Job(source, targets),
-                self.load,
-                overwrite=overwrite,
-                strength=settings.strength,
-                quality=settings.quality,
-                max_pixels=settings.max_pixels,
-                settings=settings.video,
-                least=settings.least,
-                copy=settings.copy,
-            )
+            settings = replace(self._settings, overwrite=overwrite)
+            outcome = batch.run_job(Job(source, targets), self.load, settings)
         # Days of work must not end with what nobody foresaw of one file.
         except Exception as error:
             message = f"{task.source}: {type(error).__name__} ({files.one_line(error)}), please report this"

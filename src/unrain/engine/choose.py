@@ -114,15 +114,7 @@ def _open(model: Model, device: Device, processor: Processor) -> Engine:
 
 def _fastest(processor: Processor) -> Device:
     """Choose the fastest device that is installed and gives what the CPU gives."""
-    precision = processor.precision
-    # What was tested once needs no library to be looked for.
-    results = recall(_key(processor))
-    if not results or not set(results) <= set(AUTO):
-        found = [kind for kind in AUTO if not missing(kind)]
-        # The CPU alone needs no test, and says itself which precisions it knows.
-        if found == ["cpu"]:
-            return Device("cpu")
-        results = tested(found, processor)
+    results = tested(processor)
     times = {kind: result for kind, result in results.items() if isinstance(result, int | float)}
     for kind in results:
         # That the CPU knows fp32 only is no news.
@@ -131,17 +123,27 @@ def _fastest(processor: Processor) -> Device:
             warnings.warn(said, DeviceWarning, stacklevel=4)
     if not times:
         raise UnrainError(
-            f"no device here computes in {precision}: give --precision auto, see unrain devices"
+            f"no device here computes in {processor.precision}: give --precision auto, see unrain devices"
         )
     return Device(min(times, key=lambda kind: float(times[kind])))
 
 
-def tested(kinds: list[str], processor: Processor) -> dict[str, Any]:
-    """Return what `self_test` found, now or in an earlier run with the same versions."""
+def tested(processor: Processor, *, alone: bool = False) -> dict[str, Any]:
+    """Return what `self_test` found of the devices that are installed, now or earlier with the same packages.
+
+    Args:
+        processor: What is wanted of them.
+        alone: Test the CPU even where there is nothing to compare it with. Otherwise its time is 0 there, and
+            it says itself which precisions it knows.
+    """
     key = _key(processor)
+    # What was tested once needs no library to be looked for.
     results = recall(key)
-    if results is None or set(results) != set(kinds):
-        results = self_test(kinds, processor)
+    if not results or not set(results) <= set(AUTO):
+        found = [kind for kind in AUTO if not missing(kind)]
+        if found == ["cpu"] and not alone:
+            return {"cpu": 0.0}
+        results = self_test(found, processor)
         keep(key, results)
     return results
 

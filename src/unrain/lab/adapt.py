@@ -126,7 +126,7 @@ def adapt(
     rainy = [_middle(piece) for piece in _pictures(real, "--real")]
     sources, specs, tests, unpaired = _sources(start.net, recursions, rainy, clean, pairs)
     recipe = recipe_for(start, specs, (real.name,), (clean.name,) if clean else (), steps)
-    pl.seed_everything(recipe.seed)
+    pl.seed_everything(recipe.seed, verbose=False)
     module = Deraining(recipe, "unrain adapt")
     start_from(module, Initial(str(path)))
     photographed = Unpaired(Source(photos=_pieces(real, "--real")), unpaired)
@@ -160,8 +160,9 @@ def adapt(
 def trainable(model: str) -> tuple[Path, int | None]:
     """Find the weights that a model can be fine-tuned from, and its default number of recursions.
 
-    A name of the zoo stands for NAME.safetensors in the folder UNRAIN_WEIGHTS, or in recipes/weights where
-    unrain runs from its source; any other text is the path of a checkpoint.
+    A name of the zoo stands for NAME.safetensors in the folder UNRAIN_WEIGHTS, in this package, which has
+    those of the default model and of the smallest, or in recipes/weights where unrain runs from its source;
+    any other text is the path of a checkpoint.
 
     Raises:
         UnrainError: There are none.
@@ -173,13 +174,15 @@ def trainable(model: str) -> tuple[Path, int | None]:
         return path, None
     card = zoo.find(model).card
     own = os.environ.get("UNRAIN_WEIGHTS")
-    folder = Path(own) if own else Path(__file__).parents[3] / "recipes" / "weights"
-    weights = folder / f"{model}.safetensors"
-    if weights.is_file():
-        return weights, card.get("recursions") if card.get("recursive") else None
+    here = Path(__file__)
+    folders = [Path(own)] if own else [here.parent / "weights", here.parents[3] / "recipes" / "weights"]
+    for folder in folders:
+        weights = folder / f"{model}.safetensors"
+        if weights.is_file():
+            return weights, card.get("recursions") if card.get("recursive") else None
     raise UnrainError(
-        f"{weights}: not there; it has the weights of {model} for training, which unrain's source brings in "
-        "recipes/weights: give that file in place of the name, or name its folder in UNRAIN_WEIGHTS"
+        f"{model}: its weights for training are not {f'in {own}' if own else 'part of the package'}; take "
+        f"recipes/weights/{model}.safetensors of unrain's source, and give that file in place of the name"
     )
 
 

@@ -60,7 +60,10 @@ def train(
     with extra("lab", "train"):
         from unrain.lab.training.train import train as run_training
 
-        run_training(recipe, data, devices=devices, nodes=nodes, out=out, resume=resume)
+        made = run_training(recipe, data, devices=devices, nodes=nodes, out=out, resume=resume)
+        if made is not None:
+            print_line(f"{recipe} -> {made}")
+            print_line(f"measure it: unrain bench {made} --data {data}")
 
 
 def adapt(
@@ -168,11 +171,15 @@ def export(
             from unrain.lab.darktable import write_package
 
             write_package(zoo.find(source), darktable)
+            print_line(f"{source} -> {darktable}")
             return
         assert output is not None
         from unrain.lab.export import export_checkpoint
 
-        export_checkpoint(Path(source), output, recursions=recursions, default=default)
+        made = export_checkpoint(Path(source), output, recursions=recursions, default=default)
+        print_line(f"{source} -> {made}")
+        if output.suffix == ".onnx":
+            print_line(f"use it: unrain IN --model {made}")
 
 
 def reproduce(

@@ -193,7 +193,7 @@ def search(recipe: Path, data: Path, *, out: Path | None = None) -> Found:
     plan = dataclasses.replace(whole, stages=(whole.search,), validation=())
     name = f"{recipe.stem.removesuffix('-search')}-search"
     out = out or Path("runs") / name
-    pl.seed_everything(plan.seed)
+    pl.seed_everything(plan.seed, verbose=False)
     prior = plan.contrastive.load() if plan.loss.contrastive else None
     module = Searching(plan, whole.search, name=recipe.stem, prior=prior)
     if not isinstance(module.net, RDMC) or not module.net.gates:

@@ -336,7 +336,10 @@ def _zipped(files: dict[str, bytes]) -> bytes:
     # Pictures are compressed already.
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         for name, data in files.items():
-            archive.writestr(name, data)
+            entry = zipfile.ZipInfo(name, time.localtime()[:6])
+            # Unpacked, they are files like others: zipfile itself lets only their owner read them.
+            entry.external_attr = 0o644 << 16
+            archive.writestr(entry, data)
     return buffer.getvalue()
 
 

@@ -115,8 +115,10 @@ def test_times_are_measured_and_not_judged(monkeypatch, capsys):
     printed = capsys.readouterr().out.splitlines()
     times = [line for line in printed if line.endswith("depends on the machine")]
     assert len(times) == 3 + 4
-    pattern = r"rdmc-lite-xs, 32x24, \d threads?s: stated 0\.07 s, 42 times faster"
+    pattern = r"rdmc-lite-xs, 32x24, \d threads?s: stated 0\.07 s, 42 times as fast as PReNet, measured "
     assert any(re.search(pattern, one) for one in times)
+    # What all are compared with is not compared with itself.
+    assert not [one for one in times if one.startswith("  PReNet") and "as fast" in one]
     assert (
         "  rdmc-lite, 12 megapixels, one thread: stated 2.2 s, measured 2.3 s: depends on the machine"
         in printed

@@ -28,6 +28,14 @@ class Progress(TQDMProgressBar):
         """Return the batches of the whole run."""
         return self.trainer.max_steps // self.optimisers
 
+    def get_metrics(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        """Return what stands behind the bar, less the name of a folder of curves."""
+        found = super().get_metrics(trainer, pl_module)
+        found.pop("v_num", None)
+        return found
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Count all batches of the run, those of its earlier parts included."""
         super().on_train_start(trainer, pl_module)

@@ -7,7 +7,9 @@ model's card) at the end; csv/ and tensorboard/ with the curves.
 
 from __future__ import annotations
 
+import logging
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,7 +35,7 @@ def train(
     nodes: int = 1,
     out: Path | None = None,
     resume: bool = True,
-) -> None:
+) -> Path | None:
     """Train a recipe, resuming from the run's last checkpoint if there is one.
 
     Args:
@@ -43,6 +45,9 @@ def train(
         nodes: How many machines there are; each runs this, started by torchrun or Slurm.
         out: Folder of the run, which all machines share; runs/RECIPE when None.
         resume: Whether to resume from the last checkpoint; if not, a folder that has one is refused.
+
+    Returns:
+        The trained weights; None in processes that leave them to another to write.
 
     Raises:
         UnrainError: Recipe, data or gradients are not right, or the checkpoint is damaged or of another
@@ -61,13 +66,14 @@ def train(
         raise UnrainError(
             f"{result}: the recipe starts from this file and would overwrite it; give another --out"
         )
-    pl.seed_everything(plan.seed)
+    pl.seed_everything(plan.seed, verbose=False)
     prior = plan.contrastive.load() if plan.loss.contrastive else None
     teacher = DistillationTeacher(plan.distillation) if plan.distillation else None
     module = Deraining(plan, recipe.stem, prior, teacher)
     if plan.initial:
         start_from(module, plan.initial)
-    fit(module, RecipeData(plan, data), out, devices=devices, nodes=nodes)
+    writes = fit(module, RecipeData(plan, data), out, devices=devices, nodes=nodes)
+    return result if writes else None
 
 
 def check_processes(plan: Recipe, devices: int, nodes: int) -> None:
@@ -100,7 +106,7 @@ def check_processes(plan: Recipe, devices: int, nodes: int) -> None:
             )
 
 
-def fit(module: Deraining, data: RecipeData, out: Path, *, devices: int = 1, nodes: int = 1) -> None:
+def fit(module: Deraining, data: RecipeData, out: Path, *, devices: int = 1, nodes: int = 1) -> bool:
     """Train by the module's recipe, resuming from the folder's last checkpoint if there is one.
 
     Args:
@@ -109,6 +115,9 @@ def fit(module: Deraining, data: RecipeData, out: Path, *, devices: int = 1, nod
         out: Folder of the run; it exists.
         devices: How many GPUs (or CPU processes) to use on each machine.
         nodes: How many machines there are.
+
+    Returns:
+        Whether this process writes the result.
 
     Raises:
         UnrainError: Gradients are not right, or the checkpoint is damaged or of another recipe.
@@ -122,6 +131,7 @@ def fit(module: Deraining, data: RecipeData, out: Path, *, devices: int = 1, nod
     callbacks = [Averaging(plan.ema), SaveWeights(out, batches)]
     trainer = trainer_for(plan, out, devices=devices, nodes=nodes, callbacks=callbacks)
     trainer.fit(module, data, ckpt_path=last, weights_only=True)
+    return trainer.is_global_zero
 
 
 def trainer_for(
@@ -143,6 +153,10 @@ def trainer_for(
         optimisers: How many of them make a step in every batch; Lightning counts each.
         callbacks: Besides checkpoints and the progress bar.
     """
+    # Lightning advertises services, and warns of what is meant: a run that resumes has files in its folder.
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", "Checkpoint directory .* exists")
+    warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated")
     return pl.Trainer(
         accelerator="auto",
         devices=devices,
