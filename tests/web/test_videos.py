@@ -1,4 +1,4 @@
-"""Videos in the HTTP API: the command line's result, progress, cancelling, limits, and nothing left behind."""
+"""Videos in the HTTP API: the command line's result, progress, cancelling, limits, nothing left behind."""
 
 import contextlib
 import io

@@ -1,8 +1,8 @@
 """The page and the HTTP API, as an ASGI application.
 
 No picture is written to disk: it is received into memory and dropped once the answer is sent. Videos lie in
-temporary files (`video_queue.py`). Limits are checked as early as possible: bytes while they arrive, pixels in
-the file's header, the length of the queue before anything is read.
+temporary files (`video_queue.py`). Limits are checked as early as possible: bytes while they arrive, pixels
+in the file's header, the length of the queue before anything is read.
 """
 
 import asyncio
@@ -203,8 +203,8 @@ def _add_routes(app: FastAPI, queue: JobQueue, models: Sequence[zoo.Model], metr
     @app.get(
         "/api/models",
         summary="List the models, the default first",
-        response_description="For each: name; bytes; recursions: its default number; recursive: "
-        f"whether another number can be chosen; and from its card {', '.join(_CARD)}.",
+        response_description="For each: name; purpose: best, fast or null; bytes; recursions: its default number; "
+        f"recursive: whether another number can be chosen; and from its card {', '.join(_CARD)}.",
     )
     async def list_models() -> list[dict[str, Any]]:
         return described
@@ -425,6 +425,7 @@ def _described(model: zoo.Model, queue: JobQueue) -> dict[str, Any]:
     contract = queue.runner.models[model.name]
     return {
         "name": model.name,
+        "purpose": zoo.PURPOSES.get(model.name) if model.path.parent == zoo.WEIGHTS else None,
         "bytes": model.path.stat().st_size,
         "recursions": contract.recursions if contract.recursive else 1,
         "recursive": contract.recursive,
