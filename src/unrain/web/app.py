@@ -53,7 +53,7 @@ _PIECE = 65_536
 # Bytes for each pixel of the largest picture.
 _ANSWER_BYTES, _MEMORY = 64, 100
 # The same for the frames that a pipeline and an encoder hold; bytes of what a worker says of a video.
-_VIDEO_MEMORY, _VIDEO_ANSWER, _BEHIND = 400, 16_000_000, 10
+_VIDEO_MEMORY, _VIDEO_ANSWER, _BEHIND = 400, 16_000_000, 5
 # Libraries and models, and what each thread reserves: address space, of which only a part is ever used.
 _BASE_MEMORY, _THREAD_MEMORY = 1_500_000_000, 128_000_000
 _CARD = ("summary", "parameters", "licence", "scores", "training_data")
@@ -203,8 +203,9 @@ def _add_routes(app: FastAPI, queue: JobQueue, models: Sequence[zoo.Model], metr
     @app.get(
         "/api/models",
         summary="List the models, the default first",
-        response_description="For each: name; purpose: best, fast or null; bytes; recursions: its default number; "
-        f"recursive: whether another number can be chosen; and from its card {', '.join(_CARD)}.",
+        response_description="For each: name; purpose: best, fast or null; bytes; recursions: its "
+        "default number; recursive: whether another number can be chosen; and from its card "
+        f"{', '.join(_CARD)}.",
     )
     async def list_models() -> list[dict[str, Any]]:
         return described

@@ -60,9 +60,8 @@ async function start() {
 
 function showModel() {
   const model = models.find(({ name }) => name === $("model").value);
-  const name = document.createElement("b");
-  name.textContent = model.name;
-  $("model-hint").replaceChildren(...(model.purpose in PURPOSES ? [name, " "] : []), model.summary ?? "");
+  const name = model.purpose in PURPOSES ? [model.name] : [];
+  $("model-hint").textContent = [...name, ...(model.summary ? [model.summary] : [])].join(": ");
   const most = model.recursive ? Math.min(MOST_RECURSIONS, limits.recursions) : 1;
   const before = $("recursions").value;
   const numbers = Array.from({ length: most }, (_, index) => index + 1);
@@ -208,6 +207,7 @@ async function workOnPicture(picture) {
   let timer = 0;
   const answer = await sent(picture, "api/derain", fields, () => {
     set(picture, "working", "Removing the rain");
+    clearInterval(timer);
     timer = setInterval(() => follow(picture, fields.ticket), ASK_EVERY);
   }).finally(() => clearInterval(timer));
   if (answer) await finish(picture, answer, shown);

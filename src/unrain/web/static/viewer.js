@@ -321,15 +321,16 @@ function place() {
   $("in").disabled = view.scale >= MOST_ZOOM;
 }
 
-/** Zooms by a factor; what is at a point of the window stays there. */
-function zoom(factor, point = null) {
+/** Zooms by a factor; what is at a point of the window stays there, or comes to another. */
+function zoom(factor, from = null, to = from) {
   if (!frame) return;
   const box = frame.getBoundingClientRect();
-  const x = point ? point.x - box.x : box.width / 2;
-  const y = point ? point.y - box.y : box.height / 2;
+  const [old, now] = [from, to].map((point) =>
+    point ? { x: point.x - box.x, y: point.y - box.y } : { x: box.width / 2, y: box.height / 2 },
+  );
   const scale = Math.min(MOST_ZOOM, Math.max(1, view.scale * factor));
-  view.x = x - ((x - view.x) * scale) / view.scale;
-  view.y = y - ((y - view.y) * scale) / view.scale;
+  view.x = now.x - ((old.x - view.x) * scale) / view.scale;
+  view.y = now.y - ((old.y - view.y) * scale) / view.scale;
   view.scale = scale;
   place();
   paint?.();
@@ -374,9 +375,7 @@ window.addEventListener("pointermove", (event) => {
   const before = [...pointers.values()];
   pointers.set(event.pointerId, { x: event.clientX, y: event.clientY });
   const after = [...pointers.values()];
-  const [from, to] = [middle(before), middle(after)];
-  pan(to.x - from.x, to.y - from.y);
-  if (after.length > 1) zoom(apart(after) / apart(before), to);
+  zoom(apart(after) / apart(before), middle(before), middle(after));
 });
 for (const end of ["pointerup", "pointercancel"]) {
   window.addEventListener(end, ({ pointerId }) => pointers.delete(pointerId));
