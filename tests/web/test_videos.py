@@ -28,6 +28,7 @@ from unrain.derainer import Derainer  # noqa: E402
 from unrain.web import server  # noqa: E402
 from unrain.web.app import create  # noqa: E402
 from unrain.web.queue import Limits  # noqa: E402
+from unrain.web.runner import InProcess  # noqa: E402
 from unrain.web.video_queue import _remove_left  # noqa: E402
 
 URL = "http://127.0.0.1:8000"
@@ -311,6 +312,20 @@ def test_a_draining_server_ends_a_video_and_takes_no_more(model_folder, folder, 
         thread.join(30)
     assert not thread.is_alive()
     assert not process._videos._root.exists()
+
+
+def test_an_application_of_one_file_runs_videos_in_its_own_process(
+    model_folder, folder, long, short, monkeypatch
+):
+    monkeypatch.setattr("sys.frozen", True, raising=False)
+    with serving(model_folder) as (client, videos):
+        told = send(client, long).json()
+        wait_for(lambda: client.get(f"/api/videos/{told['id']}").json()["done"])
+        assert client.delete(f"/api/videos/{told['id']}").status_code == 204
+        told = wait(client, send(client, short).json(), "done")
+        assert len(frames(client.get(f"/api/videos/{told['id']}/result").content)[0]) == 8
+        assert isinstance(videos._runner, InProcess)
+    wait_for(lambda: files_in(folder) == set())
 
 
 @pytest.mark.skipif(not hasattr(os, "getuid"), reason="needs owners of files")
