@@ -595,6 +595,28 @@ def test_labels_and_live_region(visit):
     assert 'img "What was removed from a.png"' in page.locator("main").aria_snapshot()
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing(visit, scheme):
+    axe = pytest.importorskip(
+        "axe_playwright_python.sync_playwright", reason="needs axe-playwright-python"
+    ).Axe()
+
+    def violations():
+        return [(each["id"], each["nodes"][0]["html"]) for each in axe.run(page).response["violations"]]
+
+    page = visit(color_scheme=scheme)
+    assert violations() == []
+    upload(page, ("a.png", "image/png", picture()), ("noise.mp4", "video/mp4", b"noise" * 99))
+    done(page, "a.png")
+    page.locator(".entry[data-state=failed]").wait_for()
+    assert violations() == []
+    page.set_viewport_size(NARROW)
+    page.get_by_label("Rain layer").check()
+    page.locator("#stage canvas").wait_for()
+    page.click("#in")
+    assert violations() == []
+
+
 def test_drop_and_paste(visit):
     page = visit()
     for event, name in (("drop", "dropped.png"), ("paste", "pasted.png")):
