@@ -5,6 +5,8 @@ import io
 import os
 import signal
 import socket
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -21,6 +23,7 @@ httpx = pytest.importorskip("httpx", reason="needs httpx")
 
 from fastapi.testclient import TestClient  # noqa: E402
 
+from toys import ROOT  # noqa: E402
 from toys_video import clip  # noqa: E402
 from toys_web import ONE_THREAD, picture  # noqa: E402
 from unrain import video, zoo  # noqa: E402
@@ -326,6 +329,28 @@ def test_an_application_of_one_file_runs_videos_in_its_own_process(
         assert len(frames(client.get(f"/api/videos/{told['id']}/result").content)[0]) == 8
         assert isinstance(videos._runner, InProcess)
     wait_for(lambda: files_in(folder) == set())
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs SIGINT")
+def test_the_command_ends_well_in_the_middle_of_a_video(tiny_model, long, tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-m", "unrain", "serve", "--port", "0", "--device", "cpu", "--threads", "1"]
+    process = subprocess.Popen(
+        [*command, "--model", str(tiny_model)], env=environment, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        with httpx.Client(base_url=process.stderr.readline().split()[3]) as client:
+            told = send(client, long).json()
+            send(client, long)
+            wait_for(lambda: client.get(f"/api/videos/{told['id']}").json()["done"])
+        assert list(tmp_path.glob("unrain-videos-*"))
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+        assert process.stderr.read() == "unrain: stopped\n"
+        assert not list(tmp_path.glob("unrain-videos-*"))
+    finally:
+        process.kill()
+        process.communicate()
 
 
 @pytest.mark.skipif(not hasattr(os, "getuid"), reason="needs owners of files")

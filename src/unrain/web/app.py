@@ -102,7 +102,7 @@ def create(
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
         queue.close()
-        videos.close()
+        await videos.close()
 
     app = FastAPI(
         title="unrain",

@@ -28,6 +28,8 @@ from unrain.web.video_job import VideoJob
 _PREFIX = "unrain-videos-"
 # Seconds between two looks at what is over, and after which a client that is silent counts as gone.
 _LOOK_EVERY, _SILENT = 0.5, 10.0
+# Seconds at the server's end for a video that is given up to leave the network.
+_PATIENCE = 3.0
 
 Outcome = Literal["fetched", "failed", "cancelled", "expired"]
 
@@ -269,7 +271,7 @@ class VideoQueue:
                 total += path.lstat().st_size
         return total
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Stop all work and delete all files."""
         if self._watching is not None:
             self._watching.cancel()
@@ -279,10 +281,13 @@ class VideoQueue:
                 video.job.abandon()
         self.videos.clear()
         if self._runner is not None:
-            self._runner.close()
+            await asyncio.to_thread(self._runner.close)
+        if self._tasks:
+            # What is no worker's ends after its frame.
+            await asyncio.wait(self._tasks, timeout=_PATIENCE)
         self._thread.shutdown(wait=False, cancel_futures=True)
         if self._root is not None:
-            shutil.rmtree(self._root, ignore_errors=True)
+            await asyncio.to_thread(shutil.rmtree, self._root, ignore_errors=True)
         if self._lock is not None:
             self._lock.close()
 
