@@ -15,6 +15,8 @@ from unrain import files
 from unrain.errors import UnrainError, UsageError
 
 DEFAULT = "rdmc-lite"
+# What the page calls them, so that nobody has to know their names.
+PURPOSES = {DEFAULT: "best", "rdmc-lite-xs": "fast"}
 WEIGHTS = Path(__file__).parent / "weights"
 _LARGEST_CARD = 1 << 22
 # What every file system and command line takes, and no option begins with.

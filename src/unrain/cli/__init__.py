@@ -73,7 +73,8 @@ _LAZY = {
     ),
     "serve": (
         "unrain.web.cli:serve",
-        "Serve a page and an HTTP API for pictures.\n\nNeeds the extra web: pip install 'unrain[web]'.",
+        "Serve a page and an HTTP API for pictures and videos.\n\nNeeds the extra web: "
+        "pip install 'unrain[web]'. For videos also video: pip install 'unrain[web,video]'.",
         _COMMANDS,
     ),
     "train": ("unrain.lab.cli:train", "Train a network by a recipe.", _LAB),

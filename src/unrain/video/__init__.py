@@ -2,7 +2,7 @@
 
 from unrain.video.containers import SUFFIXES, WRITTEN, beside, is_video, writable
 from unrain.video.options import CODECS, OptionError, VideoOptions, parse_time
-from unrain.video.pipeline import VideoReport, derain
+from unrain.video.pipeline import VideoReport, derain, expected_frames
 from unrain.video.raw import RawFormat, derain_raw, parse_raw
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "beside",
     "derain",
     "derain_raw",
+    "expected_frames",
     "is_video",
     "parse_raw",
     "parse_time",

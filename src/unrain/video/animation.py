@@ -20,6 +20,7 @@ class AnimationReader:
         origin: Where the result starts.
         total: The expected number of frames.
         warnings: What is not kept, one sentence each.
+        rotation: None: nothing is to be turned.
     """
 
     def __init__(self, source: Path, max_pixels: int) -> None:
@@ -28,6 +29,7 @@ class AnimationReader:
         self.origin = Fraction(0)
         self.total = self.animation.total
         self.warnings: list[str] = []
+        self.rotation: tuple[int, ...] | None = None
         self.alphas: list[Array | None] = []
         self.durations: list[float] = []
 

@@ -1,5 +1,6 @@
 """A frame of a video, its timestamp, and the conversion of its colours to RGB and back."""
 
+import math
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
@@ -89,11 +90,13 @@ class Source(Protocol):
         origin: Where the result starts, in seconds.
         total: How many frames are expected; 0 if that is unknown.
         warnings: What cannot be kept.
+        rotation: How players turn the frames: the display matrix of the first, None if they do not.
     """
 
     time_base: Fraction
     origin: Fraction
     total: int
+    rotation: tuple[int, ...] | None
     warnings: list[str]
 
     def problem(self) -> str:
@@ -118,6 +121,11 @@ class Sink(Protocol):
 
     def finish(self) -> None:
         """Write what follows the last frame."""
+
+
+def quarter_turns(matrix: tuple[int, ...] | None) -> int:
+    """Quarter turns to the left, as NumPy counts them, that a display matrix makes; 0 for None."""
+    return 0 if matrix is None else -round(math.atan2(matrix[1], matrix[0]) / (math.pi / 2))
 
 
 def bit_depth(format: "VideoFormat") -> int:

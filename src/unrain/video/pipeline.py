@@ -16,12 +16,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from unrain import files, image
 from unrain.errors import UnrainError
+from unrain.image import Array
 from unrain.image.animation import is_animation
 from unrain.layer import at_strength, check_strength
 from unrain.video.animation import AnimationReader, AnimationWriter
-from unrain.video.frames import DerainedFrame, Frame, Item, Sink, Source
+from unrain.video.frames import DerainedFrame, Frame, Item, Sink, Source, quarter_turns
 from unrain.video.options import VideoOptions
 from unrain.video.reader import Reader, opened
 from unrain.video.shot import Shot
@@ -67,6 +70,7 @@ def derain(
     strength: float = 1.0,
     max_pixels: int = image.MAX_PIXELS,
     progress: Callable[[int, int], None] | None = None,
+    preview: Callable[[Array, Array], None] | None = None,
     overwrite: bool = True,
     quality: int | None = None,
 ) -> VideoReport:
@@ -83,6 +87,7 @@ def derain(
         strength: How much of the rain is taken away: 0 none, 1 what is found, up to 1.5.
         max_pixels: Refuse frames with more pixels.
         progress: Called with the number of frames done and the expected total.
+        preview: Called in another thread with each frame before and after, upright, H x W x 3.
         overwrite: Replace what is at `target`; else it is kept, also if it appears meanwhile.
         quality: 1 to 100 for an animated WebP.
 
@@ -103,7 +108,7 @@ def derain(
         items, early = _begun(reader, source)
         with files.replacing(target, overwrite=overwrite) as file:
             with AnimationWriter(file, target, reader, quality) as frames:
-                pipeline = Pipeline(reader, frames, derainer, options, strength, progress)
+                pipeline = Pipeline(reader, frames, derainer, options, strength, progress, preview)
                 interrupted = pipeline.run(early, items)
             return pipeline.report(interrupted=interrupted)
     _check_library(source)
@@ -112,9 +117,22 @@ def derain(
         items, early = _begun(video, source)
         with files.replacing(target, overwrite=overwrite) as file, muxing(source, target):
             with Writer(file, target, video, options) as writer:
-                pipeline = Pipeline(video, writer, derainer, options, strength, progress)
+                pipeline = Pipeline(video, writer, derainer, options, strength, progress, preview)
                 interrupted = pipeline.run(early, items)
             return pipeline.report(interrupted=interrupted)
+
+
+def expected_frames(source: Path, *, max_pixels: int = image.MAX_PIXELS) -> int:
+    """Tell how many frames a video promises to have, without decoding any; 0 if it does not say.
+
+    Raises:
+        UnrainError: It cannot be opened, its frames are too large, or PyAV is missing.
+    """
+    if is_animation(source):
+        return AnimationReader(source, max_pixels).total
+    _check_library(source)
+    with opened(source) as container:
+        return Reader(container, source, VideoOptions(), max_pixels).total
 
 
 def _begun(reader: Reader | AnimationReader, source: Path) -> tuple[Iterator[Item], list[Item]]:
@@ -203,12 +221,14 @@ class Pipeline:
         options: VideoOptions,
         strength: float,
         progress: Callable[[int, int], None] | None,
+        preview: Callable[[Array, Array], None] | None = None,
     ) -> None:
         self._reader = reader
         self._writer = writer
         self._derainer = derainer
         self._strength = strength
         self._progress = progress
+        self._preview = preview
         self._median: TemporalMedian[DerainedFrame] | None = TemporalMedian() if options.neighbours else None
         self._incoming = _FrameQueue(_QUEUED_FRAMES)
         self._outgoing = _FrameQueue(_QUEUED_FRAMES)
@@ -309,6 +329,9 @@ class Pipeline:
         """Write a packet, or a frame at its strength: the median before has seen all of what was removed."""
         if isinstance(item, DerainedFrame):
             item = replace(item, pixels=at_strength(item.rainy, item.pixels, self._strength))
+            if self._preview is not None:
+                turns = quarter_turns(self._reader.rotation)
+                self._preview(np.rot90(item.rainy, turns), np.rot90(item.pixels, turns))
         self._writer.put(item)
 
     def _steadied(self, item: Item) -> Sequence[Item]:

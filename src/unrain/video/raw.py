@@ -108,6 +108,7 @@ class _Reader:
     def __init__(self, source: BinaryIO, form: RawFormat) -> None:
         self.warnings: list[str] = []
         self.time_base, self.origin, self.total = Fraction(1), Fraction(0), 0
+        self.rotation: tuple[int, ...] | None = None
         self._source = source
         self._form = form
         self._problem = ""

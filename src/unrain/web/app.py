@@ -1,37 +1,26 @@
 """The page and the HTTP API, as an ASGI application.
 
-Nothing is written to disk: a picture is received into memory and dropped once the answer is sent. Limits are
-checked as early as possible: bytes while they arrive, pixels in the file's header, the length of the queue
-before anything is read.
+No picture is written to disk: it is received into memory and dropped once the answer is sent. Videos lie in
+temporary files (`video_queue.py`). Limits are checked as early as possible: bytes while they arrive, pixels
+in the file's header, the length of the queue before anything is read.
 """
 
 import asyncio
 import contextlib
 import json
 import os
-import re
-from collections.abc import (
-    AsyncGenerator,
-    AsyncIterator,
-    Awaitable,
-    Callable,
-    Collection,
-    Iterable,
-    Sequence,
-)
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 from urllib.parse import quote
 
 from fastapi import FastAPI, HTTPException, Request
 from fastapi import Path as PathParameter
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
-from pydantic import BaseModel, ValidationError
-from python_multipart.exceptions import FormParserError
-from starlette.datastructures import FormData, UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.datastructures import FormData
 from starlette.requests import ClientDisconnect
 from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
@@ -39,8 +28,8 @@ from starlette.types import Receive, Scope, Send
 from unrain import image, zoo
 from unrain.devices import Processor
 from unrain.errors import UnrainError
-from unrain.files import one_line
 from unrain.version import __version__
+from unrain.web import form, video_api
 from unrain.web.guard import Guard
 from unrain.web.job import (
     MAX_RECURSIONS,
@@ -56,28 +45,27 @@ from unrain.web.job import (
     harmless,
 )
 from unrain.web.metrics import Counted, Metrics
-from unrain.web.queue import BusyError, JobQueue, Limits, MemoryReservation, OverdueError
+from unrain.web.queue import BusyError, JobQueue, Limits, OverdueError
 from unrain.web.runner import Bounds, InProcess, Isolated, Runner, WorkerDiedError, open_engines
-
-Options = TypeVar("Options", bound=BaseModel)
+from unrain.web.video_queue import VideoQueue
 
 STATIC = Path(__file__).parent / "static"
-_FORM = 65_536  # room for a form's other fields and its boundaries
 _PIECE = 65_536
 # Bytes for each pixel of the largest picture.
 _ANSWER_BYTES, _MEMORY = 64, 100
+# The same for the frames that a pipeline and an encoder hold; bytes of what a worker says of a video.
+_VIDEO_MEMORY, _VIDEO_ANSWER, _BEHIND = 400, 16_000_000, 5
 # Libraries and models, and what each thread reserves: address space, of which only a part is ever used.
 _BASE_MEMORY, _THREAD_MEMORY = 1_500_000_000, 128_000_000
 _CARD = ("summary", "parameters", "licence", "scores", "training_data")
-_FILES = {
-    "picture": "A picture's file.",
-    "difference": "The difference.png that came with the picture's result.",
-}
-_DESCRIPTION = """Takes the rain out of pictures.
+_PICTURE = {"picture": "A picture's file."}
+_FILES = {**_PICTURE, "difference": "The difference.png that came with the picture's result."}
+_DESCRIPTION = """Takes the rain out of pictures and videos.
 
     curl -F picture=@photo.jpg http://127.0.0.1:8000/api/derain -o derained.jpg
 
 Pictures stay in this server's memory until they are answered; nothing is stored or passed on.
+Videos are sent to /api/videos, followed by their id and fetched once; then nothing of them is left here.
 An error is {"detail": "one line"}.
 """
 
@@ -106,29 +94,33 @@ def create(
     """
     chosen = zoo.built_in() if models is None else models
     limits = limits or Limits()
-    queue = JobQueue(limits, _runner(chosen, processor or Processor(), limits, isolate=isolate))
+    processor = processor or Processor()
+    queue = JobQueue(limits, _runner(chosen, processor, limits, isolate=isolate))
+    videos = VideoQueue(limits, lambda: _video_runner(chosen, processor, limits, isolate=isolate))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
         queue.close()
+        await videos.close()
 
     app = FastAPI(
         title="unrain",
         version=__version__,
         description=_DESCRIPTION,
         lifespan=lifespan,
-        responses={"default": _refused("Any other error.")},
+        responses={"default": form.refused("Any other error.")},
         # FastAPI's documentation pages load their scripts from another site.
         docs_url=None,
         redoc_url=None,
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
-    app.state.queue = queue
-    metrics = Metrics(queue)
+    app.state.queue, app.state.videos = queue, videos
+    metrics = Metrics(queue, videos)
     app.add_middleware(Counted, metrics=metrics, queue=queue)
     app.add_exception_handler(Exception, _broken)
     _add_routes(app, queue, chosen, metrics)
+    video_api.add_routes(app, queue, videos)
     app.mount("/", _Page(directory=STATIC, html=True))
     return Guard(app, loopback=loopback, hosts=hosts)
 
@@ -138,12 +130,24 @@ def _runner(models: Sequence[zoo.Model], processor: Processor, limits: Limits, *
         return InProcess(open_engines(models, processor), limits.pixels)
     # With everything that can be asked for, an answer has about eight pictures of 16 bits in it.
     answer = _ANSWER_BYTES * limits.pixels + 4 * limits.upload
-    memory = (
-        _BASE_MEMORY + _THREAD_MEMORY * (processor.threads or os.cpu_count() or 1) + _MEMORY * limits.pixels
-    )
-    return Isolated(
-        models, processor, Bounds(limits.pixels, answer, limits.memory or memory, limits.decoding)
-    )
+    memory = limits.memory or _memory(processor, _MEMORY * limits.pixels)
+    return Isolated(models, processor, Bounds(limits.pixels, answer, memory, limits.decoding))
+
+
+def _video_runner(
+    models: Sequence[zoo.Model], processor: Processor, limits: Limits, *, isolate: bool
+) -> Runner:
+    """Videos have a worker of their own in any case: FFmpeg cannot be stopped, and pictures go first."""
+    if getattr(sys, "frozen", False) and not isolate:
+        # An application of one file has no interpreter to start.
+        return InProcess(open_engines(models, processor), limits.pixels)
+    memory = _memory(processor, _VIDEO_MEMORY * limits.pixels) if isolate else None
+    bounds = Bounds(limits.pixels, _VIDEO_ANSWER, memory, limits.decoding, _BEHIND)
+    return Isolated(models, processor, bounds)
+
+
+def _memory(processor: Processor, pictures: int) -> int:
+    return _BASE_MEMORY + _THREAD_MEMORY * (processor.threads or os.cpu_count() or 1) + pictures
 
 
 class _Page(StaticFiles):
@@ -203,8 +207,9 @@ def _add_routes(app: FastAPI, queue: JobQueue, models: Sequence[zoo.Model], metr
     @app.get(
         "/api/models",
         summary="List the models, the default first",
-        response_description="For each: name; bytes; recursions: its default number; recursive: "
-        f"whether another number can be chosen; and from its card {', '.join(_CARD)}.",
+        response_description="For each: name; purpose: best, fast or null; bytes; recursions: its "
+        "default number; recursive: whether another number can be chosen; and from its card "
+        f"{', '.join(_CARD)}.",
     )
     async def list_models() -> list[dict[str, Any]]:
         return described
@@ -213,7 +218,9 @@ def _add_routes(app: FastAPI, queue: JobQueue, models: Sequence[zoo.Model], metr
         "/api/limits",
         summary="Limits of the server",
         response_description="bytes and pixels of a picture; queue: how many pictures may wait; timeout in "
-        "seconds, including waiting; the most recursions.",
+        "seconds, including waiting; the most recursions; video_bytes, 0 if no videos are taken; "
+        "video_frames; video_queue: how many videos may wait; video_keep: seconds after which a video that "
+        "nobody asks about is deleted.",
     )
     async def list_limits() -> dict[str, float]:
         return {
@@ -222,6 +229,10 @@ def _add_routes(app: FastAPI, queue: JobQueue, models: Sequence[zoo.Model], metr
             "queue": queue.limits.queue,
             "timeout": queue.limits.timeout,
             "recursions": MAX_RECURSIONS,
+            "video_bytes": 0 if video_api.without_pyav() else queue.limits.video_size,
+            "video_frames": queue.limits.video_frames,
+            "video_queue": queue.limits.video_queue,
+            "video_keep": queue.limits.video_keep,
         }
 
     @app.get(
@@ -229,7 +240,7 @@ def _add_routes(app: FastAPI, queue: JobQueue, models: Sequence[zoo.Model], metr
         summary="Progress of a picture",
         response_description="ahead: pictures before it; done: parts done; total: parts in all, 0 before the "
         "first is done.",
-        responses={404: _refused("No picture with this ticket is being processed.")},
+        responses={404: form.refused("No picture with this ticket is being processed.")},
     )
     async def progress(
         ticket: Annotated[str, PathParameter(description="The ticket sent in the form.")],
@@ -245,7 +256,7 @@ def _add_routes(app: FastAPI, queue: JobQueue, models: Sequence[zoo.Model], metr
         summary="Take the rain out of a picture",
         response_class=Response,
         responses=_ANSWERS,
-        openapi_extra={"requestBody": _request_body(WebOptions, "picture")},
+        openapi_extra={"requestBody": form.request_body(WebOptions, _PICTURE)},
     )
     async def derain(request: Request) -> Response:
         """Return the picture in the same format, with alpha, 16 bits, EXIF and ICC profile kept."""
@@ -256,7 +267,7 @@ def _add_routes(app: FastAPI, queue: JobQueue, models: Sequence[zoo.Model], metr
         summary="Take more or less of the rain out of a picture that was derained before",
         response_class=Response,
         responses=_ANSWERS,
-        openapi_extra={"requestBody": _request_body(ResultOptions, "picture", "difference")},
+        openapi_extra={"requestBody": form.request_body(ResultOptions, _FILES)},
     )
     async def strengthen(request: Request) -> Response:
         """Return what /api/derain does for the same strength, without running the network again."""
@@ -268,7 +279,7 @@ def _add_routes(app: FastAPI, queue: JobQueue, models: Sequence[zoo.Model], metr
         response_description="score: 0 to 100; verdict: clear, light or heavy; layer: light that rain adds, "
         "in 8-bit levels on average; direction: of the streaks, in degrees from upright, or null.",
         responses={code: answer for code, answer in _ANSWERS.items() if code != 200},
-        openapi_extra={"requestBody": _request_body(ScoreOptions, "picture")},
+        openapi_extra={"requestBody": form.request_body(ScoreOptions, _PICTURE)},
     )
     async def score(request: Request) -> Response:
         """Return JSON; the picture is not derained."""
@@ -300,7 +311,16 @@ async def _handled(
         try:
             queue.check_room()
             memory = stack.enter_context(queue.reserve())
-            job = await make(await _received(request, queue, memory, files), queue)
+            limits = queue.limits
+            received = await form.received(
+                request,
+                name="picture",
+                limit=limits.upload,
+                files=files,
+                seconds=limits.transfer,
+                grow=memory.grow,
+            )
+            job = await make(received, queue)
             memory.resize(job.size)
             answer = await _answered(queue, job, request)
         except BusyError as error:
@@ -314,102 +334,27 @@ async def _handled(
         return _Sent(answer, stack.pop_all(), queue.limits.transfer)
 
 
-async def _received(request: Request, queue: JobQueue, memory: MemoryReservation, files: int) -> FormData:
-    """Receive a form with at most so many files into memory."""
-    limits = queue.limits
-    most = files * limits.upload + _FORM
-    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
-        raise HTTPException(415, "send multipart/form-data, with the picture in a part called picture")
-    # Refused by its header, the picture need not be sent at all.
-    stated = request.headers.get("content-length", "0")
-    if re.fullmatch("[0-9]{1,18}", stated) is None:
-        raise HTTPException(400, "the Content-Length header is no number of bytes")
-    if int(stated) > most:
-        raise _too_large(limits)
-
-    async def pieces() -> AsyncGenerator[bytes, None]:
-        size = 0
-        async for piece in request.stream():
-            size += len(piece)
-            if size > most:
-                raise _too_large(limits)
-            memory.grow(len(piece))
-            yield piece
-
-    parser = MultiPartParser(request.headers, pieces(), max_files=files, max_fields=16, max_part_size=4096)
-    # Above this size the parser would write to a file.
-    parser.spool_max_size = most
-    try:
-        async with asyncio.timeout(limits.transfer):
-            return await parser.parse()
-    except MultiPartException as error:
-        raise HTTPException(400, f"the form cannot be read: {error.message}") from error
-    except UnicodeError as error:
-        # A charset that decodes nothing, such as Python's "undefined".
-        raise HTTPException(400, "the form cannot be read in its charset, send UTF-8") from error
-    except FormParserError as error:  # as an older Starlette hands it on
-        raise HTTPException(400, f"the form cannot be read: {one_line(error)}") from error
-    except TimeoutError as error:
-        message = f"the picture did not arrive within {limits.transfer:g} seconds"
-        raise HTTPException(408, message, {"Connection": "close"}) from error
+async def _derain_job(fields: FormData, queue: JobQueue) -> WebJob:
+    upload = form.upload(fields, "picture")
+    options = form.options(fields, WebOptions)
+    video_api.check_model(options.model, queue)
+    data = await form.data(upload, "picture", queue.limits.upload)
+    return WebJob(data, harmless(upload.filename), options)
 
 
-async def _derain_job(form: FormData, queue: JobQueue) -> WebJob:
-    upload = _upload(form, "picture")
-    options = _options(form, WebOptions)
-    known = queue.runner.models
-    if options.model is not None and options.model not in known:
-        raise HTTPException(422, f"model: unknown, known ones: {', '.join(known)}")
-    return WebJob(await _data(upload, "picture", queue.limits), harmless(upload.filename), options)
-
-
-async def _strength_job(form: FormData, queue: JobQueue) -> StrengthJob:
-    upload, found = _upload(form, "picture"), _upload(form, "difference")
-    options = WebOptions(**_options(form, ResultOptions).model_dump())
-    data = await _data(upload, "picture", queue.limits)
-    difference = await _data(found, "difference", queue.limits)
+async def _strength_job(fields: FormData, queue: JobQueue) -> StrengthJob:
+    upload, found = form.upload(fields, "picture"), form.upload(fields, "difference")
+    options = WebOptions(**form.options(fields, ResultOptions).model_dump())
+    data = await form.data(upload, "picture", queue.limits.upload)
+    difference = await form.data(found, "difference", queue.limits.upload)
     return StrengthJob(data, harmless(upload.filename), options, difference=difference)
 
 
-async def _score_job(form: FormData, queue: JobQueue) -> ScoreJob:
-    upload = _upload(form, "picture")
-    options = WebOptions(ticket=_options(form, ScoreOptions).ticket)
-    return ScoreJob(await _data(upload, "picture", queue.limits), harmless(upload.filename), options)
-
-
-def _upload(form: FormData, name: str) -> UploadFile:
-    upload = form.get(name)
-    if not isinstance(upload, UploadFile):
-        raise HTTPException(422, f"{name}: attach a file in a part of this name")
-    return upload
-
-
-async def _data(upload: UploadFile, name: str, limits: Limits) -> bytes:
-    data = await upload.read()
-    await upload.close()
-    if len(data) > limits.upload:
-        raise _too_large(limits, name)
-    return data
-
-
-def _options(form: FormData, kind: type[Options]) -> Options:
-    # An empty field counts as left out.
-    fields = {key: value for key, value in form.items() if isinstance(value, str) and value}
-    try:
-        return kind.model_validate(fields)
-    except ValidationError as error:
-        raise HTTPException(422, "; ".join(_complaints(error))) from error
-
-
-def _complaints(error: ValidationError) -> Iterable[str]:
-    for problem in error.errors(include_url=False, include_input=False, include_context=False):
-        name = ".".join(map(str, problem["loc"]))
-        unknown = problem["type"] == "extra_forbidden"
-        yield f"{name}: {'unknown, leave it out' if unknown else problem['msg'].lower()}"
-
-
-def _too_large(limits: Limits, name: str = "picture") -> HTTPException:
-    return HTTPException(413, f"{name}: more than {limits.upload / 1e6:g} MB, the limit of this server")
+async def _score_job(fields: FormData, queue: JobQueue) -> ScoreJob:
+    upload = form.upload(fields, "picture")
+    options = WebOptions(ticket=form.options(fields, ScoreOptions).ticket)
+    data = await form.data(upload, "picture", queue.limits.upload)
+    return ScoreJob(data, harmless(upload.filename), options)
 
 
 async def _answered(queue: JobQueue, job: WebJob, request: Request) -> Answer:
@@ -485,24 +430,12 @@ def _described(model: zoo.Model, queue: JobQueue) -> dict[str, Any]:
     contract = queue.runner.models[model.name]
     return {
         "name": model.name,
+        "purpose": zoo.PURPOSES.get(model.name) if model.path.parent == zoo.WEIGHTS else None,
         "bytes": model.path.stat().st_size,
         "recursions": contract.recursions if contract.recursive else 1,
         "recursive": contract.recursive,
         **{key: model.card[key] for key in _CARD if key in model.card},
     }
-
-
-def _request_body(options: type[BaseModel], *files: str) -> dict[str, Any]:
-    schema = options.model_json_schema()
-    described = {name: {"type": "string", "format": "binary", "description": _FILES[name]} for name in files}
-    schema["properties"] = {**described, **schema["properties"]}
-    schema["required"] = list(files)
-    return {"required": True, "content": {"multipart/form-data": {"schema": schema}}}
-
-
-def _refused(description: str) -> dict[str, Any]:
-    detail = {"type": "object", "properties": {"detail": {"type": "string"}}, "required": ["detail"]}
-    return {"description": description, "content": {"application/json": {"schema": detail}}}
 
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
@@ -527,13 +460,13 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
             },
         },
     },
-    400: _refused("The form cannot be read."),
-    403: _refused("The request comes from another site's page."),
-    408: _refused("The picture did not arrive in time."),
-    413: _refused("Too many bytes or pixels."),
-    415: _refused("No multipart/form-data."),
-    421: _refused("The server does not answer to the name in the Host header."),
-    422: _refused("The picture is damaged or of an unknown kind, or an option is out of range."),
-    429: _refused("The queue is full; Retry-After says in how many seconds to try again."),
-    503: _refused("It took too long, memory is too small, or the server is about to end."),
+    400: form.refused("The form cannot be read."),
+    403: form.refused("The request comes from another site's page."),
+    408: form.refused("The picture did not arrive in time."),
+    413: form.refused("Too many bytes or pixels."),
+    415: form.refused("No multipart/form-data."),
+    421: form.refused("The server does not answer to the name in the Host header."),
+    422: form.refused("The picture is damaged or of an unknown kind, or an option is out of range."),
+    429: form.refused("The queue is full; Retry-After says in how many seconds to try again."),
+    503: form.refused("It took too long, memory is too small, or the server is about to end."),
 }

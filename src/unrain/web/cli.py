@@ -21,11 +21,15 @@ def serve(
     max_pixels: Annotated[int, Parameter(validator=validators.Number(gte=1))] = 40_000_000,
     queue: Annotated[int, Parameter(validator=validators.Number(gte=0))] = 8,
     timeout: Annotated[float, Parameter(validator=validators.Number(gt=0))] = 300,
+    max_video_size: Annotated[int, Parameter(validator=validators.Number(gte=0))] = 500_000_000,
+    max_video_frames: Annotated[int, Parameter(validator=validators.Number(gte=1))] = 18_000,
+    video_queue: Annotated[int, Parameter(validator=validators.Number(gte=0))] = 4,
+    video_keep: Annotated[float, Parameter(validator=validators.Number(gte=1))] = 600,
     isolate: Annotated[bool | None, Parameter(negative="--no-isolate")] = None,
     drain: Annotated[float, Parameter(validator=validators.Number(gte=0))] = 30,
     notice: Annotated[float, Parameter(validator=validators.Number(gte=0))] = 0,
 ) -> None:
-    """Serve a page and an HTTP API for pictures.
+    """Serve a page and an HTTP API for pictures and videos.
 
     Args:
         host: Address to listen on; by default only this computer can reach it.
@@ -38,12 +42,17 @@ def serve(
         threads: CPU threads, 0 for all.
         allow_host: A host name that the server answers to, besides addresses; may be given several times.
         max_bytes: Refuse pictures whose file is larger.
-        max_pixels: Refuse pictures with more pixels.
+        max_pixels: Refuse pictures, and videos of frames, with more pixels.
         queue: How many pictures may wait.
         timeout: Seconds that a picture may take, including waiting.
+        max_video_size: Refuse videos whose file is larger; 0 to take no videos.
+        max_video_frames: Refuse videos with more frames; the default is ten minutes of 30 a second.
+        video_queue: How many videos may wait.
+        video_keep: Seconds after which a video that nobody asks about is deleted, done or not.
         isolate: Decode and derain in a process of their own with limits of memory and time, which is started
             again if a picture breaks it. By default where other computers can reach the server.
-        drain: Seconds after SIGTERM in which the pictures that are there may be finished; 0 to end at once.
+        drain: Seconds after SIGTERM in which what is there may be finished, and videos fetched; 0 to end at
+            once.
         notice: Seconds after SIGTERM, before that, in which pictures are still taken while /readyz already
             says draining: time for a proxy to notice.
     """
@@ -58,7 +67,16 @@ def serve(
             port=port,
             models=[zoo.find(name) for name in model] or None,
             processor=Processor(device, precision, threads),
-            limits=Limits(upload=max_bytes, pixels=max_pixels, queue=queue, timeout=timeout),
+            limits=Limits(
+                upload=max_bytes,
+                pixels=max_pixels,
+                queue=queue,
+                timeout=timeout,
+                video_size=max_video_size,
+                video_frames=max_video_frames,
+                video_queue=video_queue,
+                video_keep=video_keep,
+            ),
             hosts=allow_host,
             say=error_line,
             open_browser=open_browser,

@@ -343,9 +343,9 @@ def _zipped(files: dict[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
-def harmless(name: str | None) -> str:
-    """Reduce a file name from outside to its last part, printable and short."""
+def harmless(name: str | None, otherwise: str = "picture") -> str:
+    """Reduce a file name from outside to its last part, printable and short; none is `otherwise`."""
     # Windows' rules take both kinds of slashes for separators.
     last = re.sub(r"[^\w .()+,;=@~-]", "_", PureWindowsPath(name or "").name)
     stem, suffix = PurePath(last).stem.strip(" ."), PurePath(last).suffix
-    return f"{stem[:100] or 'picture'}{suffix[:8]}"
+    return f"{stem[:100] or otherwise}{suffix[:8]}"

@@ -11,6 +11,7 @@ import re
 import struct
 from dataclasses import asdict
 from enum import Enum
+from pathlib import Path
 from typing import IO, Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -18,6 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from unrain import image
 from unrain.errors import UnrainError
 from unrain.web.job import TYPES, AbandonedError, Answer, ScoreJob, StrengthJob, WebJob, WebOptions
+from unrain.web.video_job import VideoJob
 
 _HEAD = struct.Struct(">cQ")
 _LENGTH = struct.Struct(">Q")
@@ -29,7 +31,13 @@ _ANSWER = TypeAdapter(Answer)
 _SMALL = 1_000_000
 _NAME = re.compile(r"[\w .()+,;=@~-]{1,200}")
 _MEDIA_TYPES = {*TYPES.values(), "application/zip", "application/json"}
-_JOBS: dict[str, type[WebJob]] = {"derain": WebJob, "strength": StrengthJob, "score": ScoreJob}
+_JOBS: dict[str, type[WebJob]] = {
+    "derain": WebJob,
+    "strength": StrengthJob,
+    "score": ScoreJob,
+    "video": VideoJob,
+}
+_FRAME = struct.Struct(">I")
 
 # The special before the general.
 REFUSALS = (image.TooManyPixelsError, UnrainError, MemoryError, AbandonedError, Exception)
@@ -40,11 +48,11 @@ class Kind(Enum):
     """What a message is.
 
     To the worker: its settings, a job, that the job is given up. From it: that it has opened the models,
-    whether it is decoding, progress, an answer, a refusal.
+    whether it is decoding, progress, a frame of a video, an answer, a refusal.
     """
 
     SETTINGS, JOB, GIVE_UP = b"s", b"j", b"g"
-    READY, DECODING, PROGRESS, ANSWER, REFUSAL = b"r", b"d", b"p", b"a", b"e"
+    READY, DECODING, PROGRESS, FRAME, ANSWER, REFUSAL = b"r", b"d", b"p", b"f", b"a", b"e"
 
 
 class MessageError(Exception):
@@ -111,6 +119,10 @@ def job_parts(job: WebJob) -> list[bytes]:
     """Return the body that `job_of` makes the same job of."""
     kind = next(kind for kind, made in _JOBS.items() if type(job) is made)
     header = {"name": job.name, "options": job.options.model_dump(), "kind": kind}
+    if isinstance(job, VideoJob):
+        # Videos are too large for messages: their files are named.
+        paths = {"source": str(job.source), "target": str(job.target)}
+        header |= {"video": {**paths, "codec": job.codec, "crf": job.crf, "most_frames": job.most_frames}}
     return packed(header, job.data, job.difference if isinstance(job, StrengthJob) else b"")
 
 
@@ -124,7 +136,28 @@ def job_of(body: bytes) -> WebJob:
     options = WebOptions(**header["options"])
     if header["kind"] == "strength":
         return StrengthJob(data, header["name"], options, difference=difference)
+    if header["kind"] == "video":
+        more = dict(header["video"])
+        source, target = Path(more.pop("source")), Path(more.pop("target"))
+        return VideoJob(data, header["name"], options, source=source, target=target, **more)
     return _JOBS[header["kind"]](data, header["name"], options)
+
+
+def frame_parts(job: VideoJob) -> list[bytes]:
+    """Return the body that `frame_of` takes the shown frame of."""
+    return [_FRAME.pack(job.shown), job.frame]
+
+
+def frame_of(body: bytes) -> tuple[int, bytes]:
+    """Take a frame's number and its zip out of a message's body.
+
+    Raises:
+        MessageError: It holds something else.
+    """
+    number, data = body[: _FRAME.size], body[_FRAME.size :]
+    if len(number) != _FRAME.size or not data.startswith(b"PK"):
+        raise MessageError("a frame that is none")
+    return _FRAME.unpack(number)[0], data
 
 
 def answer_parts(answer: Answer) -> list[bytes]:

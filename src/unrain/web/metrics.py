@@ -1,35 +1,42 @@
 """What the server tells Prometheus at /metrics: requests, errors, seconds and the queue."""
 
+import re
 import time
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from unrain.web.queue import JobQueue
+from unrain.web.video_queue import VideoQueue
 
 # Other paths count as one: anyone can ask for any.
 _PATHS = {
     "/",
     "/api/derain",
     "/api/strength",
+    "/api/score",
+    "/api/videos",
     "/api/models",
     "/api/limits",
     "/healthz",
     "/readyz",
     "/metrics",
 }
-_METHODS = {"GET", "HEAD", "POST"}
+_VIDEO = re.compile(r"/api/videos/[^/]+(/frame|/result)?")
+_METHODS = {"GET", "HEAD", "POST", "DELETE"}
+_VIDEO_SECONDS = (1, 5, 10, 30, 60, 120, 300, 600, 1200, 3600)
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250)
 
 
 class Metrics:
     """Counts of one server."""
 
-    def __init__(self, queue: JobQueue) -> None:
+    def __init__(self, queue: JobQueue, videos: VideoQueue) -> None:
         """Start to count.
 
         Args:
             queue: The queue that is looked at whenever the counts are read.
+            videos: The lane of videos, likewise.
         """
         self._registry = CollectorRegistry()
         self.requests = Counter(
@@ -51,7 +58,25 @@ class Metrics:
             buckets=_SECONDS,
             registry=self._registry,
         )
+        self._videos_over = Counter(
+            "unrain_videos_over",
+            "Videos that are gone, by outcome: fetched, failed, cancelled or expired.",
+            ("outcome",),
+            registry=self._registry,
+        )
+        self._video_frames = Counter(
+            "unrain_video_frames", "Frames of videos that are gone.", registry=self._registry
+        )
+        self._video_seconds = Histogram(
+            "unrain_video_seconds",
+            "Seconds that videos took without waiting.",
+            buckets=_VIDEO_SECONDS,
+            registry=self._registry,
+        )
+        videos.over = self._video_over
         gauges = {
+            "unrain_videos": ("Videos that are here, fetched ones excluded.", lambda: len(videos.videos)),
+            "unrain_video_bytes": ("Bytes of videos on disk.", lambda: videos.size),
             "unrain_pictures": ("Pictures that wait or are processed.", lambda: len(queue.pending)),
             "unrain_busy_seconds": (
                 "Seconds for which the same picture has been in the network.",
@@ -62,6 +87,12 @@ class Metrics:
         }
         for name, (text, look) in gauges.items():
             Gauge(name, text, registry=self._registry).set_function(look)
+
+    def _video_over(self, outcome: str, frames: int, seconds: float) -> None:
+        self._videos_over.labels(outcome).inc()
+        self._video_frames.inc(frames)
+        if seconds:
+            self._video_seconds.observe(seconds)
 
     def text(self) -> bytes:
         """Return all counts in Prometheus's text format."""
@@ -87,6 +118,8 @@ class Counted:
             await self._app(scope, receive, send)
             return
         path = scope["path"] if scope["path"] in _PATHS else "other"
+        if video := _VIDEO.fullmatch(scope["path"]):
+            path = f"/api/videos/ID{video[1] or ''}"
         method = scope["method"] if scope["method"] in _METHODS else "other"
         start, status = time.monotonic(), "none"
 

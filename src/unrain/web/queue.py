@@ -33,6 +33,10 @@ class Limits:
         files: Files of the largest size that are in memory at once: arriving, waiting and being sent.
         decoding: Seconds in which a worker process has to decode a file.
         memory: Bytes of address space of a worker process, None for what the largest picture needs.
+        video_size: Bytes of a video's file; 0 to take no videos.
+        video_frames: Frames of a video.
+        video_queue: Videos that may wait, besides the one in the network.
+        video_keep: Seconds after which a video that its client does not ask about is deleted, done or not.
     """
 
     upload: int = 25_000_000
@@ -43,6 +47,10 @@ class Limits:
     files: int = 16
     decoding: float = 30
     memory: int | None = None
+    video_size: int = 500_000_000
+    video_frames: int = 18_000
+    video_queue: int = 4
+    video_keep: float = 600
 
 
 class BusyError(Exception):

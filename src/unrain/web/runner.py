@@ -18,6 +18,7 @@ from unrain.web.messages import (
     Kind,
     MessageError,
     answer_of,
+    frame_of,
     job_parts,
     packed,
     receive,
@@ -25,6 +26,7 @@ from unrain.web.messages import (
     send,
     unpacked,
 )
+from unrain.web.video_job import VideoJob
 
 # Seconds for a job that was given up to end by itself, and for the worker to open the models.
 _GRACE, _START = 2.0, 120.0
@@ -111,14 +113,16 @@ class Bounds:
     Attributes:
         pixels: Pixels of a picture.
         answer: Bytes of an answer.
-        memory: Bytes of address space.
+        memory: Bytes of address space, None for any number.
         decoding: Seconds to decode a file.
+        behind: By how much its processes stand back behind others (Unix: nice).
     """
 
     pixels: int
     answer: int
-    memory: int
+    memory: int | None
     decoding: float
+    behind: int = 0
 
 
 class Isolated:
@@ -144,6 +148,7 @@ class Isolated:
             "processor": [processor.device, processor.precision, processor.threads],
             "pixels": bounds.pixels,
             "memory": bounds.memory,
+            "behind": bounds.behind,
         }
         self._bounds = bounds
         # Held while the worker is killed, and while the job that it runs is changed.
@@ -212,6 +217,8 @@ class Isolated:
                 raise refusal_of(body)
             if kind is Kind.PROGRESS and len(body) == PROGRESS.size:
                 job.done, job.total = PROGRESS.unpack(body)
+            elif kind is Kind.FRAME and isinstance(job, VideoJob):
+                job.shown, job.frame = frame_of(body)
             elif kind is Kind.DECODING and body in (b"\0", b"\1"):
                 job.decoding = body == b"\1"
                 if job.decoding:

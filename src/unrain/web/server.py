@@ -24,6 +24,7 @@ from unrain.errors import UnrainError
 from unrain.web.app import create
 from unrain.web.guard import Guard
 from unrain.web.queue import JobQueue, Limits
+from unrain.web.video_queue import VideoQueue
 
 _CONNECTIONS = 512
 
@@ -69,24 +70,27 @@ class IdleTimeout(H11Protocol):
 
 
 class DrainingServer(uvicorn.Server):
-    """A server that on SIGTERM ends what it has begun: it takes no more pictures, and answers those it has.
+    """A server that on SIGTERM ends what it has begun: it takes no more, and answers what it has.
 
     `/readyz` says so at once; for a while pictures are still taken, so that a proxy can notice. A second
     SIGTERM or Ctrl-C ends it at once. Uvicorn's `handle_exit` and `on_tick` are not public: pyproject.toml
     bounds its version, and a test drains a server.
     """
 
-    def __init__(self, config: uvicorn.Config, queue: JobQueue, patience: float, notice: float) -> None:
+    def __init__(
+        self, config: uvicorn.Config, queue: JobQueue, videos: VideoQueue, patience: float, notice: float
+    ) -> None:
         """Make a server.
 
         Args:
             config: Uvicorn's settings.
             queue: What is to be empty.
+            videos: What is to be finished and fetched.
             patience: Seconds after which it ends in any case, those of `notice` not counted.
             notice: Seconds in which it still takes pictures.
         """
         super().__init__(config)
-        self._queue, self._patience, self._notice = queue, patience, notice
+        self._queue, self._videos, self._patience, self._notice = queue, videos, patience, notice
         self._until = math.inf
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -100,8 +104,9 @@ class DrainingServer(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Find out whether the server may end."""
-        if self._queue.closed and (not self._queue.requests or time.monotonic() > self._until):
-            self.should_exit = True
+        if self._queue.closed:
+            busy = self._queue.requests or self._videos.unfinished
+            self.should_exit = self.should_exit or not busy or time.monotonic() > self._until
         return await super().on_tick(counter)
 
 
@@ -182,7 +187,8 @@ def configured(app: Guard, drain: float = 30, notice: float = 0) -> uvicorn.Serv
         "timeout_graceful_shutdown": 3,
     }
     assert isinstance(app.app, FastAPI)
-    return DrainingServer(uvicorn.Config(app, **settings), app.app.state.queue, drain, notice)
+    state = app.app.state
+    return DrainingServer(uvicorn.Config(app, **settings), state.queue, state.videos, drain, notice)
 
 
 def _listen(host: str, port: int) -> socket.socket:

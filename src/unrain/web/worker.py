@@ -1,4 +1,4 @@
-"""The worker process of `unrain serve --isolate`: decodes, derains and encodes pictures, one at a time.
+"""A worker process of `unrain serve`: decodes, derains and encodes pictures or videos, one at a time.
 
 It reads messages from its standard input and writes to its standard output; nobody else starts it.
 """
@@ -22,6 +22,7 @@ from unrain.web.messages import (
     REFUSALS,
     Kind,
     answer_parts,
+    frame_parts,
     job_of,
     packed,
     receive,
@@ -30,6 +31,7 @@ from unrain.web.messages import (
     unpacked,
 )
 from unrain.web.runner import InProcess, open_engines
+from unrain.web.video_job import VideoJob
 
 # A job is as large as the server lets it be.
 _ANY = 2**62
@@ -44,7 +46,10 @@ def main() -> None:
     # Whatever a library prints must not get between the messages.
     os.dup2(2, 1)
     settings, _ = unpacked(receive(source)[1], 0)
-    _limit_memory(settings["memory"])
+    if settings["memory"] is not None:
+        _limit_memory(settings["memory"])
+    if settings["behind"] and hasattr(os, "nice"):
+        os.nice(settings["behind"])
     try:
         models = [zoo.find(Path(path)) for path in settings["models"]]
         runner = InProcess(open_engines(models, Processor(*settings["processor"])), settings["pixels"])
@@ -63,11 +68,13 @@ class _Jobs:
         self._source, self._target, self._runner = source, target, runner
         self._waiting: queue.SimpleQueue[WebJob] = queue.SimpleQueue()
         self._current: WebJob | None = None
+        self._shown = 0
 
     def run(self) -> None:
         threading.Thread(target=self._listen, daemon=True).start()
         while True:
             job = self._waiting.get()
+            self._shown = 0
             job.watch = self._report
             self._answer(job)
 
@@ -87,6 +94,9 @@ class _Jobs:
     def _report(self, job: WebJob) -> None:
         send(self._target, Kind.DECODING, b"\1" if job.decoding else b"\0")
         send(self._target, Kind.PROGRESS, PROGRESS.pack(job.done, job.total))
+        if isinstance(job, VideoJob) and job.shown > self._shown:
+            self._shown = job.shown
+            send(self._target, Kind.FRAME, *frame_parts(job))
 
     def _answer(self, job: WebJob) -> None:
         try:

@@ -1,29 +1,33 @@
-// The page: a list of pictures, at most two of them at the server at once, and a viewer for the chosen one.
+// The page: a list of pictures and videos, what of it is at the server, and what is done with all of it.
 
+import { filesOf, isVideo } from "./intake.js";
+import { ask, cancelVideo, fetchVideo, followVideo, post, refusal, ticket, wait } from "./server.js";
+import { drop, keep, kept } from "./store.js";
+import { asPng, choose, current, setStrength, show, shownView } from "./viewer.js";
 import { pack, unpack } from "./zip.js";
 
-const AT_ONCE = 2;
+// Pictures and videos have lanes of their own, here as at the server.
+const AT_ONCE = { picture: 2, video: 1 };
 const MOST_RECURSIONS = 8;
 const ASK_EVERY = 400; // milliseconds
-// Most pixels that are computed for the screen; at actual size what a phone's canvas holds.
-const MIXED_PIXELS = { fitted: 2e6, actual: 16e6 };
+const PURPOSES = { best: "Best", fast: "Fast" };
 
 const $ = (id) => document.getElementById(id);
 const pictures = [];
-let limits = { bytes: 25e6, pixels: 40e6, recursions: MOST_RECURSIONS };
+let limits = { bytes: 25e6, pixels: 40e6, recursions: MOST_RECURSIONS, video_bytes: 0 };
 let models = [];
-let chosen = null;
-let atWork = 0;
+const atWork = { picture: 0, video: 0 };
 let urlOfFile = null;
-let paint = null; // draws what is on the stage at the chosen strength
+let turns = 0;
+let pace = null; // seconds that a picture takes, as the last ones did
 
 // ------------------------------------------------------------------------------------------------ start
 
 async function start() {
   const here = ["localhost", "[::1]"].includes(location.hostname) || location.hostname.startsWith("127.");
   $("promise").textContent = here
-    ? "Takes the rain out of pictures. They stay on this computer."
-    : `Takes the rain out of pictures. They go to ${location.hostname} and are not kept there.`;
+    ? "Takes the rain out of pictures and videos. They stay on this computer."
+    : `Takes the rain out of pictures and videos. They go to ${location.hostname} and are not kept there.`;
   try {
     const [found, allowed, health] = await Promise.all(["api/models", "api/limits", "healthz"].map(ask));
     models = found;
@@ -33,21 +37,31 @@ async function start() {
     complain("The server does not answer. Is it still running?");
     return;
   }
-  $("model").replaceChildren(...models.map(({ name }) => new Option(name, name)));
+  const known = models.filter(({ purpose }) => purpose in PURPOSES);
+  const others = models.filter(({ purpose }) => !(purpose in PURPOSES));
+  const options = others.map(({ name }) => new Option(name, name));
+  if (known.length && options.length) {
+    const group = document.createElement("optgroup");
+    group.label = "Others";
+    group.append(...options.splice(0));
+    options.push(group);
+  }
+  $("model").replaceChildren(...known.map(({ name, purpose }) => new Option(PURPOSES[purpose], name)), ...options);
+  $("model").value = models[0].name;
+  const videos = limits.video_bytes ? `; videos up to ${limits.video_bytes / 1e6} MB` : "";
   $("limits").textContent =
-    `JPEG, PNG, WebP, TIFF, BMP, AVIF, HEIC; up to ${limits.bytes / 1e6} MB and ${limits.pixels / 1e6} megapixels each`;
+    `JPEG, PNG, WebP, TIFF, BMP, AVIF, HEIC; up to ${limits.bytes / 1e6} MB and ${limits.pixels / 1e6} megapixels each${videos}`;
   showModel();
-}
-
-async function ask(path) {
-  const answer = await fetch(path);
-  if (!answer.ok) throw new Error(answer.status);
-  return answer.json();
+  for (const record of await kept()) restore(record);
+  if (!current() && pictures.length) choose(pictures[0]);
+  refresh();
+  document.body.dataset.ready = "true";
 }
 
 function showModel() {
-  const model = models[$("model").selectedIndex];
-  $("model-hint").textContent = model.summary ?? "";
+  const model = models.find(({ name }) => name === $("model").value);
+  const name = model.purpose in PURPOSES ? [model.name] : [];
+  $("model-hint").textContent = [...name, ...(model.summary ? [model.summary] : [])].join(": ");
   const most = model.recursive ? Math.min(MOST_RECURSIONS, limits.recursions) : 1;
   const before = $("recursions").value;
   const numbers = Array.from({ length: most }, (_, index) => index + 1);
@@ -67,29 +81,42 @@ const same = (one, other) => one.model === other.model && one.recursions === oth
 function add(files) {
   complain("");
   for (const file of files) {
-    const element = $("entry").content.firstElementChild.cloneNode(true);
-    const picture = { file, element, state: "waiting", strength: 100, shown: null, result: null, urls: [URL.createObjectURL(file)] };
-    pictures.push(picture);
-    element.querySelector(".name").textContent = file.name;
-    element.querySelector(".open").addEventListener("click", () => choose(picture));
-    const redo = element.querySelector(".redo");
-    redo.setAttribute("aria-label", `Work on ${file.name} again`);
-    redo.addEventListener("click", () => queue(picture));
-    const remove = element.querySelector(".remove");
-    remove.setAttribute("aria-label", `Remove ${file.name}`);
-    remove.addEventListener("click", () => forget(picture));
-    $("pictures").append(element);
+    const picture = entry({ id: ticket(), at: Date.now(), name: file.name, file, video: isVideo(file) });
     picture.shown = look(picture);
     queue(picture);
   }
-  if (!chosen && pictures.length) choose(pictures[0]);
+  if (!current() && pictures.length) choose(pictures[0]);
   refresh();
 }
 
+/** Puts a picture or video into the list. */
+function entry(about) {
+  const element = $("entry").content.firstElementChild.cloneNode(true);
+  const urls = about.file && !about.video ? [URL.createObjectURL(about.file)] : [];
+  const picture = { element, state: "waiting", strength: 100, shown: Promise.resolve(false), result: null, urls, ...about };
+  pictures.push(picture);
+  const { name } = picture;
+  element.classList.toggle("film", picture.video);
+  element.querySelector(".name").textContent = name;
+  element.querySelector(".open").addEventListener("click", () => choose(picture));
+  const redo = element.querySelector(".redo");
+  redo.setAttribute("aria-label", `Work on ${name} again`);
+  redo.addEventListener("click", () => queue(picture));
+  const remove = element.querySelector(".remove");
+  remove.setAttribute("aria-label", `Remove ${name}`);
+  remove.addEventListener("click", () => {
+    forget(picture);
+    say(`${name} removed`);
+  });
+  $("pictures").append(element);
+  return picture;
+}
+
 /** Shows the thumbnail; false if the browser cannot show this kind of file. */
-async function look(picture) {
-  const thumb = picture.element.querySelector(".thumb");
-  thumb.src = picture.urls[0];
+async function look({ element, urls, video }) {
+  if (video) return false;
+  const thumb = element.querySelector(".thumb");
+  thumb.src = urls[0];
   try {
     await thumb.decode();
     return true;
@@ -101,130 +128,114 @@ async function look(picture) {
 
 function queue(picture) {
   picture.settings = settings();
-  if (picture.file.size > limits.bytes) {
-    fail(picture, `larger than ${limits.bytes / 1e6} MB, the limit of this server`);
-    return;
+  const most = picture.video ? limits.video_bytes : limits.bytes;
+  if (picture.video && !most) fail(picture, { message: "this server takes no videos" });
+  else if (picture.file.size > most) fail(picture, { message: `larger than ${most / 1e6} MB, the limit of this server` });
+  else {
+    set(picture, "waiting", "Waiting");
+    next();
   }
-  set(picture, "waiting", "Waiting");
-  next();
 }
 
 function forget(picture) {
   const at = pictures.indexOf(picture);
   pictures.splice(at, 1);
-  picture.request?.abort();
-  picture.element.remove();
   picture.state = "removed";
+  picture.request?.abort();
+  if (picture.job) cancelVideo(picture.job);
+  drop(picture.id);
+  picture.element.remove();
   picture.urls.forEach((url) => URL.revokeObjectURL(url));
   const neighbour = pictures[Math.min(at, pictures.length - 1)];
-  if (chosen === picture) {
-    chosen = null;
-    if (neighbour) choose(neighbour);
-  }
+  if (current() === picture) choose(neighbour ?? null);
   (neighbour?.element.querySelector(".open") ?? $("files")).focus();
-  say(`${picture.file.name} removed`);
   refresh();
 }
 
 function set(picture, state, status, share) {
   picture.state = state;
+  picture.share = share;
   picture.element.dataset.state = state;
   picture.element.querySelector(".status").textContent = status;
   const bar = picture.element.querySelector(".progress");
-  bar.setAttribute("aria-label", `${picture.file.name}: ${status}`);
+  bar.setAttribute("aria-label", `${picture.name}: ${status}`);
   if (share === undefined) bar.removeAttribute("value");
   else bar.value = share;
-  if (picture === chosen) show();
+  if (picture === current()) show();
   refresh();
 }
 
-function fail(picture, message) {
+/** Says what is wrong; `again` is whether the same may go well another time. */
+function fail(picture, { message, again = false }) {
+  picture.again = again;
   set(picture, "failed", message);
-  say(`${picture.file.name}: ${message}`);
+  say(`${picture.name}: ${message}`);
 }
 
-// ----------------------------------------------------------------------------------------------- network
+// ---------------------------------------------------------------------------------------------- working
 
 function next() {
-  while (atWork < AT_ONCE) {
-    const picture = pictures.find(({ state }) => state === "waiting");
-    if (!picture) return;
-    atWork++;
-    picture.state = "sending";
-    work(picture).finally(() => {
-      atWork--;
-      next();
-    });
+  for (const kind of ["picture", "video"]) {
+    while (atWork[kind] < AT_ONCE[kind]) {
+      const picture = pictures.find(({ state, video }) => state === "waiting" && video === (kind === "video"));
+      if (!picture) break;
+      atWork[kind]++;
+      picture.state = "sending";
+      work(picture).finally(() => {
+        atWork[kind]--;
+        next();
+      });
+    }
   }
 }
+
+const gone = ({ state }) => state === "removed";
 
 async function work(picture) {
-  const gone = () => picture.state === "removed";
+  picture.begun = performance.now();
   try {
-    const shown = await picture.shown;
-    for (;;) {
-      if (gone()) return;
-      const answer = await post(picture, shown);
-      if (gone()) return;
-      if (answer.status === 200) {
-        await finish(picture, answer, shown);
-        return;
-      }
-      const { detail } = await answer.json();
-      if (answer.status !== 429) {
-        // The name is already shown above the message.
-        fail(picture, detail.startsWith(`${picture.file.name}: `) ? detail.slice(picture.file.name.length + 2) : detail);
-        return;
-      }
-      for (let left = Number(answer.headers.get("Retry-After")) || 5; left > 0 && !gone(); left--) {
-        set(picture, "sending", `The server is busy, trying again in ${left} s`);
-        await new Promise((resolve) => setTimeout(resolve, 1000));
-      }
-    }
+    if (picture.video) await workOnVideo(picture);
+    else await workOnPicture(picture);
   } catch (error) {
-    if (!gone()) fail(picture, error.message);
+    if (!gone(picture)) fail(picture, error);
   }
 }
 
-/** Sends a picture and shows its progress; only XMLHttpRequest reports the progress of an upload. */
-function post(picture, shown) {
-  const ticket = Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16)).join("-");
-  const form = new FormData();
-  const fields = { ...picture.settings, ticket, difference: true, preview: !shown };
-  for (const [name, value] of Object.entries(fields)) form.append(name, value);
-  form.append("picture", picture.file);
-  set(picture, "sending", "Sending");
-  return new Promise((resolve, reject) => {
-    const request = new XMLHttpRequest();
-    picture.request = request;
-    let timer = 0;
-    request.open("POST", "api/derain");
-    request.responseType = "blob";
-    request.upload.addEventListener("progress", ({ loaded, total }) => {
-      set(picture, "sending", "Sending", loaded / total);
-    });
-    request.upload.addEventListener("load", () => {
-      set(picture, "working", "Removing the rain");
-      timer = setInterval(() => follow(picture, ticket, request), ASK_EVERY);
-    });
-    request.addEventListener("loadend", () => clearInterval(timer));
-    request.addEventListener("load", () => {
-      const headers = new Headers();
-      for (const name of ["Retry-After", "Unrain-Recursions", "Unrain-Seconds", "Unrain-Notes", "Unrain-Hardly-Any-Rain"]) {
-        const value = request.getResponseHeader(name);
-        if (value !== null) headers.set(name, value);
-      }
-      resolve(new Response(request.response, { status: request.status, headers }));
-    });
-    const lost = () => reject(new Error("the server cannot be reached, is it still running?"));
-    request.addEventListener("error", lost);
-    request.addEventListener("abort", lost);
-    request.send(form);
-  });
+async function workOnPicture(picture) {
+  const shown = await picture.shown;
+  const fields = { ...picture.settings, ticket: ticket(), difference: true, preview: !shown, picture: picture.file };
+  let timer = 0;
+  const answer = await sent(picture, "api/derain", fields, () => {
+    set(picture, "working", "Removing the rain");
+    clearInterval(timer);
+    timer = setInterval(() => follow(picture, fields.ticket), ASK_EVERY);
+  }).finally(() => clearInterval(timer));
+  if (answer) await finish(picture, answer, shown);
 }
 
-async function follow(picture, ticket, request) {
-  const state = await ask(`api/progress/${ticket}`).catch(() => null);
+/** Posts a form until there is room for it, and returns the answer; null if the picture was removed. */
+async function sent(picture, path, fields, onSent) {
+  for (;;) {
+    if (gone(picture)) return null;
+    set(picture, "sending", "Sending");
+    const answer = await post(path, fields, {
+      request: (request) => (picture.request = request),
+      sending: (share) => set(picture, "sending", "Sending", share),
+      sent: onSent,
+    });
+    if (gone(picture)) return null;
+    if (answer.ok) return answer;
+    if (answer.status !== 429) throw await refusal(answer, picture.name);
+    for (let left = Number(answer.headers.get("Retry-After")) || 5; left > 0 && !gone(picture); left--) {
+      set(picture, "sending", `The server is busy, trying again in ${left} s`);
+      await wait(1);
+    }
+  }
+}
+
+async function follow(picture, word) {
+  const { request } = picture;
+  const state = await ask(`api/progress/${word}`).catch(() => null);
   if (!state || request.readyState > XMLHttpRequest.OPENED || picture.request !== request) return;
   if (picture.state !== "working") return;
   if (state.ahead) set(picture, "working", `Waiting, ${state.ahead} before it`);
@@ -236,243 +247,169 @@ const percent = ({ done, total }) => `${Math.round((100 * done) / total)} %`;
 
 async function finish(picture, answer, shown) {
   const files = await unpack(await answer.blob());
-  const names = [...files.keys()];
-  const name = names.find((each) => /_derained\.\w+$/.test(each));
+  const name = [...files.keys()].find((each) => /_derained\.\w+$/.test(each));
   picture.urls.splice(1).forEach((url) => URL.revokeObjectURL(url));
-  const url = (each, type) => {
-    picture.urls.push(URL.createObjectURL(files.get(each).slice(0, undefined, type)));
-    return picture.urls.at(-1);
-  };
   picture.result = {
     name,
     blob: files.get(name),
     difference: files.get("difference.png"),
-    beforeShown: shown ? picture.urls[0] : url("preview_before.jpg", "image/jpeg"),
-    afterShown: shown ? url(name, picture.file.type) : url("preview_after.jpg", "image/jpeg"),
+    before: shown ? null : files.get("preview_before.jpg"),
+    after: shown ? null : files.get("preview_after.jpg"),
+    type: shown ? picture.file.type : "image/jpeg",
     recursions: Number(answer.headers.get("Unrain-Recursions")),
     seconds: Number(answer.headers.get("Unrain-Seconds")),
     hardlyAny: answer.headers.get("Unrain-Hardly-Any-Rain") === "true",
     notes: JSON.parse(answer.headers.get("Unrain-Notes") ?? "[]"),
     settings: picture.settings,
   };
-  if (!shown) picture.element.querySelector(".thumb").src = picture.result.beforeShown;
+  pace = pace === null ? picture.result.seconds : 0.7 * pace + 0.3 * picture.result.seconds;
+  done(picture);
+}
+
+/** Shows a result, and keeps it. */
+async function done(picture) {
+  present(picture);
   const hardlyAny = picture.result.hardlyAny ? ", hardly any rain found" : "";
-  set(picture, "done", `Done in ${picture.result.seconds.toFixed(1)} s${hardlyAny}`);
-  const done = pictures.filter(({ state }) => state === "done").length;
-  say(`${picture.file.name}: done${hardlyAny}, ${done} of ${pictures.length}`);
+  const count = pictures.filter(({ state }) => state === "done").length;
+  say(`${picture.name}: done${hardlyAny}, ${count} of ${pictures.length}`);
+  await remember(picture);
 }
 
-// ------------------------------------------------------------------------------------------------ viewer
-
-function choose(picture) {
-  chosen = picture;
-  for (const { element } of pictures) {
-    const open = element.querySelector(".open");
-    if (element === picture.element) open.setAttribute("aria-current", "true");
-    else open.removeAttribute("aria-current");
-  }
-  $("stage").dataset.key = "";
-  show();
+function present(picture) {
+  const { result, urls } = picture;
+  const url = (blob, type) => {
+    urls.push(URL.createObjectURL(blob.slice(0, undefined, type)));
+    return urls.at(-1);
+  };
+  result.turn = ++turns;
+  result.beforeShown = result.before ? url(result.before, "image/jpeg") : urls[0];
+  result.afterShown = url(result.after ?? result.blob, result.type);
+  picture.element.querySelector(".thumb").src = result.beforeShown;
+  const hardlyAny = result.hardlyAny ? ", hardly any rain found" : "";
+  const whole = result.problem ? `Not the whole video: ${result.problem}` : `Done in ${duration(result.seconds)}`;
+  set(picture, "done", `${whole}${hardlyAny}`);
 }
 
-/** Shows the chosen picture on the stage, unless it is there already. */
-function show() {
-  const { file, result, state, shown } = chosen;
-  const view = document.querySelector("input[name=view]:checked").value;
-  $("title").textContent = file.name;
-  $("views").disabled = !result;
-  $("download").hidden = !result;
-  $("size").hidden = !result;
-  $("strengths").hidden = !result;
-  $("stage").dataset.state = state;
-  if (result) {
-    $("download").setAttribute("aria-label", `Download ${view === "rain" ? "the rain layer of " : ""}${file.name}`);
-    showStrength();
-  }
-  const key = `${chosen.urls[0]} ${result?.afterShown} ${result ? view : ""} ${state === "failed"}`;
-  if ($("stage").dataset.key === key) return;
-  $("stage").dataset.key = key;
-  $("facts").textContent = "";
-  paint = null;
-  if (!result) {
-    const now = chosen;
-    shown.then((visible) => {
-      if (chosen !== now || now.result) return;
-      $("stage").replaceChildren(visible ? image(now.urls[0], `${file.name}, with its rain`) : blank(now));
+function duration(seconds) {
+  if (seconds < 60) return `${seconds.toFixed(1)} s`;
+  return seconds < 3600 ? `${Math.round(seconds / 60)} min` : `${(seconds / 3600).toFixed(1)} h`;
+}
+
+// ------------------------------------------------------------------------------------------------ videos
+
+async function workOnVideo(picture) {
+  if (!picture.job) {
+    const answer = await sent(picture, "api/videos", { ...picture.settings, video: picture.file }, () => {
+      set(picture, "working", "Waiting");
     });
-    return;
+    if (!answer) return;
+    picture.job = (await answer.json()).id;
+    await remember(picture);
   }
-  const frame = document.createElement("div");
-  frame.className = "frame";
-  if (view === "compare") comparison(frame, chosen);
-  else if (view === "result") frame.append(mixed(frame, chosen, `${file.name} without its rain`));
-  else frame.append(mixed(frame, chosen, `What was removed from ${file.name}`, true));
-  $("stage").replaceChildren(frame);
-  const recursions = `${result.recursions} recursion${result.recursions === 1 ? "" : "s"}`;
-  const facts = [`${result.settings.model}, ${recursions}, ${result.seconds.toFixed(1)} s`, ...result.notes];
-  if (result.hardlyAny) facts.unshift("Hardly any rain found");
-  $("facts").textContent = facts.join(". ");
-}
-
-function image(source, text) {
-  const element = new Image();
-  element.src = source;
-  element.alt = text;
-  fit(element, element);
-  return element;
-}
-
-function blank({ state }) {
-  const element = document.createElement("p");
-  element.textContent = state === "failed" ? "Nothing to show." : "This browser shows the picture once it is done.";
-  return element;
-}
-
-function comparison(frame, picture) {
-  const { name } = picture.file;
-  const slider = document.createElement("img-comparison-slider");
-  const before = new Image();
-  before.slot = "first";
-  before.alt = `${name} before, with its rain`;
-  before.src = picture.result.beforeShown;
-  const after = mixed(frame, picture, `${name} after, without its rain`);
-  after.slot = "second";
-  const handle = document.createElement("span");
-  handle.slot = "handle";
-  handle.className = "handle";
-  slider.append(before, after, handle);
-  slider.setAttribute("role", "slider");
-  slider.setAttribute("aria-label", "Part of the picture that is shown as it was before");
-  slider.setAttribute("aria-valuemin", "0");
-  slider.setAttribute("aria-valuemax", "100");
-  const tell = () => {
-    slider.setAttribute("aria-valuenow", Math.round(slider.value));
-    slider.setAttribute("aria-valuetext", `${Math.round(slider.value)} % before`);
+  const { job } = picture;
+  let shown = 0;
+  let state;
+  try {
+    state = await followVideo(job, async (state) => {
+      if (gone(picture)) return false;
+      if (state.state === "waiting") set(picture, "working", state.ahead ? `Waiting, ${state.ahead} before it` : "Waiting");
+      else if (state.state === "working") tellFrames(picture, state);
+      if (state.shown > shown) {
+        shown = state.shown;
+        await showFrame(picture, job);
+      }
+      return true;
+    });
+  } catch (error) {
+    picture.job = null;
+    if (!error.again) cancelVideo(job);
+    drop(picture.id);
+    throw error;
+  }
+  if (!state) return;
+  set(picture, "working", "Fetching the result");
+  const blob = await fetchVideo(job);
+  if (gone(picture)) return;
+  picture.job = null;
+  picture.result = {
+    name: state.result,
+    blob,
+    before: picture.frames?.before,
+    after: picture.frames?.after,
+    type: "image/jpeg",
+    recursions: state.recursions,
+    seconds: state.seconds,
+    count: state.frames,
+    problem: state.problem,
+    hardlyAny: state.hardly_any_rain,
+    notes: state.notes,
+    settings: picture.settings,
   };
-  slider.addEventListener("slide", tell);
-  // The slider itself handles the left and right arrow keys only.
-  const keys = { Home: () => 0, End: () => 100, PageDown: (at) => Math.max(0, at - 10), PageUp: (at) => Math.min(100, at + 10) };
-  slider.addEventListener("keydown", (event) => {
-    if (!(event.key in keys)) return;
-    event.preventDefault();
-    slider.value = keys[event.key](slider.value);
-    tell();
-  });
-  tell();
-  frame.append(slider, badge("before", "Before"), badge("after", "After"));
+  done(picture);
 }
 
-function badge(place, text) {
-  const element = document.createElement("span");
-  element.className = `badge ${place}`;
-  element.setAttribute("aria-hidden", "true");
-  element.textContent = text;
-  return element;
+function tellFrames(picture, { done, total, left }) {
+  picture.left = left;
+  if (!done) set(picture, "working", "Removing the rain");
+  else if (done >= total) set(picture, "working", "Finishing the file", 1);
+  else {
+    const time = left === null ? "" : `, ${about(left)} left`;
+    set(picture, "working", `Frame ${done} of ${total}${time}`, done / total);
+  }
 }
 
-/** Passes the size of a picture to the style sheet once it is known. */
-async function fit(picture, frame) {
-  await picture.decode().catch(() => {});
-  frame.style.setProperty("--width", picture.naturalWidth || 1);
-  frame.style.setProperty("--height", picture.naturalHeight || 1);
-  frame.classList.add("fitted");
+/** Shows the last frame of a video that is worked on. */
+async function showFrame(picture, job) {
+  const answer = await fetch(`api/videos/${job}/frame`).catch(() => null);
+  if (!answer?.ok || gone(picture)) return;
+  const files = await unpack(await answer.blob());
+  const [before, after] = ["before.jpg", "after.jpg"].map((name) => files.get(name).slice(0, undefined, "image/jpeg"));
+  // The frame before may still be on its way to the screen.
+  picture.urls.splice(0, Math.max(0, picture.urls.length - 2)).forEach((url) => URL.revokeObjectURL(url));
+  const [beforeShown, afterShown] = [before, after].map((blob) => URL.createObjectURL(blob));
+  picture.urls.push(beforeShown, afterShown);
+  picture.frames = { before, after, beforeShown, afterShown };
+  picture.element.querySelector(".thumb").src = beforeShown;
+  if (picture === current()) show();
 }
 
-// ---------------------------------------------------------------------------------------------- strength
+// ---------------------------------------------------------------------------------------------- keeping
 
-/** A result, or its rain layer, that follows the strength: the image itself at 100 %, else a canvas over it. */
-function mixed(frame, picture, text, rain = false) {
-  const { beforeShown, afterShown } = picture.result;
-  const element = document.createElement("div");
-  element.className = "mixed";
-  const after = new Image();
-  after.alt = rain ? "" : text;
-  after.src = afterShown;
-  fit(after, frame);
-  const canvas = document.createElement("canvas");
-  canvas.hidden = true;
-  if (rain) {
-    canvas.setAttribute("role", "img");
-    canvas.setAttribute("aria-label", text);
-    after.classList.add("covered");
-  } else canvas.setAttribute("aria-hidden", "true");
-  element.append(after, canvas);
-
-  const plain = () => picture.strength === 100 && !rain;
-  const most = () => ($("actual").checked ? MIXED_PIXELS.actual : MIXED_PIXELS.fitted);
-  let both = null;
-  let due = false;
-  const draw = async () => {
-    while (!plain() && both?.most !== most()) {
-      const limit = most();
-      both = { most: limit, ...(await samples(beforeShown, afterShown, limit)) };
-    }
-    due = false;
-    canvas.hidden = plain();
-    if (plain()) return;
-    canvas.width = both.width;
-    canvas.height = both.height;
-    canvas.getContext("2d").putImageData(mix(both, picture.strength / 100, rain), 0, 0);
-  };
-  paint = () => {
-    if (!due) requestAnimationFrame(draw);
-    due = true;
-  };
-  paint();
-  return element;
+/** Keeps what a reload would lose: results with what they need, and the ids of videos at the server. */
+async function remember(picture) {
+  const { id, at, name, video, file, strength, job, settings, result } = picture;
+  const { beforeShown, afterShown, turn, ...whole } = result ?? {};
+  const record = { id, at, name, video, strength, job, settings, file: video ? null : file, result: result && whole };
+  const fine = await keep(record);
+  if (gone(picture)) drop(id);
+  else if (!fine) complain("This browser has no room to keep the results: download them before you leave.");
 }
 
-/** The pixels of two images of one size, reduced to at most so many. */
-async function samples(before, after, most) {
-  const images = await Promise.all([before, after].map(decoded));
-  const { naturalWidth, naturalHeight } = images[1];
-  const scale = Math.min(1, Math.sqrt(most / (naturalWidth * naturalHeight)));
-  const width = Math.max(1, Math.round(naturalWidth * scale));
-  const height = Math.max(1, Math.round(naturalHeight * scale));
-  const [one, other] = images.map((each) => {
-    const canvas = document.createElement("canvas");
-    canvas.width = width;
-    canvas.height = height;
-    const context = canvas.getContext("2d", { willReadFrequently: true });
-    context.imageSmoothingQuality = "high";
-    context.drawImage(each, 0, 0, width, height);
-    return context.getImageData(0, 0, width, height).data;
-  });
-  return { width, height, before: one, after: other };
+function restore({ result, ...about }) {
+  const picture = entry({ ...about, result, state: "restored" });
+  if (result) {
+    if (!picture.video && !result.before) picture.shown = Promise.resolve(true);
+    present(picture);
+  } else {
+    // A video that the server still works on.
+    atWork.video++;
+    work(picture).finally(() => {
+      atWork.video--;
+      next();
+    });
+  }
 }
 
-async function decoded(source) {
-  const element = new Image();
-  element.src = source;
-  await element.decode();
-  return element;
-}
-
-/** before - strength (before - after), as the server computes it; with `rain` what this takes away. */
-function mix({ before, after, width, height }, strength, rain) {
-  const mixed = new ImageData(width, height);
-  const { data } = mixed; // rounds and clips
-  for (let at = 0; at < data.length; at++) data[at] = before[at] - strength * (before[at] - after[at]);
-  if (!rain) return mixed;
-  for (let at = 0; at < data.length; at++) data[at] = at % 4 === 3 ? 255 : before[at] - data[at];
-  return mixed;
-}
-
-function showStrength() {
-  const text = `${chosen.strength} %`;
-  $("strength").value = chosen.strength;
-  $("strength").setAttribute("aria-valuetext", text);
-  $("strength-shown").textContent = text;
-}
+// ----------------------------------------------------------------------------------------------- results
 
 /** The file of a result, or of its rain layer, at the strength that is chosen: [name, Blob]. */
 async function fileOf(picture, rain = false) {
-  const { result, strength } = picture;
-  if (strength === 100 && !rain) return [result.name, result.blob];
+  const { result, strength, video } = picture;
+  if (video || (strength === 100 && !rain)) return [result.name, result.blob];
   const form = new FormData();
   form.append("strength", strength / 100);
   form.append("rain_layer", rain);
-  form.append("picture", picture.file);
+  form.append("picture", picture.file, picture.name);
   form.append("difference", result.difference, "difference.png");
   for (;;) {
     const answer = await fetch("api/strength", { method: "POST", body: form });
@@ -481,13 +418,12 @@ async function fileOf(picture, rain = false) {
       return rain ? [...(await unpack(blob))].find(([name]) => name.endsWith("_rain.png")) : [result.name, blob];
     }
     if (answer.status !== 429) throw new Error((await answer.json()).detail);
-    await new Promise((resolve) => setTimeout(resolve, 1000 * (Number(answer.headers.get("Retry-After")) || 5)));
+    await wait(Number(answer.headers.get("Retry-After")) || 5);
   }
 }
 
 async function download() {
-  const rain = document.querySelector("input[name=view]:checked").value === "rain";
-  await busy($("download"), () => fileOf(chosen, rain));
+  await busy($("download"), () => fileOf(current(), shownView() === "rain"));
 }
 
 /** Saves the file that is made meanwhile, whose button waits and says so. */
@@ -515,21 +451,71 @@ async function busy(button, make) {
   }
 }
 
+async function copy() {
+  const { name } = current();
+  try {
+    const png = asPng(current(), shownView() === "rain");
+    await navigator.clipboard.write([new ClipboardItem({ "image/png": png })]);
+    $("copy").textContent = "Copied";
+    setTimeout(() => ($("copy").textContent = "Copy"), 2000);
+    say(`${name} copied`);
+  } catch {
+    complain("This browser does not let the page copy pictures: download it instead.");
+  }
+}
+
 // -------------------------------------------------------------------------------------------- everything
 
 function refresh() {
-  const done = pictures.filter(({ result }) => result);
+  const ready = pictures.filter(({ result }) => result);
   const running = pictures.filter(({ state }) => ["waiting", "sending", "working"].includes(state));
+  const failed = pictures.filter(({ state }) => state === "failed").length;
   $("work").hidden = !pictures.length;
-  $("count").textContent = running.length
-    ? `${pictures.length - running.length} of ${pictures.length} done`
-    : `${pictures.length} picture${pictures.length === 1 ? "" : "s"}`;
-  $("all").disabled = !done.length;
-  $("again").hidden = !done.some(({ result }) => !same(result.settings, settings()));
-  for (const { element, state, result } of pictures) {
-    const redo = state === "failed" || (state === "done" && !same(result.settings, settings()));
-    element.querySelector(".redo").hidden = !redo;
+  $("try").hidden = pictures.length > 0;
+  document.body.classList.toggle("filled", pictures.length > 0);
+  $("files-title").textContent = pictures.length ? "Add pictures or videos" : "Choose pictures or videos";
+  $("count").textContent = counted(running, failed);
+  $("all").disabled = !ready.length;
+  $("again").hidden = !ready.some(outdated);
+  for (const picture of pictures) {
+    const redo = picture.state === "failed" ? picture.again || !same(picture.settings, settings()) : picture.state === "done" && outdated(picture);
+    picture.element.querySelector(".redo").hidden = !redo || !picture.file;
   }
+}
+
+const outdated = ({ result, file }) => file && result && !same(result.settings, settings());
+
+function counted(running, failed) {
+  const parts = [];
+  if (running.length) parts.push(`${pictures.length - running.length - failed} of ${pictures.length} done`);
+  else if (failed) parts.push(`${pictures.length - failed} of ${pictures.length} done`);
+  else {
+    const videos = pictures.filter(({ video }) => video).length;
+    const count = (number, word) => (number ? [`${number} ${word}${number === 1 ? "" : "s"}`] : []);
+    parts.push([...count(pictures.length - videos, "picture"), ...count(videos, "video")].join(" and "));
+  }
+  if (failed) parts.push(`${failed} failed`);
+  const left = secondsLeft(running);
+  if (left > 3) parts.push(`${about(left)} left`);
+  return parts.join(", ");
+}
+
+/** Estimates how long all that is waiting takes; 0 if that cannot be told yet. */
+function secondsLeft(running) {
+  const [videos, others] = [true, false].map((which) => running.filter(({ video }) => video === which));
+  let seconds = 0;
+  for (const { share = 0, begun, state } of others) {
+    const own = state === "working" && share > 0.05 ? ((performance.now() - begun) / 1000) * (1 / share - 1) : null;
+    if (own === null && pace === null) return 0;
+    seconds += own ?? pace;
+  }
+  if (videos.some(({ left }) => !left)) return 0;
+  return Math.max(seconds, ...videos.map(({ left }) => left), 0);
+}
+
+function about(seconds) {
+  if (seconds < 90) return `${Math.max(1, Math.round(seconds))} s`;
+  return seconds < 5400 ? `${Math.round(seconds / 60)} min` : `${(seconds / 3600).toFixed(1)} h`;
 }
 
 function complain(message) {
@@ -549,38 +535,39 @@ async function downloadAll() {
   });
 }
 
-function take(transfer) {
-  const items = [...(transfer?.items ?? [])];
-  const folders = new Set(
-    items.map((item) => item.webkitGetAsEntry?.()).filter((entry) => entry?.isDirectory).map(({ name }) => name),
-  );
-  const files = [...(transfer?.files ?? [])].filter(({ name }) => !folders.has(name));
+async function take(transfer) {
+  const { files, left, folders } = await filesOf(transfer);
   if (files.length) add(files);
-  if (folders.size) complain("Folders cannot be taken: open it, and drop the pictures in it.");
+  if (left) complain(`${left} file${left === 1 ? " in it is" : "s in it are"} neither picture nor video and left out.`);
+  else if (folders && !files.length) complain("There is no picture and no video in that folder.");
   else if (!files.length) complain("That holds no file. Save the picture first, and drop the file.");
+}
+
+async function sample() {
+  const answer = await fetch("sample.jpg");
+  add([new File([await answer.blob()], "sample.jpg", { type: "image/jpeg" })]);
 }
 
 $("files").addEventListener("change", ({ target }) => {
   add([...target.files]);
   target.value = "";
 });
+$("sample").addEventListener("click", sample);
 $("model").addEventListener("change", showModel);
 $("recursions").addEventListener("change", refresh);
 $("options").addEventListener("submit", (event) => event.preventDefault());
 $("views").addEventListener("change", show);
-$("actual").addEventListener("change", ({ target }) => {
-  $("stage").classList.toggle("actual", target.checked);
-  paint?.();
-});
-$("strength").addEventListener("input", ({ target }) => {
-  chosen.strength = Number(target.value);
-  showStrength();
-  paint?.();
-});
+$("strength").addEventListener("input", ({ target }) => setStrength(Number(target.value)));
+$("strength").addEventListener("change", () => remember(current()));
 $("download").addEventListener("click", download);
+$("copy").addEventListener("click", copy);
 $("all").addEventListener("click", downloadAll);
+$("clear").addEventListener("click", () => {
+  for (const picture of [...pictures]) forget(picture);
+  say("All cleared");
+});
 $("again").addEventListener("click", () => {
-  pictures.filter(({ state, result }) => state === "done" && !same(result.settings, settings())).forEach(queue);
+  pictures.filter((picture) => picture.state === "done" && outdated(picture)).forEach(queue);
 });
 document.addEventListener("paste", ({ clipboardData }) => {
   if (clipboardData?.files.length) take(clipboardData);
