@@ -1,8 +1,8 @@
 """`python -m unrain.lab.training.campaign`: train several recipes on one machine, for so many minutes.
 
-A plan is a TOML file of lanes. Lanes run side by side, the recipes of a lane in turn; each is `unrain train` in
-a process of its own, with its log beside its folder. Started again, the campaign goes on where it was: finished
-runs are left alone, others resume from their checkpoints.
+A plan is a TOML file of lanes. Lanes run side by side, the recipes of a lane in turn; each is `unrain train`
+in a process of its own, with its log beside its folder. Started again, the campaign goes on where it was:
+finished runs are left alone, others resume from their checkpoints.
 """
 
 from __future__ import annotations
@@ -116,7 +116,8 @@ async def _lanes(lanes: list[list[Path]], data: Path, out: Path, minutes: float)
 
 async def _train(recipe: Path, data: Path, out: Path, threads: str) -> int:
     """Train one recipe, stopping it when this is cancelled; return its exit code."""
-    command = [sys.executable, "-m", "unrain", "train", recipe, "--data", data, "--out", out / recipe.stem]
+    options = ("--data", str(data), "--out", str(out / recipe.stem))
+    command = (sys.executable, "-m", "unrain", "train", str(recipe), *options)
     environment = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads)}
     with _log(recipe, out).open("ab") as log:
         process = await asyncio.create_subprocess_exec(*command, stdout=log, stderr=log, env=environment)
