@@ -7,6 +7,7 @@ Importing this package is cheap: NumPy, Pillow and ONNX Runtime are imported whe
 """
 
 import functools
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from unrain.derainer import Derainer
     from unrain.image import Array
     from unrain.zoo import Model, models
+
+# Read when ONNX Runtime is imported: from 1.29 on its wheels report every session to their maker otherwise.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 __all__ = ["Derainer", "UnrainError", "UsageError", "__version__", "derain", "models"]
 

@@ -18,6 +18,8 @@ from unrain.onnx_file import has_loops
 from unrain.zoo import Model
 
 CPU = "CPUExecutionProvider"
+# Where it was imported before unrain, and on Windows, where the variable is not read.
+ort.disable_telemetry_events()
 # ONNX Runtime's levels: 0 to 4, each with those above.
 _FATAL_ONLY = 4
 # Of what goes wrong before there is a session.
