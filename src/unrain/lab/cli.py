@@ -1,15 +1,14 @@
 """The lab's commands. Each imports its room when it runs, so that their help needs no PyTorch."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, Parameter, validators
 
 from unrain import zoo
-from unrain.cli.output import EXIT_FAILED, EXIT_USAGE, error_line, extra, print_line
+from unrain.cli.output import EXIT_FAILED, extra, print_line
 from unrain.cli.progress import Bar
-from unrain.errors import UnrainError, UsageError
+from unrain.errors import UsageError
 from unrain.lab.bench.options import (
     BenchOptions,
     FidelityOptions,
@@ -25,15 +24,6 @@ _BENCH, _SHEET, _SPEED, _TASK = BenchOptions(), SheetOptions(), SpeedOptions(), 
 _SIZES = SizesOptions()
 _FIDELITY = FidelityOptions()
 _Positive = Parameter(validator=validators.Number(gte=1))
-
-
-def run_module(app: App) -> None:
-    """Run what `python -m unrain.lab.NAME` starts; a foreseen error is one line and an exit code."""
-    try:
-        app()
-    except UnrainError as error:
-        error_line(f"unrain: error: {error}")
-        sys.exit(EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED)
 
 
 def train(

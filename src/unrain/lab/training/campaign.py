@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -145,12 +144,9 @@ def _log(recipe: Path, out: Path) -> Path:
 
 def _last_line(log: Path) -> str:
     """Return what a failed run said last."""
-
-    def said() -> Iterator[str]:
-        for line in reversed(log.read_text("utf-8", "replace").splitlines()):
-            yield line.removeprefix("unrain: ").strip()
-
-    return files.one_line(next(filter(None, said()), "said nothing"))
+    lines = log.read_text("utf-8", "replace").splitlines()
+    said = (line.removeprefix("unrain: ").strip() for line in reversed(lines))
+    return files.one_line(next(filter(None, said), "said nothing"))
 
 
 if __name__ == "__main__":

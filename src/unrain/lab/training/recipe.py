@@ -29,7 +29,6 @@ from unrain.lab.training.optimiser import OPTIMISERS
 from unrain.lab.training.stage import Stage
 
 T = TypeVar("T")
-W = TypeVar("W", "Distillation", "Initial")
 
 # Keys that may change when a run resumes: none of them changes its weights.
 FREE = {
@@ -410,12 +409,7 @@ def _with_base(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     above = (*above, path.resolve())
     if file.resolve() in above:
         raise UnrainError(f"{path}: base: {name} is based on this recipe")
-    base = _with_base(file, above)
-    for key, file_key in (("initial", "weights"), ("distillation", "weights"), ("contrastive", "vgg")):
-        inner = base.get(key)
-        if isinstance(inner, dict) and isinstance(inner.get(file_key), str):
-            base[key] = inner | {file_key: _beside(file.parent, inner[file_key])}
-    return base | table
+    return _beside(file.parent, _with_base(file, above)) | table
 
 
 def recipe_from(table: dict[str, Any], where: str, beside: Path) -> Recipe:
@@ -429,7 +423,7 @@ def recipe_from(table: dict[str, Any], where: str, beside: Path) -> Recipe:
     Raises:
         UnrainError: As `read_recipe`; the message begins with `where`.
     """
-    recipe = from_table(Recipe, table, where)
+    recipe = from_table(Recipe, _beside(beside, table), where)
     for key, value, known in (
         ("precision", recipe.precision, ("bf16", "fp32")),
         ("optimiser", recipe.optimiser, OPTIMISERS),
@@ -466,23 +460,18 @@ def recipe_from(table: dict[str, Any], where: str, beside: Path) -> Recipe:
         raise UnrainError(f"{where}: lifted: give a weight above 0 in a stage with split = true")
     if recipe.validation_levels < 1:
         raise UnrainError(f"{where}: validation_levels is {recipe.validation_levels}, but starts at 1")
-    vgg, initial, teacher = recipe.contrastive.vgg, recipe.initial, recipe.distillation
-    return dataclasses.replace(
-        recipe,
-        contrastive=dataclasses.replace(recipe.contrastive, vgg=_beside(beside, vgg) if vgg else None),
-        distillation=_weights_beside(beside, teacher),
-        initial=_weights_beside(beside, initial),
-    )
+    return recipe
 
 
-def _weights_beside(folder: Path, spec: W | None) -> W | None:
-    """Return a specification with the absolute path of its weights."""
-    return dataclasses.replace(spec, weights=_beside(folder, spec.weights)) if spec else None
-
-
-def _beside(folder: Path, name: str) -> str:
-    """Return the absolute path of a file named relative to a folder."""
-    return str((folder / name).resolve())
+def _beside(folder: Path, table: dict[str, Any]) -> dict[str, Any]:
+    """Return a recipe's table in which files, named relative to a folder, have absolute paths."""
+    table = dict(table)
+    for key, name in (("initial", "weights"), ("distillation", "weights"), ("contrastive", "vgg")):
+        inner = table.get(key)
+        # What is of another type is refused later, by name.
+        if isinstance(inner, dict) and isinstance(inner.get(name), str) and inner[name]:
+            table[key] = inner | {name: str((folder / inner[name]).resolve())}
+    return table
 
 
 def read_table(path: Path) -> dict[str, Any]:
