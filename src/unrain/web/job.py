@@ -42,6 +42,23 @@ _SUFFIXES = {
 }
 
 
+# Options of pictures and of videos.
+ModelName = Annotated[str | None, Field(description="A name from /api/models.")]
+Recursions = Annotated[
+    int | None,
+    Field(ge=1, le=MAX_RECURSIONS, description="Recursions; the model's own number if left out."),
+]
+Strength = Annotated[
+    float,
+    Field(
+        ge=0,
+        le=MOST_STRENGTH,
+        allow_inf_nan=False,
+        description="How much of the rain is taken away: 0 none, 1 what is found, up to 1.5.",
+    ),
+]
+
+
 class ScoreOptions(BaseModel):
     """The options of a request that derains nothing."""
 
@@ -58,15 +75,7 @@ class ResultOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    strength: Annotated[
-        float,
-        Field(
-            ge=0,
-            le=MOST_STRENGTH,
-            allow_inf_nan=False,
-            description="How much of the rain is taken away: 0 none, 1 what is found, up to 1.5.",
-        ),
-    ] = 1.0
+    strength: Strength = 1.0
     quality: Annotated[
         int | None,
         Field(ge=1, le=100, description="Quality of JPEG, WebP and AVIF; a JPEG keeps its own if left out."),
@@ -89,11 +98,8 @@ class ResultOptions(BaseModel):
 class WebOptions(ResultOptions):
     """The options of a request: those of the command line, except the operator's."""
 
-    model: Annotated[str | None, Field(description="A name from /api/models.")] = None
-    recursions: Annotated[
-        int | None,
-        Field(ge=1, le=MAX_RECURSIONS, description="Recursions; the model's own number if left out."),
-    ] = None
+    model: ModelName = None
+    recursions: Recursions = None
     until: Annotated[
         float | None,
         Field(
@@ -231,7 +237,7 @@ class WebJob:
             files["difference.png"] = self._encoded(whole, "PNG")[0]
         name, media_type = f"{stem}_derained{suffix}", TYPES[kind]
         if len(files) > 1:
-            data, name, media_type = _zipped(files), f"{stem}.zip", "application/zip"
+            data, name, media_type = zipped(files), f"{stem}.zip", "application/zip"
         return Answer(
             data,
             media_type,
@@ -331,7 +337,8 @@ class ScoreJob(WebJob):
         )
 
 
-def _zipped(files: dict[str, bytes]) -> bytes:
+def zipped(files: dict[str, bytes]) -> bytes:
+    """Return files, by their names, as a zip."""
     buffer = io.BytesIO()
     # Pictures are compressed already.
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:

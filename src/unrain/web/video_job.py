@@ -4,7 +4,6 @@ import io
 import json
 import re
 import time
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -18,8 +17,7 @@ from unrain.derainer import Derainer
 from unrain.engine import Engine
 from unrain.errors import UnrainError
 from unrain.image import Array
-from unrain.layer import MOST_STRENGTH
-from unrain.web.job import MAX_RECURSIONS, AbandonedError, Answer, WebJob
+from unrain.web.job import AbandonedError, Answer, ModelName, Recursions, Strength, WebJob, zipped
 
 # Seconds between two frames that are shown, and the most pixels of their long side.
 _SHOW_EVERY, _SHOWN_SIDE = 2.0, 1280
@@ -30,20 +28,9 @@ class VideoRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    model: Annotated[str | None, Field(description="A name from /api/models.")] = None
-    recursions: Annotated[
-        int | None,
-        Field(ge=1, le=MAX_RECURSIONS, description="Recursions; the model's own number if left out."),
-    ] = None
-    strength: Annotated[
-        float,
-        Field(
-            ge=0,
-            le=MOST_STRENGTH,
-            allow_inf_nan=False,
-            description="How much of the rain is taken away: 0 none, 1 what is found, up to 1.5.",
-        ),
-    ] = 1.0
+    model: ModelName = None
+    recursions: Recursions = None
+    strength: Strength = 1.0
     format: Annotated[
         Literal["mp4", "m4v", "mov", "mkv", "webm"] | None,
         Field(description="Container of the result; the video's own if left out, mkv if that is only read."),
@@ -160,12 +147,11 @@ class VideoJob(WebJob):
 
 def _both(before: Array, after: Array) -> bytes:
     """Two frames as JPEGs in a zip, reduced to what a screen shows."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-        for name, pixels in (("before.jpg", before), ("after.jpg", after)):
-            shown = Image.fromarray((pixels >> 8).astype(np.uint8) if pixels.dtype == np.uint16 else pixels)
-            shown.thumbnail((_SHOWN_SIDE, _SHOWN_SIDE))
-            jpeg = io.BytesIO()
-            shown.save(jpeg, "JPEG", quality=88)
-            archive.writestr(name, jpeg.getvalue())
-    return buffer.getvalue()
+    shown = {}
+    for name, pixels in (("before.jpg", before), ("after.jpg", after)):
+        frame = Image.fromarray((pixels >> 8).astype(np.uint8) if pixels.dtype == np.uint16 else pixels)
+        frame.thumbnail((_SHOWN_SIDE, _SHOWN_SIDE))
+        jpeg = io.BytesIO()
+        frame.save(jpeg, "JPEG", quality=88)
+        shown[name] = jpeg.getvalue()
+    return zipped(shown)
