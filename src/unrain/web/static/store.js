@@ -23,6 +23,8 @@ async function change(mode, act) {
   return new Promise((resolve, reject) => {
     const transaction = base.transaction("results", mode);
     const request = act(transaction.objectStore("results"));
+    // What a page that is about to be left has not committed would be undone.
+    transaction.commit();
     transaction.oncomplete = () => resolve(request.result);
     transaction.onabort = () => reject(transaction.error);
     transaction.onerror = () => reject(transaction.error);
