@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from toys import ROOT, natural
-from unrain import cli, image
+from toys import ROOT, natural, sky
+from unrain import cli, image, zoo
+from unrain.derainer import Derainer
+from unrain.devices import Processor
+from unrain.errors import UnrainError
 from unrain.score import Score, Scorer, _direction, scorer
 
 LAUNCH = ROOT / "examples" / "launch.jpg"
@@ -19,14 +22,6 @@ LAUNCH = ROOT / "examples" / "launch.jpg"
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def sky(height=240, width=320):
-    """A picture without rain: a smooth sky over smooth hills."""
-    y, x = np.mgrid[:height, :width] / height
-    hills = y > 0.6 + 0.05 * np.sin(6 * x)
-    tone = np.where(hills, 0.25 + 0.1 * np.sin(3 * x), 0.8 - 0.3 * y)
-    return (255 * np.dstack((tone, tone, np.where(hills, tone * 0.7, tone)))).astype(np.uint8)
 
 
 def streaks(angle, height=200, width=200, seed=0):
@@ -131,3 +126,27 @@ def test_only_rainy_leaves_the_others_alone(here, capsys, number):
     assert cli.main(["in/dry.png", "-o", "dry.jpg", "--only-rainy", "--others", "copy"]) == 0
     assert np.abs(image.read(Path("dry.jpg")).pixels.astype(int) - sky()).mean() < 1
     assert cli.main(["in", "--only-rainy", "101"]) == 2
+
+
+@pytest.mark.parametrize("device, package, off", [("openvino", "openvino", 3), ("torch:cpu", "torch", 0.1)])
+def test_every_device_finds_what_the_cpu_finds(device, package, off):
+    pytest.importorskip(package)
+    if device.startswith("torch"):
+        pytest.importorskip("unrain.lab.torch_graph")
+    rainy = np.asarray(Image.open(LAUNCH).resize((320, 214)))
+    expected = Scorer(processor=Processor("cpu"))
+    found = Scorer(processor=Processor(device))
+    for picture in (rainy, sky()):
+        assert found(picture).score == pytest.approx(expected(picture).score, abs=off)
+        assert found(picture).verdict == expected(picture).verdict
+    assert Derainer("rdmc-lite-xs", device=device).scorer._engine.device.startswith(device.partition(":")[0])
+
+
+def test_the_device_that_is_asked_for_is_the_detectors_too(here, capsys):
+    Image.fromarray(sky()).save("a.png")
+    assert cli.main(["score", "a.png", "--device", "tensorrt"]) == 1
+    assert capsys.readouterr().err.startswith("unrain: error: tensorrt: ")
+    assert cli.main(["score", "a.png", "--device", "gpu"]) == 2
+    assert cli.main(["score", "a.png", "--precision", "fp8"]) == 2
+    with pytest.raises(UnrainError, match="has no output evidence"):
+        Scorer(zoo.find("rdmc-lite-xs"), threshold=50, processor=Processor("cpu"))(sky())

@@ -119,3 +119,11 @@ def toy_pairs(root, count, height, width):
         for i in range(count):
             picture = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
             Image.fromarray(picture).save(folder / f"{i}.png")
+
+
+def sky(height=240, width=320):
+    """A picture without rain: a smooth sky over smooth hills."""
+    y, x = np.mgrid[:height, :width] / height
+    hills = y > 0.6 + 0.05 * np.sin(6 * x)
+    tone = np.where(hills, 0.25 + 0.1 * np.sin(3 * x), 0.8 - 0.3 * y)
+    return (255 * np.dstack((tone, tone, np.where(hills, tone * 0.7, tone)))).astype(np.uint8)

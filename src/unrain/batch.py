@@ -6,6 +6,7 @@ A bad file does not end the run; only a full disk does.
 import errno
 import functools
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -146,10 +147,12 @@ def run_job(
         for target in pending.values():
             _make_folder(target)
         if job.is_video:
+            if settings.least is not None and (wet := _video_score(job, derainer, settings)) < settings.least:
+                return _video_left_alone(job, pending["derained"], wet, settings)
             report = _video(job, pending["derained"], derainer, settings, progress)
             return _told(job, pending["derained"], report, time.monotonic() - start)
         picture = _read(job, settings.max_pixels)
-        if settings.least is not None and (rain := _rain_score(picture)) < settings.least:
+        if settings.least is not None and (rain := _rain_score(picture, derainer)) < settings.least:
             return _left_alone(job, picture, pending, rain, settings)
         results, found = _results(job, picture, pending, derainer, settings.strength, progress)
         saved = _save_all(results, pending, settings)
@@ -233,11 +236,34 @@ def _read(job: Job, max_pixels: int) -> image.Picture:
     return image.read(job.source, max_pixels=max_pixels, pages=True)
 
 
-def _rain_score(picture: image.Picture) -> float:
+def _rain_score(picture: image.Picture, derainer: "Derainer") -> float:
     """Return the highest score of a picture's pages."""
-    from unrain.score import scorer
+    return max(derainer.scorer(page.pixels).score for page in (picture, *picture.further))
 
-    return max(scorer()(page.pixels).score for page in (picture, *picture.further))
+
+def _video_score(job: Job, derainer: "Derainer", settings: Settings) -> float:
+    assert job.source is not None
+    found = video.score_video(job.source, derainer.scorer, settings.video, max_pixels=settings.max_pixels)
+    return found.score.score
+
+
+def _video_left_alone(job: Job, target: Path, rain: float, settings: Settings) -> Outcome:
+    """Say that it does not rain in a video, which is copied if wanted, byte for byte."""
+    assert job.source is not None
+    said = f"no rain in it (score {rain:.0f})"
+    if not settings.copy:
+        return Outcome(job.name, "skipped", said)
+    # The bytes of one container are no file of another: the copy keeps its extension. Nothing has looked at
+    # what is there under that name.
+    place = target.with_suffix(job.source.suffix)
+    if place != target and place.exists():
+        return Outcome(job.name, "skipped", f"{said}, not copied: {place} exists")
+    with (
+        files.opened(job.source) as whole,
+        files.replacing(place, overwrite=settings.overwrite and place == target) as file,
+    ):
+        shutil.copyfileobj(whole, file)
+    return Outcome(job.name, "skipped", f"{said}, copied to {place}", (place,))
 
 
 def _left_alone(
@@ -253,7 +279,8 @@ def _left_alone(
         files.write(data, target, overwrite=settings.overwrite)
     else:
         _save(picture, target, settings)
-    return Outcome(job.name, "skipped", f"{said}, copied to {target or 'standard output'}")
+    written = () if target is None else (target,)
+    return Outcome(job.name, "skipped", f"{said}, copied to {target or 'standard output'}", written)
 
 
 def _results(

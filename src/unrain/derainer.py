@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +43,9 @@ from unrain.octaves import (
     take,
     windows,
 )
+
+if TYPE_CHECKING:
+    from unrain.score import Scorer
 
 Progress = Callable[[int, int], None]
 
@@ -238,8 +241,9 @@ class Derainer:
         """
         if isinstance(model, str | Path):
             model = zoo.find(model)
+        self._processor = Processor(device, precision, threads)
         if isinstance(model, zoo.Model):
-            model = open_engine(model, Processor(device, precision, threads))
+            model = open_engine(model, self._processor)
         self.engine: Engine = model
         if recursions is not None and recursions < 1:
             raise UsageError(f"recursions is {recursions}: give 1 or more")
@@ -273,6 +277,13 @@ class Derainer:
         """What the network runs on and computes in: "openvino in bf16"; empty if the engine does not say."""
         device, precision = (getattr(self.engine, name, "") for name in ("device", "precision"))
         return f"{device} in {precision}" if device else ""
+
+    @property
+    def scorer(self) -> "Scorer":
+        """What tells how likely it rains in a picture, on the device and in the precision asked for."""
+        from unrain.score import scorer
+
+        return scorer(self._processor)
 
     @overload
     def __call__(self, image: Array, *, strength: float = 1.0) -> Array: ...

@@ -166,8 +166,8 @@ def make_plan(
     return _many([Path(path) for path in paths], output, extras)
 
 
-def pictures(inputs: Sequence[str]) -> Iterator[Path]:
-    """Yield the files that are named, and the pictures of folders, those below them included.
+def named(inputs: Sequence[str]) -> Iterator[Path]:
+    """Yield the files that are named, and pictures and videos of folders, those below them included.
 
     Args:
         inputs: Files, folders and patterns.
@@ -180,7 +180,9 @@ def pictures(inputs: Sequence[str]) -> Iterator[Path]:
             for place, folders, names in os.walk(path):
                 folders[:] = sorted(name for name in folders if not name.startswith("."))
                 found = (Path(place, name) for name in sorted(names) if not name.startswith("."))
-                yield from (one for one in found if one.suffix.lower() in image.SUFFIXES)
+                yield from (
+                    one for one in found if one.suffix.lower() in image.SUFFIXES or video.is_video(one)
+                )
 
 
 def _expanded(text: str) -> list[str]:

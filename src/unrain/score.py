@@ -5,25 +5,22 @@ the score; the layer that it would take away says the rest. The lab's `score.py`
 """
 
 import functools
-import json
 import math
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
-from unrain.engine.onnx_runtime import session_options
-from unrain.errors import UnrainError
-from unrain.files import read as read_file
+from unrain import zoo
+from unrain.devices import Processor
+from unrain.engine import open_engine
 from unrain.image import Array
 from unrain.octaves import coarsest, shrink
 
 Verdict = Literal["clear", "light", "heavy"]
 
-DETECTOR = Path(__file__).parent / "weights" / "score" / "rain.onnx"
+DETECTOR = zoo.WEIGHTS / "score" / "rain.onnx"
 MOST = 100
 # Light that rain adds, in 8-bit levels on average, from which on it is heavy: that of the lighter half of
 # Rain100L, whose rain everybody calls so.
@@ -31,8 +28,6 @@ HEAVY = 4.0
 # Layers with less light, in the same unit, or with less agreement of their gradients have no direction.
 _FAINT, _AGREED = 0.05, 0.15
 _SMALLEST = 16
-_MULTIPLE = 16
-_LARGEST = 1 << 24
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
@@ -69,25 +64,25 @@ class Scorer:
     """
 
     def __init__(
-        self, network: bytes | None = None, *, threshold: float | None = None, threads: int = 0
+        self,
+        model: zoo.Model | None = None,
+        *,
+        threshold: float | None = None,
+        processor: Processor | None = None,
     ) -> None:
         """Open the detector.
 
         Args:
-            network: Another detector's ONNX file; None for the one of the package.
-            threshold: Its threshold.
-            threads: CPU threads, 0 for all.
+            model: Another detector; None for the one of the package.
+            threshold: Another threshold than its card's.
+            processor: What it runs on.
+
+        Raises:
+            UnrainError: The device cannot be had, or the model is no detector.
         """
-        if network is None:
-            network = read_file(DETECTOR, _LARGEST, "install unrain again")
-            card = json.loads(read_file(DETECTOR.with_suffix(".json"), _LARGEST, "install unrain again"))
-            threshold = float(card["threshold"]) if threshold is None else threshold
-        self.threshold = 50.0 if threshold is None else threshold
-        options = session_options(threads)
-        options.enable_mem_pattern = False
-        self._session = ort.InferenceSession(
-            network, sess_options=options, providers=["CPUExecutionProvider"]
-        )
+        model = model or zoo.find(DETECTOR)
+        self.threshold = float(model.card["threshold"]) if threshold is None else threshold
+        self._engine = open_engine(model, processor)
 
     def __call__(self, image: Array) -> Score:
         """Score a picture.
@@ -108,26 +103,25 @@ class Scorer:
             The evidence, and the luminance of the layer at the picture's working size.
         """
         scale = 1 if image.dtype.kind == "f" else int(np.iinfo(image.dtype).max)
-        small = shrink(image, coarsest(*image.shape[:2]), scale)
+        small: NDArray[np.float32] = shrink(image, coarsest(*image.shape[:2]), scale)
         small = np.repeat(small[..., None], 3, axis=2) if small.ndim == 2 else small
         height, width = small.shape[:2]
-        rows, columns = ((0, -side % _MULTIPLE) for side in (height, width))
+        rows, columns = ((0, -side % self._engine.multiple) for side in (height, width))
         padded = np.pad(small, (rows, columns, (0, 0)), mode="symmetric")
-        try:
-            derained, evidence = self._session.run(
-                ["derained", "evidence"], {"rainy": padded.transpose(2, 0, 1)[None]}
-            )
-        except Exception as error:  # ONNX Runtime's exceptions have no common base of their own
-            raise UnrainError(f"the rain detector failed on {width} x {height} pixels") from error
+        derained, evidence = self._engine.detect(np.ascontiguousarray(padded.transpose(2, 0, 1)[None]))
         after = derained[0, :, :height, :width].transpose(1, 2, 0)
-        layer: NDArray[np.float32] = (small - after) @ _LUMA
-        return np.asarray(evidence[0], np.float32), layer
+        return np.asarray(evidence[0], np.float32), np.asarray((small - after) @ _LUMA, np.float32)
 
 
 @functools.lru_cache(maxsize=1)
-def scorer(threads: int = 0) -> Scorer:
-    """Return the package's detector, opened once."""
-    return Scorer(threads=threads)
+def scorer(processor: Processor | None = None) -> Scorer:
+    """Return the package's detector on a processor, opened once."""
+    return Scorer(processor=processor)
+
+
+def usual_threshold() -> float:
+    """Return the threshold of the package's detector, without opening it."""
+    return float(zoo.find(DETECTOR).card["threshold"])
 
 
 def _direction(layer: NDArray[np.float32]) -> float | None:

@@ -8,8 +8,11 @@ from scipy.stats import mannwhitneyu
 
 from toys import natural
 from unrain import zoo
+from unrain.devices import Processor
 from unrain.lab import score
 from unrain.score import DETECTOR, Scorer
+
+CPU = Processor("cpu")
 
 
 def test_auc_is_that_of_the_rank_test():
@@ -42,7 +45,7 @@ def test_the_fit_is_at_the_minimum_of_its_loss():
     assert ((features @ weights + bias > 0) == rainy).mean() > 0.8
 
 
-def test_the_shipped_detector_gives_what_the_network_gives():
+def test_the_shipped_detector_gives_what_the_network_gives(tmp_path):
     """Its layer is the zoo's network's, and its evidence a weighted sum of the features' means."""
     network = onnx.load(zoo.find(score.SOURCE).path)
     _, depth = score._deepest(network)
@@ -52,10 +55,12 @@ def test_the_shipped_detector_gives_what_the_network_gives():
         onnx.numpy_helper.to_array(next(one for one in made.graph.initializer if one.name == name))
         for name in ("score.weights", "score.bias")
     )
-    features, plain = Scorer(
-        score.detector(network, np.eye(depth), 0.0).SerializeToString(), threshold=1
-    ).evidence(pixels)
-    evidence, layer = Scorer().evidence(pixels)
+    path = tmp_path / "features.onnx"
+    onnx.save(score.detector(network, np.eye(depth), 0.0), path)
+    features, plain = Scorer(zoo.Model("features", path, zoo.find(DETECTOR).card), processor=CPU).evidence(
+        pixels
+    )
+    evidence, layer = Scorer(processor=CPU).evidence(pixels)
     assert features.shape == (depth,)
     np.testing.assert_allclose(evidence, features @ weights + bias, rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(layer, plain, atol=1e-5)
@@ -78,7 +83,7 @@ def test_a_detector_is_fitted_and_measured(tmp_path, monkeypatch, capsys):
     out.parent.mkdir()
     card = score.make_detector(tmp_path, out)
     assert card["pictures"] == {"wet": 8, "dry": 8} and out.with_suffix(".json").exists()
-    monkeypatch.setattr(score, "Scorer", lambda: Scorer(out.read_bytes(), threshold=card["threshold"]))
+    monkeypatch.setattr(score, "Scorer", lambda processor: Scorer(zoo.find(out), processor=processor))
     plot = tmp_path / "roc.svg"
     score.table(rainy=(tmp_path / "wet",), clean=(tmp_path / "dry",), plot=plot, worst=2)
     lines = capsys.readouterr().out.splitlines()

@@ -70,6 +70,9 @@ CASES = [
     ("DepthToSpace", [PICTURE], {"blocksize": 2, "mode": "CRD"}, FLOAT),
     ("MaxPool", [PICTURE], {"kernel_shape": [2, 2], "strides": [2, 2]}, FLOAT),
     ("AveragePool", [PICTURE], {"kernel_shape": [2, 2], "strides": [2, 2]}, FLOAT),
+    ("GlobalAveragePool", [PICTURE], {}, FLOAT),
+    ("Flatten", [PICTURE], {}, FLOAT),
+    ("Gemm", [PICTURE[0, 0], PICTURE[0, 1].T, PICTURE[0, 2, 0, :6]], {}, FLOAT),
     ("Transpose", [PICTURE], {"perm": [0, 2, 3, 1]}, FLOAT),
     ("Cast", [np.array([1.7, -2.2], np.float32)], {"to": INT}, INT),
     ("Range", [np.array(1), np.array(9), np.array(3)], {}, INT),
@@ -85,7 +88,7 @@ def test_each_operator_is_that_of_the_reference(name, inputs, attributes, kind):
     model = one_operator(name, inputs, attributes, kind)
     feeds = {f"i{i}": value for i, value in enumerate(inputs)}
     (expected,) = ReferenceEvaluator(model).run(None, feeds)
-    found = TorchGraph(model)({key: torch.from_numpy(np.array(value)) for key, value in feeds.items()})
+    (found,) = TorchGraph(model)({key: torch.from_numpy(np.array(value)) for key, value in feeds.items()})
     assert tuple(found.shape) == expected.shape
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-6)
 
@@ -104,7 +107,7 @@ def test_resizing_is_that_of_the_reference():
         scales = helper.make_tensor("i2", FLOAT, [4], [1.0, 1.0, 2.0, 2.0])
         model.graph.initializer.append(scales)
         (expected,) = ReferenceEvaluator(model).run(None, {"i0": PICTURE})
-        found = TorchGraph(model)({"i0": torch.from_numpy(PICTURE), "i2": torch.tensor([1.0, 1, 2, 2])})
+        (found,) = TorchGraph(model)({"i0": torch.from_numpy(PICTURE), "i2": torch.tensor([1.0, 1, 2, 2])})
         np.testing.assert_allclose(found.numpy(), expected, atol=1e-6)
 
 
@@ -114,6 +117,7 @@ def test_resizing_is_that_of_the_reference():
         ("Conv", {"pads": [1, 0, 0, 0]}, "differs from side to side"),
         ("DepthToSpace", {"blocksize": 2}, "mode DCR"),
         ("Softmax", {}, "operator Softmax is not known"),
+        ("Gemm", {"transB": 1}, "Gemm with transB"),
     ],
 )
 def test_what_is_not_known_is_said(name, attributes, words):

@@ -4,10 +4,13 @@ import http.client
 import io
 import json
 import os
+import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
@@ -15,32 +18,38 @@ from PIL import Image
 
 av = pytest.importorskip("av", reason="needs the extra video")
 
-from toys import ROOT, natural  # noqa: E402
+from toys import ROOT, natural, sky  # noqa: E402
 from unrain import cli, zoo  # noqa: E402
 from unrain.derainer import Derainer  # noqa: E402
-from unrain.errors import UsageError  # noqa: E402
+from unrain.errors import UnrainError, UsageError  # noqa: E402
 from unrain.live.camera import Camera, LiveFrame, shown  # noqa: E402
 from unrain.live.events import MARGIN, RainEvents  # noqa: E402
-from unrain.live.outputs import MjpegServer, Segments, make_output  # noqa: E402
+from unrain.live.outputs import MjpegServer, RtspPush, Segments, make_output  # noqa: E402
 from unrain.live.run import run  # noqa: E402
 
 SYSTEM_PYTHON = "/usr/bin/python3"
-# A camera: GStreamer's RTSP server with its own moving test picture.
+# GStreamer's RTSP server: a camera with its own moving test picture, or a recorder.
 RTSP = """
 import sys, gi
 gi.require_version("Gst", "1.0"); gi.require_version("GstRtspServer", "1.0")
 from gi.repository import GLib, Gst, GstRtspServer
 Gst.init(None)
 server = GstRtspServer.RTSPServer(); server.set_address("127.0.0.1"); server.set_service(sys.argv[1])
-factory = GstRtspServer.RTSPMediaFactory()
-factory.set_launch("( videotestsrc is-live=true pattern=ball ! video/x-raw,width=96,height=64,framerate=10/1 "
-    "! videoconvert ! x264enc tune=zerolatency speed-preset=ultrafast key-int-max=5 threads=1 "
-    "! rtph264pay name=pay0 config-interval=1 )")
-factory.set_shared(True)
-server.get_mount_points().add_factory("/cam", factory); server.attach(None)
+factory = GstRtspServer.RTSPMediaFactory(); factory.set_launch(sys.argv[3]); factory.set_shared(True)
+if sys.argv[4]: factory.set_transport_mode(GstRtspServer.RTSPTransportMode.RECORD)
+server.get_mount_points().add_factory(sys.argv[2], factory); server.attach(None)
 print("ready", flush=True)
 GLib.MainLoop().run()
 """
+BALL = (
+    "( videotestsrc is-live=true pattern=ball ! video/x-raw,width=96,height=64,framerate=10/1 ! videoconvert "
+    "! x264enc tune=zerolatency speed-preset=ultrafast key-int-max=5 threads=1 "
+    "! rtph264pay name=pay0 config-interval=1 )"
+)
+RECORDER = (
+    "( rtph264depay name=depay0 ! h264parse ! matroskamux streamable=true ! filesink buffer-mode=unbuffered "
+    "location={} )"
+)
 
 
 def frames_of(path):
@@ -162,7 +171,16 @@ def test_mjpeg_is_served_on_loopback_and_to_no_other_name():
 @pytest.mark.parametrize("target", ["ftp://a/b", "https://127.0.0.1/", "http://example.org:80/"])
 def test_outputs_that_make_no_sense(target):
     with pytest.raises(UsageError, match="give a"):
-        make_output(target, 60)
+        make_output(target, 60, print)
+
+
+def test_a_server_that_is_not_there_is_an_error_and_no_frames_are_lost_in_silence():
+    output = RtspPush(f"rtsp://me:secret@127.0.0.1:{free_port()}/clear", print)
+    with pytest.raises(
+        UnrainError, match=r"rtsp://\*\*\*@127.0.0.1.* cannot be sent to \(Connection refused"
+    ):
+        output.put(natural(48, 64), 0.0)
+    output.close()
 
 
 # ------------------------------------------------------------------------------------------------- camera
@@ -191,28 +209,64 @@ def test_the_newest_frame_wins():
     assert camera.newest(0) is None
 
 
-def test_the_loop_derains_scores_and_cleans_up(model_folder):
+def test_the_loop_derains_and_cleans_up(model_folder):
     derainer = Derainer(zoo.find(model_folder / "tiny.onnx"))
     pictures = [natural(40, 48, number) for number in range(4)]
     camera = Stills(LiveFrame(one, float(number), number + 1) for number, one in enumerate(pictures))
     output, said = Kept(), []
 
-    def scorer(pixels):
-        return type("Found", (), {"score": 90.0})
-
-    events = RainEvents(50, None)
-    done = run(
-        camera,
-        output,
-        derainer,
-        events=events,
-        scorer=scorer,
-        say=said.append,
-        stopped=lambda: not camera.frames,
-    )
+    done = run(camera, output, derainer, say=said.append, stopped=lambda: not camera.frames)
     assert camera.started and camera.stopped and output.closed and done.frames == 4
     for before, (after, _) in zip(pictures, output.frames, strict=True):
         np.testing.assert_array_equal(after, derainer(before))
+
+
+def test_rain_on_a_still_scene_is_told_when_it_begins_and_ends(model_folder):
+    """Dry, rain from the project's own maker, dry again: 20 seconds each, on a clock of the test's own."""
+    rain = pytest.importorskip("unrain.lab.data.rain")
+    random = np.random.default_rng(0)
+    scene = sky(120, 160)
+    seconds = range(60)
+    shower = rain.StreakRain(direction=(-12, -8), density=(0.01, 0.012), intensity=(120, 170))
+    layers = [shower.layer(scene.shape[:2], random) for _ in range(20)]
+    frames = [rain.add_layer(scene, layers[at - 20]) if 20 <= at < 40 else scene for at in seconds]
+    camera = Stills(LiveFrame(one, float(at), at + 1) for at, one in enumerate(frames))
+    began = datetime(2026, 11, 28, 12, tzinfo=UTC)
+    lines = io.StringIO()
+
+    def clock():
+        return began + timedelta(seconds=59 - len(camera.frames))
+
+    derainer = Derainer(zoo.find(model_folder / "tiny.onnx"), device="cpu")
+    events = RainEvents(derainer.scorer.threshold, lines, clock)
+    run(camera, Kept(), derainer, events=events, stopped=lambda: not camera.frames)
+    rows = [json.loads(line) for line in lines.getvalue().splitlines()]
+    assert [row["rain"] for row in rows] == ["ends", "begins", "ends"]
+    told = [(datetime.fromisoformat(row["time"]) - began).total_seconds() for row in rows]
+    assert told[0] == 5 and 20 < told[1] < 30 and 40 < told[2] < 50
+    threshold = derainer.scorer.threshold
+    assert rows[0]["score"] < threshold
+    assert rows[1]["score"] >= threshold + MARGIN and rows[2]["score"] <= threshold - MARGIN
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux" or not shutil.which("cc"), reason="needs Linux and a C compiler")
+def test_the_command_reads_a_device(tmp_path, model_folder):
+    """FFmpeg's own code for V4L2; the kernel's side is that of fake_v4l2.c."""
+    fake = tmp_path / "fake.so"
+    source = ROOT / "tests" / "live" / "fake_v4l2.c"
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", fake, source, "-ldl"], check=True)
+    command = [sys.executable, "-m", "unrain", "live", "/dev/video0", "-o", "out", "--duration", "3"]
+    command += ["--model", model_folder / "tiny.onnx", "--threads", "1", "--device", "cpu"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "LD_PRELOAD": str(fake)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "/dev/video0: 64 x 48, connected" in done.stderr
+    (path,) = (tmp_path / "out").iterdir()
+    found = frames_of(path)
+    assert len(found) >= 2 and found[0][0].shape == (48, 64, 3)
+    brightness = [pixels.mean() for pixels, _ in found]
+    assert max(brightness) > min(brightness) + 4
 
 
 @pytest.mark.slow
@@ -250,6 +304,24 @@ def test_the_command_reads_mjpeg_over_http_and_connects_again(tmp_path, model_fo
     assert sum(len(frames_of(path)) for path in tmp_path.glob("out/*.mp4")) > 10
 
 
+@pytest.fixture
+def rtsp(tmp_path):
+    """What starts GStreamer's RTSP server with a description of what it does, and waits for it."""
+    started = []
+
+    def start(port, path, launch, *, records=False):
+        words = [SYSTEM_PYTHON, "-c", RTSP, str(port), path, launch, "record" * records]
+        environment = {"PATH": "/usr/bin:/bin"}
+        started.append(subprocess.Popen(words, stdout=subprocess.PIPE, cwd=tmp_path, env=environment))
+        assert started[-1].stdout.readline() == b"ready\n"
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.kill()
+        server.communicate()
+
+
 def gstreamer():
     code = (
         "import gi; gi.require_version('GstRtspServer', '1.0'); "
@@ -264,22 +336,57 @@ def gstreamer():
 
 @pytest.mark.slow
 @pytest.mark.skipif(not gstreamer(), reason="needs GStreamer's RTSP server (gir1.2-gst-rtsp-server-1.0)")
-def test_the_command_reads_a_real_rtsp_server(tmp_path, model_folder, monkeypatch, capsys):
+def test_the_command_reads_a_real_rtsp_server(tmp_path, model_folder, rtsp, monkeypatch, capsys):
     port = free_port()
-    camera = subprocess.Popen(
-        [SYSTEM_PYTHON, "-c", RTSP, str(port)], stdout=subprocess.PIPE, env={"PATH": "/usr/bin:/bin"}
-    )
-    try:
-        assert camera.stdout.readline() == b"ready\n"
-        monkeypatch.chdir(tmp_path)
-        words = ["live", f"rtsp://127.0.0.1:{port}/cam", "-o", "out", "--duration", "5"]
-        assert cli.main([*words, "--model", str(model_folder / "tiny.onnx"), "--threads", "1"]) == 0
-    finally:
-        camera.kill()
-        camera.communicate()
+    rtsp(port, "/cam", BALL)
+    monkeypatch.chdir(tmp_path)
+    words = ["live", f"rtsp://127.0.0.1:{port}/cam", "-o", "out", "--duration", "5"]
+    assert cli.main([*words, "--model", str(model_folder / "tiny.onnx"), "--threads", "1"]) == 0
     said = capsys.readouterr().err
     assert ": 96 x 64, connected" in said
     (path,) = (tmp_path / "out").iterdir()
     found = frames_of(path)
     assert len(found) >= 5 and found[0][0].shape == (64, 96, 3)
     assert found[-1][1] > found[0][1]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix" or not gstreamer(), reason="needs GStreamer's RTSP server")
+def test_frames_are_sent_to_a_real_rtsp_server_again_after_it_was_lost(tmp_path, rtsp):
+    port, said = free_port(), []
+    server = rtsp(port, "/clear", RECORDER.format("first.mkv"), records=True)
+    output = RtspPush(f"rtsp://127.0.0.1:{port}/clear", said.append)
+    noise = np.random.default_rng(0).integers(0, 256, (5, 240, 320, 3), np.uint8)
+    number = 0
+
+    def feed(until):
+        nonlocal number
+        for _ in range(1200):
+            # Noise, which fills what the system keeps for a server that takes nothing.
+            output.put(noise[number % 5], number * 0.1)
+            number += 1
+            if until():
+                return True
+            time.sleep(0.05)
+        return False
+
+    def holds(name, least=200_000):
+        return (tmp_path / name).exists() and (tmp_path / name).stat().st_size > least
+
+    try:
+        assert feed(lambda: holds("first.mkv"))
+        # While a server takes nothing nobody waits for it.
+        server.send_signal(signal.SIGSTOP)
+        before = number
+        assert feed(lambda: number > before + 80)
+        server.kill()
+        server.wait()
+        assert feed(lambda: any("lost" in line for line in said))
+        rtsp(port, "/clear", RECORDER.format("second.mkv"), records=True)
+        assert feed(lambda: holds("second.mkv"))
+    finally:
+        output.close()
+    assert sum(line.endswith(": connected") for line in said) == 2
+    for name in ("first.mkv", "second.mkv"):
+        found = frames_of(tmp_path / name)
+        assert len(found) > 2 and found[0][0].shape == (240, 320, 3) and found[0][0].std() > 30

@@ -6,7 +6,6 @@ import signal
 import sys
 import threading
 import time
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -16,7 +15,14 @@ from cyclopts import Group, Parameter, validators
 
 from unrain import devices, zoo
 from unrain.cli import frames
-from unrain.cli.output import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED, error_line, print_line
+from unrain.cli.output import (
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_TERMINATED,
+    devices_named,
+    error_line,
+    print_line,
+)
 from unrain.cli.progress import Bar
 from unrain.cluster.options import SCALE, Scale
 
@@ -141,10 +147,9 @@ def derain(
     limit = image.MAX_PIXELS if max_pixels is None else max_pixels
     least = only_rainy
     if only_rainy == AUTO:
-        # It opens the detector, and ONNX Runtime with it.
-        from unrain.score import scorer
+        from unrain.score import usual_threshold
 
-        least = scorer(threads).threshold
+        least = usual_threshold()
     settings = batch.Settings(
         {
             "recursions": recursions,
@@ -208,11 +213,8 @@ def derain(
         raise plan.PlanError("standard output is a terminal: redirect it, or give a file name after -o")
 
     def load() -> "Derainer":
-        with warnings.catch_warnings(record=True) as notes:
-            warnings.simplefilter("always", devices.DeviceWarning)
+        with devices_named(screen.say):
             made = settings.open(chosen)
-        for note in notes:
-            screen.say(f"unrain: {note.message}")
         if getattr(made.engine, "loops", False) and not quiet:
             screen.say(f"unrain: {chosen.path} has loops, which may never end: Ctrl-C stops them")
         if verbose and made.processor:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter, validators
 
-from unrain.cli.output import EXIT_INTERRUPTED, error_line
+from unrain.cli.output import EXIT_INTERRUPTED, devices_named, error_line
 from unrain.errors import UnrainError
 from unrain.files import writing_error
 
@@ -59,7 +59,6 @@ def live(
     from unrain.live.events import RainEvents
     from unrain.live.outputs import make_output
     from unrain.live.run import run
-    from unrain.score import scorer
 
     def say(line: str) -> None:
         error_line(f"unrain: {line}")
@@ -67,22 +66,22 @@ def live(
     layer.check_strength(strength)
     check_library("live")
     camera = Camera(source, say, max_pixels)
-    derainer = Derainer(zoo.find(model), device=device, precision=precision, threads=threads)
+    with devices_named(error_line):
+        derainer = Derainer(zoo.find(model), device=device, precision=precision, threads=threads)
     stop = threading.Event()
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, lambda *_: stop.set())
     with ExitStack() as stack:
         rain = None
         if events is not None:
-            rain = RainEvents(scorer(threads).threshold, _opened(events, stack))
+            rain = RainEvents(derainer.scorer.threshold, _opened(events, stack))
         try:
             report = run(
                 camera,
-                make_output(output, segment),
+                make_output(output, segment, say),
                 derainer,
                 strength=strength,
                 events=rain,
-                scorer=scorer(threads) if rain is not None else None,
                 duration=duration,
                 say=say,
                 stopped=stop.is_set,

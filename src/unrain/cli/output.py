@@ -6,9 +6,11 @@ import contextlib
 import os
 import re
 import sys
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from unrain.devices import DeviceWarning
 from unrain.errors import UnrainError, UsageError
 
 if TYPE_CHECKING:
@@ -75,6 +77,16 @@ def flush(code: int) -> int:
         code = code or EXIT_FAILED
         _abandon_stdout()
     return code
+
+
+@contextlib.contextmanager
+def devices_named(say: Callable[[str], object]) -> Iterator[None]:
+    """Say in a line each which devices are left out."""
+    with warnings.catch_warnings(record=True) as notes:
+        warnings.simplefilter("always", DeviceWarning)
+        yield
+    for note in notes:
+        say(f"unrain: {note.message}")
 
 
 @contextlib.contextmanager

@@ -5,33 +5,39 @@ from typing import Annotated
 
 from cyclopts import Parameter, validators
 
+from unrain import devices
 from unrain.cli.derain import FileName
-from unrain.cli.output import EXIT_FAILED, error_line, print_line
+from unrain.cli.output import EXIT_FAILED, devices_named, error_line, print_line
 from unrain.cli.progress import Bar
 from unrain.errors import UnrainError, UsageError
 
-_FIELDS = ("score", "verdict", "layer", "direction")
+_FIELDS = ("score", "verdict", "layer", "direction", "frames", "at", "most")
 
 
 def score(
     *inputs: Annotated[FileName, Parameter(name="IN")],
     csv: bool = False,
     json: bool = False,
+    device: str = "auto",
+    precision: str = "auto",
     threads: Annotated[int, Parameter(validator=validators.Number(gte=0))] = 0,
     max_pixels: Annotated[
         int | None, Parameter(validator=validators.Number(gte=1), show_default="400 million")
     ] = None,
 ) -> int:
-    """Tell how likely it rains in pictures, how strongly, and from where.
+    """Tell how likely it rains in pictures and videos, how strongly, and from where.
 
     For each picture the score, 0 to 100; the verdict clear, light or heavy; the light that rain adds, in
     8-bit levels on average; the direction of the streaks in degrees from upright, positive if they lean to
-    the right at their top.
+    the right at their top. Of a video up to 24 frames are looked at: its score is the one that a quarter of
+    them exceed; then when it rains most, and the score there.
 
     Args:
-        inputs: Pictures, and folders of them.
+        inputs: Pictures, videos, and folders of them.
         csv: Print comma-separated values.
         json: Print JSON.
+        device: What the detector runs on, see unrain devices; auto for the fastest that works.
+        precision: What it computes in: fp32, fp16 or bf16; auto for what the device is best at.
         threads: Processor threads, 0 for all.
         max_pixels: Refuse pictures with more pixels.
     """
@@ -39,21 +45,26 @@ def score(
         raise UsageError("--csv and --json: give one of them")
     if not inputs:
         raise UsageError("score: name pictures or folders")
-    from unrain import image, plan
+    devices.parse(device)
+    devices.check_precision(precision)
+    from unrain import image, plan, video
     from unrain.score import scorer
 
     most = image.MAX_PIXELS if max_pixels is None else max_pixels
     failed = False
     rows = []
-    paths = list(plan.pictures([str(text) for text in inputs]))
-    find = scorer(threads)
+    paths = list(plan.named([str(text) for text in inputs]))
+    with devices_named(error_line):
+        find = scorer(devices.Processor(device, precision, threads))
     if not json:
         print_line(",".join(("file", *_FIELDS)) if csv else "score  verdict  layer  direction  file")
     with Bar(len(paths)) as bar:
         for number, path in enumerate(paths):
             try:
-                picture = image.read(path, max_pixels=most, pages=True)
-                found = find(picture.pixels).as_dict()
+                if video.is_video(path):
+                    found = video.score_video(path, find, max_pixels=most).as_dict()
+                else:
+                    found = find(image.read(path, max_pixels=most, pages=True).pixels).as_dict()
             except UnrainError as error:
                 failed = True
                 bar.say(f"unrain: error: {error}")
@@ -63,18 +74,21 @@ def score(
             if json:
                 rows.append({"file": str(path), **found})
             elif csv:
-                values = ["" if found[key] is None else str(found[key]) for key in _FIELDS]
+                values = ["" if found.get(key) is None else str(found[key]) for key in _FIELDS]
                 bar.print(",".join((_quoted(str(path)), *values)))
             else:
                 tilt = "-" if found["direction"] is None else f"{found['direction']:+d}"
-                bar.print(
+                line = (
                     f"{found['score']:5.1f}  {found['verdict']:7}  {found['layer']:5.2f}  {tilt:>9}  {path}"
                 )
+                if "frames" in found:
+                    line += f" ({found['frames']} frames, most at {found['at']:g} s: {found['most']:g})"
+                bar.print(line)
     if json:
         for line in jsonlib.dumps(rows, indent=2, ensure_ascii=False).split("\n"):
             print_line(line)
     if not paths:
-        error_line("unrain: error: no picture in what was named")
+        error_line("unrain: error: no picture or video in what was named")
     return EXIT_FAILED if failed or not paths else 0
 
 

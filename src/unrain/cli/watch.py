@@ -4,14 +4,17 @@ import functools
 import signal
 import threading
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter, validators
 
 from unrain import devices, zoo
 from unrain.cli.derain import Screen
-from unrain.cli.output import EXIT_INTERRUPTED, extra
+from unrain.cli.output import EXIT_INTERRUPTED, devices_named, extra
 from unrain.errors import UsageError
+
+if TYPE_CHECKING:
+    from unrain.derainer import Derainer
 
 
 def watch(
@@ -62,7 +65,11 @@ def watch(
     settings = batch.Settings(
         {"device": device, "precision": precision, "threads": threads}, strength=strength
     )
-    load = functools.cache(lambda: settings.open(chosen))
+
+    @functools.cache
+    def load() -> "Derainer":
+        with devices_named(screen.say):
+            return settings.open(chosen)
 
     stop = threading.Event()
     if threading.current_thread() is threading.main_thread():

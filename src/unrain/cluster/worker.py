@@ -110,6 +110,12 @@ def _put_back(
 ) -> Outcome:
     """Put copies of results where they belong, and call everything by its own name."""
     names = {str(path): task.targets[kind] for kind, path in targets.items()} | {str(source): task.source}
+    for path in map(str, outcome.written):
+        if path not in names:
+            # A video that was copied as it was keeps its extension.
+            names[path] = (
+                task.targets["derained"].removesuffix(targets["derained"].suffix) + Path(path).suffix
+            )
     written, problems = [], []
     for path in map(str, outcome.written):
         try:

@@ -24,7 +24,8 @@ from unrain.devices import (
     version,
 )
 from unrain.engine.cache import keep, recall
-from unrain.engine.interface import Engine, Planes
+from unrain.engine.interface import Planes
+from unrain.engine.network import NetworkEngine
 from unrain.errors import UnrainError
 from unrain.version import __version__
 from unrain.zoo import DEFAULT, Model, find
@@ -66,7 +67,7 @@ def names(kind: str) -> tuple[str, ...]:
     return ()
 
 
-def open_engine(model: Model, processor: Processor | None = None) -> Engine:
+def open_engine(model: Model, processor: Processor | None = None) -> NetworkEngine:
     """Open a model.
 
     Args:
@@ -89,10 +90,10 @@ def open_engine(model: Model, processor: Processor | None = None) -> Engine:
     return _open(model, device, processor)
 
 
-def _open(model: Model, device: Device, processor: Processor) -> Engine:
+def _open(model: Model, device: Device, processor: Processor) -> NetworkEngine:
     precision, threads = processor.precision, processor.threads
     if device.kind == "torch":
-        opened: Engine = importlib.import_module(_TORCH).TorchGraphEngine(
+        opened: NetworkEngine = importlib.import_module(_TORCH).TorchGraphEngine(
             model, threads, device=device.which, precision=precision
         )
         return opened
@@ -180,7 +181,7 @@ def self_test(kinds: list[str], processor: Processor) -> dict[str, Any]:
     return results
 
 
-def _timed(engine: Engine, rainy: Planes) -> tuple[float, Planes]:
+def _timed(engine: NetworkEngine, rainy: Planes) -> tuple[float, Planes]:
     """Return the shortest time of a few runs, the first left out, and the result."""
     planes = engine.step(rainy, rainy)
     times = []

@@ -47,6 +47,8 @@ class Port:
 class NetworkEngine(ABC):
     """A network in an ONNX file: inputs `rainy` and, when recursive, `estimate`; output `derained`.
 
+    A rain detector has a second output, `evidence`, see `detect`.
+
     The numbers which `Engine` lists come from the model's card, and where that is silent from the
     metadata entry `unrain` inside the file.
 
@@ -93,7 +95,7 @@ class NetworkEngine(ABC):
         self._check_ports(inputs, outputs)
         self._inputs = tuple(inputs)
         self._read_contract(inside, model.card)
-        if model.path.parent != WEIGHTS:
+        if WEIGHTS not in model.path.parents:
             self._try()
 
     @abstractmethod
@@ -105,7 +107,8 @@ class NetworkEngine(ABC):
         """Prepare a run."""
 
     def _check_ports(self, inputs: Mapping[str, Port], outputs: Mapping[str, Port]) -> None:
-        if set(inputs) not in ({"rainy"}, {"rainy", "estimate"}) or list(outputs) != ["derained"]:
+        known = list(outputs) in (["derained"], ["derained", "evidence"])
+        if set(inputs) not in ({"rainy"}, {"rainy", "estimate"}) or not known:
             raise UnrainError(
                 f"{self._path}: has inputs {one_line(', '.join(inputs))} and outputs "
                 f"{one_line(', '.join(outputs))} instead of "
@@ -171,13 +174,30 @@ class NetworkEngine(ABC):
         Raises:
             UnrainError: The network fails, for want of memory for instance, or gives what is no picture.
         """
-        return self._step(rainy, estimate, None)
+        return self._step(rainy, estimate, None)[0]
 
-    def _step(self, rainy: Planes, estimate: Planes, seconds: float | None) -> Planes:
+    def detect(self, rainy: Planes) -> tuple[Planes, Planes]:
+        """Run a rain detector.
+
+        Args:
+            rainy: N x 3 x H x W in [0, 1], H and W multiples of `multiple`.
+
+        Returns:
+            What `step` gives, and the evidence of rain, N x what it has of it.
+
+        Raises:
+            UnrainError: The network is no detector, or fails.
+        """
+        derained, *more = self._step(rainy, rainy, None)
+        if not more:
+            raise UnrainError(f"{self._path}: has no output evidence; give a rain detector")
+        return derained, more[0]
+
+    def _step(self, rainy: Planes, estimate: Planes, seconds: float | None) -> tuple[Planes, ...]:
         feeds = {"rainy": rainy, "estimate": estimate}
         height, width = rainy.shape[-2:]
         try:
-            planes = _interruptible(self._start({name: feeds[name] for name in self._inputs}), seconds)
+            found = _interruptible(self._start({name: feeds[name] for name in self._inputs}), seconds)
         except TimeoutError as error:
             raise UnrainError(
                 f"{self._path}: needs more than {seconds:g} s for {width} x {height} pixels, perhaps without "
@@ -188,16 +208,16 @@ class NetworkEngine(ABC):
                 f"{self._path}: failed on {width} x {height} pixels ({first_line(error)}); "
                 "if memory is short, choose a smaller tile"
             ) from error
-        if planes.shape != rainy.shape:
+        if found[0].shape != rainy.shape:
             raise UnrainError(
-                f"{self._path}: gives {planes.shape} for {rainy.shape}; write it anew with `unrain export`"
+                f"{self._path}: gives {found[0].shape} for {rainy.shape}; write it anew with `unrain export`"
             )
-        if not np.isfinite(planes).all():
+        if not all(np.isfinite(planes).all() for planes in found):
             raise UnrainError(
                 f"{self._path}: gives values that are infinite or no numbers; give another model, or "
                 "train it anew"
             )
-        return planes
+        return found
 
 
 @dataclass(frozen=True)
@@ -205,15 +225,15 @@ class Run:
     """A run of a network.
 
     Attributes:
-        work: Computes the result, and returns it.
+        work: Computes all outputs, and returns them in their order.
         stop: Makes `work` end early, from another thread.
     """
 
-    work: Callable[[], Planes]
+    work: Callable[[], tuple[Planes, ...]]
     stop: Callable[[], None]
 
 
-def _interruptible(run: Run, seconds: float | None) -> Planes:
+def _interruptible(run: Run, seconds: float | None) -> tuple[Planes, ...]:
     """Run a network so that Ctrl-C in the main thread, or a time limit, ends it.
 
     Python handles a signal between two of its own instructions, and the library's run is a single one: so
@@ -221,7 +241,7 @@ def _interruptible(run: Run, seconds: float | None) -> Planes:
     """
     if seconds is None and threading.current_thread() is not threading.main_thread():
         return run.work()
-    outcome: Future[Planes] = Future()
+    outcome: Future[tuple[Planes, ...]] = Future()
 
     def work() -> None:
         try:

@@ -138,9 +138,8 @@ class OnnxRuntimeEngine(NetworkEngine):
         options = ort.RunOptions()
         options.log_severity_level = _FATAL_ONLY
 
-        def work() -> Planes:
-            planes: Planes = self._session.run(None, feeds, options)[0]
-            return planes
+        def work() -> tuple[Planes, ...]:
+            return tuple(self._session.run(None, feeds, options))
 
         def stop() -> None:
             options.terminate = True

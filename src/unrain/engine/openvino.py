@@ -126,15 +126,15 @@ class OpenVinoEngine(NetworkEngine):
         shape = next(iter(whole.values())).shape
         request = self._request(shape)
 
-        def work() -> Planes:
+        def work() -> tuple[Planes, ...]:
             start = time.perf_counter()
             for name, planes in whole.items():
                 request.set_tensor(name, _openvino.Tensor(planes, shared_memory=True))
             request.infer()
-            result = np.array(request.get_output_tensor(0).data)
+            results = tuple(np.array(tensor.data) for tensor in request.output_tensors)
             with self._lock:
                 self._spent[shape] = self._spent.get(shape, 0.0) + time.perf_counter() - start
-            return result
+            return results
 
         return Run(work, request.cancel)
 

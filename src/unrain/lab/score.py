@@ -8,6 +8,7 @@ network itself is trained.
 
 import io
 import json
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from scipy.optimize import minimize
 from unrain import files, image, zoo
 from unrain.cli.output import print_line, run_module
 from unrain.cli.progress import Bar
+from unrain.devices import Processor
 from unrain.errors import UnrainError
 from unrain.score import DETECTOR, Scorer
 
@@ -148,9 +150,15 @@ def make_detector(
     Returns:
         The card.
     """
-    network = onnx.load(zoo.find(SOURCE).path)
+    source = zoo.find(SOURCE)
+    network = onnx.load(source.path)
     _, depth = _deepest(network)
-    scorer = Scorer(detector(network, np.eye(depth), 0.0).SerializeToString(), threshold=0.0)
+    contract = {"multiple": 16, "halo": source.card["halo"], "recursions": 1, "recursive": False}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "features.onnx"
+        onnx.save(detector(network, np.eye(depth), 0.0), path)
+        model = zoo.Model(path.stem, path, contract)
+        scorer = Scorer(model, threshold=0.0, processor=Processor("cpu"))
     rows, labels = [], []
     counts = {}
     for name in (*RAINY, *CLEAN):
@@ -177,6 +185,7 @@ def make_detector(
         "penalty": PENALTY,
         "pictures": counts,
         "cross_validated_auc": round(auc(held_out[rainy], held_out[~rainy]), 4),
+        **contract,
         "threshold": round(float(100 / (1 + np.exp(-threshold))), 1),
     }
     made = detector(network, weights[:, None], bias)
@@ -264,7 +273,7 @@ def table(
         plot: Write the ROC curves into this SVG file.
         worst: Name so many of the rainy pictures with the lowest and the clean ones with the highest scores.
     """
-    scorer = Scorer()
+    scorer = Scorer(processor=Processor("cpu"))
     scores: dict[str, list[float]] = {}
     ranked: list[tuple[float, bool, Path]] = []
     with Bar() as bar:

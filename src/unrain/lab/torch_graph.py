@@ -60,10 +60,10 @@ class TorchGraph(torch.nn.Module):
         self._last_use = {
             name: number for number, (_, inputs, _, _) in enumerate(self._nodes) for name in inputs
         }
-        self._output = model.graph.output[0].name
+        self._outputs = tuple(port.name for port in model.graph.output)
 
-    def forward(self, feeds: dict[str, Tensor], stopped: threading.Event | None = None) -> Tensor:
-        """Run the model.
+    def forward(self, feeds: dict[str, Tensor], stopped: threading.Event | None = None) -> tuple[Tensor, ...]:
+        """Run the model, and return its outputs.
 
         Args:
             feeds: Its inputs by name.
@@ -80,9 +80,9 @@ class TorchGraph(torch.nn.Module):
             values[output] = operator([values[name] if name else None for name in inputs], attributes)
             for name in inputs:
                 # What nothing needs any more makes room.
-                if self._last_use[name] == number and name != self._output:
+                if self._last_use[name] == number and name not in self._outputs:
                     values.pop(name, None)
-        return values[self._output]
+        return tuple(values[name] for name in self._outputs)
 
 
 class TorchGraphEngine(NetworkEngine):
@@ -124,7 +124,7 @@ class TorchGraphEngine(NetworkEngine):
         stopped = threading.Event()
         kind = self._torch_device.type
 
-        def work() -> Planes:
+        def work() -> tuple[Planes, ...]:
             with (
                 torch.inference_mode(),
                 torch.autocast(kind, self._dtype, enabled=self._dtype != torch.float32),
@@ -135,8 +135,8 @@ class TorchGraphEngine(NetworkEngine):
                     .contiguous(memory_format=self._layout)
                     for name, planes in feeds.items()
                 }
-                planes: Planes = self._graph(given, stopped).float().cpu().contiguous().numpy()
-                return planes
+                found = self._graph(given, stopped)
+                return tuple(planes.float().cpu().contiguous().numpy() for planes in found)
 
         return Run(work, stopped.set)
 
@@ -274,6 +274,13 @@ def _each(change: Callable[..., Tensor]) -> Operator:
     return lambda inputs, attributes: change(*inputs)
 
 
+def _gemm(inputs: Sequence[Any], attributes: Attributes) -> Tensor:
+    if attributes:
+        raise UnrainError(f"Gemm with {', '.join(attributes)} is not known to PyTorch here")
+    matrix, other, added = inputs
+    return torch.addmm(added, matrix, other)
+
+
 OPERATORS: dict[str, Operator] = {
     "Abs": _each(torch.abs),
     "Add": _each(torch.add),
@@ -287,7 +294,10 @@ OPERATORS: dict[str, Operator] = {
     "Conv": _conv,
     "DepthToSpace": _depth_to_space,
     "Div": _each(lambda one, other: torch.div(one, other) if one.is_floating_point() else one // other),
+    "Flatten": lambda inputs, attributes: _first(inputs).flatten(attributes.get("axis", 1)),
     "Gather": lambda inputs, attributes: _gather(inputs, attributes.get("axis", 0)),
+    "Gemm": _gemm,
+    "GlobalAveragePool": _each(lambda features: features.mean((2, 3), keepdim=True)),
     "GreaterOrEqual": _each(torch.ge),
     "LeakyRelu": lambda inputs, attributes: F.leaky_relu(_first(inputs), attributes.get("alpha", 0.01)),
     "Less": _each(torch.lt),

@@ -1,6 +1,7 @@
 """When rain begins and when it ends."""
 
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TextIO
 
@@ -15,16 +16,23 @@ class RainEvents:
         raining: Whether it does; None until the first score has settled.
     """
 
-    def __init__(self, threshold: float, stream: TextIO | None) -> None:
+    def __init__(
+        self,
+        threshold: float,
+        stream: TextIO | None,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
         """Start without knowing.
 
         Args:
             threshold: The score between rain and none.
             stream: Where the lines go, each at once; None for nowhere.
+            clock: Tells the time that is written.
         """
         self.raining: bool | None = None
         self._threshold = threshold
         self._stream = stream
+        self._clock = clock
         self._smooth = 0.0
         self._before: float | None = None
         self._begun: float | None = None
@@ -56,7 +64,7 @@ class RainEvents:
         self.raining = raining
         word = "begins" if raining else "ends"
         if self._stream is not None:
-            when = datetime.now(UTC).isoformat(timespec="milliseconds")
+            when = self._clock().isoformat(timespec="milliseconds")
             line = {"time": when, "rain": word, "score": round(self._smooth, 1)}
             self._stream.write(json.dumps(line) + "\n")
             self._stream.flush()

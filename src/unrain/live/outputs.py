@@ -6,6 +6,7 @@ import io
 import ipaddress
 import threading
 import time
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -26,6 +27,8 @@ _TIME_BASE = Fraction(1, 90_000)
 # Seconds between key frames: what a kill may cost of a file, and what a client waits for.
 _KEY_SECONDS = 1.0
 _MOST_CLIENTS = 16
+# Seconds that a server has for its answer, and until it is tried again.
+_PATIENCE, _AGAIN = 10.0, 2.0
 _BOUNDARY = "unrain-frame"
 
 
@@ -39,13 +42,14 @@ class Output(Protocol):
         """Finish."""
 
 
-def make_output(target: str, segment: float) -> Output:
+def make_output(target: str, segment: float, say: Callable[[str], object]) -> Output:
     """Open an output.
 
     Args:
         target: A folder for MP4 files; http://ADDRESS:PORT/ to serve MJPEG there; rtsp://... to send to a
             server.
         segment: Seconds after which another MP4 file is begun.
+        say: Receives a line when a server is lost or there again.
 
     Raises:
         UsageError: It is none of these.
@@ -55,7 +59,7 @@ def make_output(target: str, segment: float) -> Output:
     if scheme == "http":
         return MjpegServer(target)
     if scheme == "rtsp":
-        return RtspPush(target)
+        return RtspPush(target, say)
     if "://" in target:
         raise UsageError(f"{shown(target)}: give a folder, http://127.0.0.1:PORT/ or rtsp://...")
     return Segments(Path(target), segment)
@@ -156,37 +160,93 @@ class Segments:
 
 
 class RtspPush:
-    """Sends to an RTSP server, and connects again when that is lost."""
+    """Sends to an RTSP server in a thread of its own, and connects again when that is lost.
 
-    def __init__(self, address: str) -> None:
-        self._address = address
-        self._encoder: _Encoder | None = None
-        self._again = 0.0
+    FFmpeg waits without end for a server that takes nothing: meanwhile the newest frame replaces the others.
+    """
+
+    def __init__(self, address: str, say: Callable[[str], object]) -> None:
+        self._address, self._say = address, say
+        self._newest: tuple[RGB8, float] | None = None
+        self._connected = self._stopped = False
+        self._busy_since: float | None = None
+        self._problem = ""
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name="unrain-rtsp", daemon=True)
 
     def put(self, pixels: RGB8, at: float) -> None:
-        """Send a frame; dropped while there is no connection."""
-        import av
-
-        if self._encoder is None and time.monotonic() < self._again:
-            return
-        try:
-            if self._encoder is None:
-                options = {"rtsp_transport": "tcp"}
-                container = av.open(self._address, "w", format="rtsp", options=options)
-                self._encoder = _Encoder(container, pixels)
-            self._encoder.put(pixels, at)
-        except (av.FFmpegError, OSError) as error:
-            if self._again == 0 and self._encoder is None:
-                reason = one_line(getattr(error, "strerror", None) or error)
-                raise UnrainError(f"{shown(self._address)}: cannot be sent to ({reason})") from error
-            self._encoder = None
-        self._again = time.monotonic() + 2
+        """Send a frame; dropped while there is no connection, or the server is busy."""
+        with self._changed:
+            self._newest = pixels, at
+            self._changed.notify_all()
+            if self._thread.ident is None:
+                self._thread.start()
+                self._changed.wait_for(lambda: self._connected or self._problem, _PATIENCE)
+                if not self._connected:
+                    self._stopped = True
+                    reason = self._problem or "no answer"
+                    raise UnrainError(f"{shown(self._address)}: cannot be sent to ({reason})")
+            since = self._busy_since
+            if since is not None and time.monotonic() - since > _PATIENCE:
+                self._busy_since = None
+                self._say(f"{shown(self._address)}: takes no frames")
 
     def close(self) -> None:
-        """End the connection."""
-        if self._encoder is not None:
-            with contextlib.suppress(Exception):
-                self._encoder.finish()
+        """End the connection, unless the server does not let go of it."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+        if self._thread.ident is not None:
+            self._thread.join(_PATIENCE)
+
+    def _run(self) -> None:
+        import av
+
+        while not self._stopped:
+            try:
+                self._send_until_lost()
+            except (av.FFmpegError, OSError, ValueError) as error:
+                with self._changed:
+                    self._problem = one_line(getattr(error, "strerror", None) or error)
+                    if self._connected:
+                        self._say(f"{shown(self._address)}: lost ({self._problem}), trying again")
+                    self._connected, self._busy_since = False, None
+                    self._changed.notify_all()
+                    self._changed.wait_for(lambda: self._stopped, _AGAIN)
+
+    def _send_until_lost(self) -> None:
+        import av
+
+        encoder: _Encoder | None = None
+        try:
+            while (frame := self._next()) is not None:
+                pixels, at = frame
+                if encoder is not None and encoder.size != pixels.shape[:2]:
+                    return
+                if encoder is None:
+                    options = {"rtsp_transport": "tcp"}
+                    container = av.open(self._address, "w", format="rtsp", options=options)
+                    encoder = _Encoder(container, pixels)
+                    # Connects.
+                    container.start_encoding()
+                    with self._changed:
+                        self._connected = True
+                        self._changed.notify_all()
+                    self._say(f"{shown(self._address)}: connected")
+                encoder.put(pixels, at)
+                self._busy_since = None
+        finally:
+            if encoder is not None:
+                with contextlib.suppress(Exception):
+                    encoder.finish()
+
+    def _next(self) -> tuple[RGB8, float] | None:
+        """Wait for the newest frame and take it; None at the end."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._newest is not None or self._stopped)
+            taken, self._newest = self._newest, None
+            self._busy_since = time.monotonic()
+            return None if self._stopped else taken
 
 
 class MjpegServer:

@@ -10,7 +10,6 @@ from unrain.layer import at_strength
 from unrain.live.camera import Camera
 from unrain.live.events import RainEvents
 from unrain.live.outputs import Output
-from unrain.score import Scorer
 from unrain.video.shot import Shot
 
 if TYPE_CHECKING:
@@ -46,7 +45,6 @@ def run(
     *,
     strength: float = 1.0,
     events: RainEvents | None = None,
-    scorer: Scorer | None = None,
     duration: float | None = None,
     say: Callable[[str], object] = lambda line: None,
     stopped: Callable[[], bool] = lambda: False,
@@ -61,8 +59,7 @@ def run(
         output: Where they go; it is closed here.
         derainer: Takes the rain out.
         strength: How much of the rain is taken away.
-        events: Is told the score about once a second.
-        scorer: Makes it.
+        events: Is told about once a second what the derainer's scorer says.
         duration: Stop after so many seconds.
         say: Receives a line about the state now and then.
         stopped: Asked after each frame.
@@ -92,9 +89,9 @@ def run(
                 output.put(at_strength(frame.pixels, found.image, strength), frame.at)
                 report.frames += 1
                 report.latencies.append(time.monotonic() - frame.at)
-                if events is not None and scorer is not None and frame.at - scored >= _SCORE_EVERY:
+                if events is not None and frame.at - scored >= _SCORE_EVERY:
                     scored = frame.at
-                    if word := events.see(scorer(frame.pixels).score, frame.at):
+                    if word := events.see(derainer.scorer(frame.pixels).score, frame.at):
                         say(f"rain {word}")
             report.received, report.dropped = camera.received, camera.dropped
             report.connections = camera.connections

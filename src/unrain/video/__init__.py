@@ -4,6 +4,7 @@ from unrain.video.containers import SUFFIXES, WRITTEN, beside, is_video, writabl
 from unrain.video.options import CODECS, OptionError, VideoOptions, parse_time
 from unrain.video.pipeline import VideoReport, derain, expected_frames
 from unrain.video.raw import RawFormat, derain_raw, parse_raw
+from unrain.video.score import VideoScore, score_video
 
 __all__ = [
     "CODECS",
@@ -13,6 +14,7 @@ __all__ = [
     "RawFormat",
     "VideoOptions",
     "VideoReport",
+    "VideoScore",
     "beside",
     "derain",
     "derain_raw",
@@ -20,5 +22,6 @@ __all__ = [
     "is_video",
     "parse_raw",
     "parse_time",
+    "score_video",
     "writable",
 ]

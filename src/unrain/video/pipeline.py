@@ -111,7 +111,7 @@ def derain(
                 pipeline = Pipeline(reader, frames, derainer, options, strength, progress, preview)
                 interrupted = pipeline.run(early, items)
             return pipeline.report(interrupted=interrupted)
-    _check_library(source)
+    check_library(source)
     with opened(source) as container:
         video = Reader(container, source, options, max_pixels)
         items, early = _begun(video, source)
@@ -147,7 +147,12 @@ def _begun(reader: Reader | AnimationReader, source: Path) -> tuple[Iterator[Ite
     return items, early
 
 
-def _check_library(source: Path) -> None:
+def check_library(source: Path) -> None:
+    """Say how to install what reads videos if it is missing.
+
+    Raises:
+        UnrainError: It is.
+    """
     try:
         import av  # noqa: F401
     except ModuleNotFoundError as error:

@@ -2,7 +2,7 @@
 
 import contextlib
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 # Seconds by which a clip may be shorter than its header states.
 _MISSING_END = Fraction(1, 4)
+# Seconds from which on a place is looked for instead of decoding all up to there.
+_SEEK_FROM = 2
 # Transfer characteristics of HDR, by their numbers in ITU-T H.273.
 _HDR = {16: "PQ", 18: "HLG"}
 
@@ -107,10 +109,13 @@ class Reader:
         whole = not self._options.start and self._options.duration is None
         if whole and self.stream.frames:
             return self.stream.frames
+        return round(self.length * self.rate)
+
+    @property
+    def length(self) -> Fraction:
+        """Seconds of the chosen part; 0 if the file does not tell."""
         seconds = max(self._length - self._options.start, Fraction(0))
-        if self._options.duration is not None:
-            seconds = min(seconds, self._options.duration)
-        return round(seconds * self.rate)
+        return seconds if self._options.duration is None else min(seconds, self._options.duration)
 
     @property
     def full_range(self) -> bool:
@@ -148,6 +153,49 @@ class Reader:
             if self._complete:
                 yield from self._rest(packets)
                 return
+
+    def frames_from(self, times: Iterable[Fraction]) -> Iterator[Frame]:
+        """Yield the first frame from each of several times on; no frame twice.
+
+        What lies between is decoded only where no key frame lies in it.
+
+        Args:
+            times: Seconds since the origin, rising.
+        """
+        from av import FFmpegError
+
+        index = self.stream.index_entries
+        frames = self._main_frames()
+        last: Frame | None = None
+        for time in times:
+            wanted = int((self.origin + time) / self.time_base)
+            at = last.pts * self.time_base if last is not None else self.origin - self._options.start
+            key = index.search_timestamp(wanted)
+            # Without an index the container itself finds some place before, or not quite.
+            ahead = index[key].timestamp * self.time_base if key >= 0 else self.origin + time - _SEEK_FROM
+            if ahead > at:
+                with contextlib.suppress(FFmpegError):
+                    self.container.seek(wanted, stream=self.stream)
+                    frames = self._main_frames()
+            if last is not None and last.pts >= wanted:
+                continue
+            found = next((one for one in frames if one[1] >= wanted), None)
+            if found is None or (self._end is not None and found[1] * self.time_base >= self._end):
+                return
+            last = self._converted(*found)
+            yield last
+
+    def _main_frames(self) -> "Iterator[tuple[VideoFrame, int]]":
+        """Yield the frames of the main stream with their times, as far as they can be decoded."""
+        from av import FFmpegError
+
+        times = FrameTimes(self._step, decoding_order=self.container.format.name == "avi")
+        try:
+            for packet in self.container.demux(self.stream):
+                for frame in self._decoded(packet):
+                    yield frame, times.next(frame.pts, frame.dts)
+        except (FFmpegError, OSError) as error:
+            self._broken = _reason(error)
 
     def _packets(self) -> "Iterator[Packet[Any]]":
         """Yield all packets that can be read, then an empty one for each stream."""
