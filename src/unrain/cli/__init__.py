@@ -52,7 +52,7 @@ _LAZY = {
     ),
     "score": (
         "unrain.cli.score:score",
-        "Tell how likely it rains in pictures, how strongly, and from where.",
+        "Tell how likely it rains in pictures and videos, how strongly, and from where.",
         _COMMANDS,
     ),
     "watch": (

@@ -130,7 +130,7 @@ def expected_frames(source: Path, *, max_pixels: int = image.MAX_PIXELS) -> int:
     """
     if is_animation(source):
         return AnimationReader(source, max_pixels).total
-    _check_library(source)
+    check_library(source)
     with opened(source) as container:
         return Reader(container, source, VideoOptions(), max_pixels).total
 
