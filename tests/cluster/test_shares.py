@@ -13,7 +13,7 @@ from unrain.cluster import inputs, storage, worker
 from unrain.cluster.inputs import find_work
 from unrain.cluster.log import Log
 from unrain.errors import UnrainError
-from unrain.plan import PlanError
+from unrain.plan import Outcome, PlanError
 
 
 @pytest.fixture
@@ -415,3 +415,18 @@ def test_sizes_are_known_before_the_work(cwd, bucket):
         (cwd / "b.png").stat().st_size,
     ]
     assert inputs.Task("a.MP4", {}, "").is_video
+
+
+def test_a_clip_that_was_copied_as_it_was_is_put_back_under_its_own_extension(tmp_path, monkeypatch):
+    put = {}
+    monkeypatch.setattr(worker.storage, "put", lambda path, name, overwrite: put.update({name: path.name}))
+    target = tmp_path / "old_derained.mkv"
+    copy = target.with_suffix(".avi")
+    task = inputs.Task(
+        "s3://in/old.avi", {"derained": "s3://out/old_derained.mkv"}, "old_derained.mkv", 0, False, False
+    )
+    outcome = Outcome("x", "skipped", f"no rain in it, copied to {copy}", (copy,))
+    found = worker._put_back(outcome, task, tmp_path / "old.avi", {"derained": target}, overwrite=False)
+    assert put == {"s3://out/old_derained.avi": "old_derained.avi"}
+    assert found.written == ("s3://out/old_derained.avi",)
+    assert found.message == "no rain in it, copied to s3://out/old_derained.avi"

@@ -861,3 +861,37 @@ def test_where_the_results_of_videos_go(here):
     plan = make_plan(["."], rain_layer=True)
     assert [str(job.targets["derained"]) for job in plan.jobs] == ["a_derained.mp4", "b_derained.mkv"]
     assert all(list(job.targets) == ["derained"] for job in plan.jobs)
+
+
+def decoded(path):
+    with av.open(str(path)) as container:
+        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_hardware_that_cannot_decode_is_said_and_the_processor_does_it(tmp_path, monkeypatch, fails):
+    """A stand-in for FFmpeg: a device that does not open, after it has read some; one that gives up."""
+    source = clip(tmp_path / "a.mp4")
+    run(source, target=tmp_path / "plain.mp4")
+    real, asked = av.open, []
+
+    def opening(file, *words, hwaccel=None, **more):
+        if hwaccel is not None:
+            asked.append(hwaccel)
+            if fails:
+                file.read(100)
+                raise av.error.PermissionError(1, "Operation not permitted")
+        return real(file, *words, **more)
+
+    monkeypatch.setattr(av, "open", opening)
+    monkeypatch.setattr("av.codec.hwaccel.HWAccel", lambda kind: kind)
+    report, target = run(source, target=tmp_path / "hard.mp4", hwaccel="cuda")
+    assert asked == ["cuda"]
+    assert report.warnings == ("cuda cannot decode it here: the processor does",)
+    for one, other in zip(decoded(tmp_path / "plain.mp4"), decoded(target), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_no_such_hardware():
+    with pytest.raises(OptionError, match="--hwaccel gpu: unknown, choose one of cuda"):
+        VideoOptions(hwaccel="gpu")

@@ -44,6 +44,9 @@ CODECS = {
     "av1": Codec("libsvtav1", 24, 63, {"preset": "8"}, least=(32, 32)),
 }
 
+HWACCELS = ("cuda", "qsv", "vaapi", "videotoolbox", "d3d11va", "d3d12va", "amf", "drm", "vulkan")
+"""FFmpeg's names of what may decode besides the processor."""
+
 # What FFmpeg writes into each container; the first is the default.
 _CODECS_OF = {
     "mp4": tuple(CODECS),
@@ -63,6 +66,8 @@ class VideoOptions:
         start: Where to start, in seconds.
         duration: How many seconds to process; None for all up to the end.
         neighbours: Whether to steady still areas with the frames before and after.
+        hwaccel: What decodes it, as FFmpeg calls it: cuda, qsv, vaapi, videotoolbox, d3d11va, amf; None for
+            the processor.
 
     Raises:
         OptionError: The codec is unknown or a number is out of range.
@@ -73,11 +78,14 @@ class VideoOptions:
     start: Fraction = Fraction(0)
     duration: Fraction | None = None
     neighbours: bool = True
+    hwaccel: str | None = None
 
     def __post_init__(self) -> None:
         """Check everything that does not depend on the container."""
         if self.codec is not None and self.codec not in CODECS:
             raise OptionError(f"--codec {self.codec}: unknown, choose one of {', '.join(CODECS)}")
+        if self.hwaccel is not None and self.hwaccel not in HWACCELS:
+            raise OptionError(f"--hwaccel {self.hwaccel}: unknown, choose one of {', '.join(HWACCELS)}")
         possible = [held[0] for held in _CODECS_OF.values()] if self.codec is None else [self.codec]
         worst = max(CODECS[codec].worst for codec in possible)
         if self.crf is not None and not 0 <= self.crf <= worst:
@@ -100,7 +108,9 @@ class VideoOptions:
         """
         if target.suffix.lower() in ANIMATIONS:
             if replace(self, neighbours=True) != VideoOptions():
-                raise OptionError(f"{target}: an animation takes no --codec, --crf, --start or --duration")
+                raise OptionError(
+                    f"{target}: an animation takes no --codec, --crf, --start, --duration or --hwaccel"
+                )
             return
         codec = self.codec_for(target)
         held = _CODECS_OF[WRITTEN[target.suffix.lower()]]

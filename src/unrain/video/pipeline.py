@@ -112,7 +112,7 @@ def derain(
                 interrupted = pipeline.run(early, items)
             return pipeline.report(interrupted=interrupted)
     check_library(source)
-    with opened(source) as container:
+    with opened(source, options.hwaccel) as container:
         video = Reader(container, source, options, max_pixels)
         items, early = _begun(video, source)
         with files.replacing(target, overwrite=overwrite) as file, muxing(source, target):

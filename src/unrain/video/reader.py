@@ -5,7 +5,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from unrain import files, image
 from unrain.errors import UnrainError
@@ -29,8 +29,13 @@ _HDR = {16: "PQ", 18: "HLG"}
 
 
 @contextlib.contextmanager
-def opened(source: Path) -> "Iterator[InputContainer]":
+def opened(source: Path, hwaccel: str | None = None) -> "Iterator[InputContainer]":
     """Open a video.
+
+    Args:
+        source: The video.
+        hwaccel: What decodes it, see `VideoOptions`. Where that cannot be had, the processor does: `Reader`
+            has a warning then.
 
     Raises:
         UnrainError: The file is missing, empty, a picture, or not a readable video.
@@ -44,8 +49,9 @@ def opened(source: Path) -> "Iterator[InputContainer]":
         if image.is_picture(head):
             raise UnrainError(f"{source}: a picture, not a video: give it the extension of its format")
         file.seek(0)
+        options = {"format_whitelist": DEMUXERS}
         try:
-            container = av.open(file, "r", container_options={"format_whitelist": DEMUXERS})
+            container = _accelerated(file, options, hwaccel) or av.open(file, "r", container_options=options)
         except (av.FFmpegError, OSError, ValueError) as error:
             raise UnrainError(
                 f"{source}: not a readable video, or its index is missing because it was cut off "
@@ -53,6 +59,21 @@ def opened(source: Path) -> "Iterator[InputContainer]":
             ) from error
         with container:
             yield container
+
+
+def _accelerated(file: BinaryIO, options: dict[str, str], hwaccel: str | None) -> "InputContainer | None":
+    """Open a video to be decoded by hardware; None if there is no such thing here."""
+    import av
+    from av.codec.hwaccel import HWAccel
+
+    if hwaccel is None:
+        return None
+    try:
+        return av.open(file, "r", container_options=options, hwaccel=HWAccel(hwaccel))
+    except (av.FFmpegError, OSError, ValueError, RuntimeError, NotImplementedError):
+        # A damaged file fails the second time too.
+        file.seek(0)
+        return None
 
 
 class Reader:
@@ -73,6 +94,8 @@ class Reader:
         self.stream = _main_stream(container, source)
         self.stream.thread_type = "AUTO"
         self.warnings: list[str] = []
+        if options.hwaccel is not None and not self.stream.codec_context.is_hwaccel:
+            self.warnings.append(f"{options.hwaccel} cannot decode it here: the processor does")
         self.time_base = self.stream.time_base or Fraction(1, 90_000)
         self._options = options
         # Recorded broadcasts start at any time; a negative start is the encoder's priming.
