@@ -29,7 +29,7 @@ def score(
 
     For each picture the score, 0 to 100; the verdict clear, light or heavy; the light that rain adds, in
     8-bit levels on average; the direction of the streaks in degrees from upright, positive if they lean to
-    the right at their top. Of a video up to 24 frames are looked at: its score is the one that a quarter of
+    the right at their top. Of a video up to 24 frames are looked at: its score is the one that an eighth of
     them exceed; then when it rains most, and the score there.
 
     Args:

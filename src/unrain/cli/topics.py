@@ -28,7 +28,7 @@ Sound, subtitles, chapters, times and rotation are kept. Ctrl-C finishes the fil
 unrain score photo.jpg holiday/           the score, 0 to 100, and what is made of it
 unrain score holiday/ --csv > rain.csv
 unrain score clip.mp4                     and when it rains most
-unrain holiday/ -o out/ --only-rainy      derains only pictures and videos of rain; --only-rainy 70 asks for more
+unrain holiday/ -o out/ --only-rainy      derains only what is of rain; --only-rainy 70 asks for more
 unrain holiday/ -o out/ --only-rainy --others copy
 
 The score is how likely it rains in the picture, in percent. It knows rain by streaks, splashes and haze: a

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 # A frame a second, but so many of a short and of a long clip.
 _FEWEST, MOST = 5, 24
-# It rains in a clip if it does in this share of its frames.
-_SHARE = 0.25
+# It rains in a clip if it does in more than this share of its frames: a false alarm costs only time.
+_SHARE = 0.125
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class VideoScore:
     """What is said of a video.
 
     Attributes:
-        score: That of the frame which a quarter of the frames score above.
+        score: That of the frame which an eighth of the frames score above.
         frames: How many were looked at.
         at: When it rains most, in seconds from the beginning of the part that was looked at.
         most: The score there.
