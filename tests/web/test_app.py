@@ -40,6 +40,7 @@ from unrain.web.queue import Limits  # noqa: E402
 from unrain.web.video_job import VideoRequest  # noqa: E402
 
 URL = "http://127.0.0.1:8000"
+LAUNCH = (ROOT / "examples" / "launch.jpg").read_bytes()
 
 
 @pytest.fixture(scope="module")
@@ -398,16 +399,22 @@ def test_files_that_are_no_pictures(client, data, message):
 
 
 def test_the_score_is_that_of_the_command_line(client, app):
-    data = (ROOT / "examples" / "launch.jpg").read_bytes()
-    answer = client.post("/api/score", files={"picture": ("launch.jpg", data)})
-    expected = scorer()(image.decode(data, "x").pixels).as_dict()
+    answer = client.post("/api/score", files={"picture": ("launch.jpg", LAUNCH)})
+    expected = scorer()(image.decode(LAUNCH, "x").pixels).as_dict()
     assert answer.status_code == 200 and answer.headers["content-type"] == "application/json"
     found = answer.json()
     assert found["verdict"] == expected["verdict"] == "heavy"
     assert abs(found["score"] - expected["score"]) <= 0.1
-    refused = client.post("/api/score", files={"picture": ("a.jpg", data)}, data={"strength": "1"})
+    refused = client.post("/api/score", files={"picture": ("a.jpg", LAUNCH)}, data={"strength": "1"})
     assert refused.status_code == 422
     assert client.post("/api/score", files={"picture": ("a.gif", b"GIF89a")}).status_code == 422
+
+
+def test_the_score_runs_on_the_processor_of_the_server(client, monkeypatch):
+    asked = []
+    monkeypatch.setattr("unrain.web.job.scorer", lambda processor: asked.append(processor) or scorer())
+    assert client.post("/api/score", files={"picture": ("launch.jpg", LAUNCH)}).is_success
+    assert asked == [ONE_THREAD]
 
 
 @pytest.mark.parametrize("path", ["/api/derain", "/api/strength", "/api/score"])

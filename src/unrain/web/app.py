@@ -46,7 +46,7 @@ from unrain.web.job import (
 )
 from unrain.web.metrics import Counted, Metrics
 from unrain.web.queue import BusyError, JobQueue, Limits, OverdueError
-from unrain.web.runner import Bounds, InProcess, Isolated, Runner, WorkerDiedError, open_engines
+from unrain.web.runner import Bounds, InProcess, Isolated, Runner, WorkerDiedError
 from unrain.web.video_queue import VideoQueue
 
 STATIC = Path(__file__).parent / "static"
@@ -127,7 +127,7 @@ def create(
 
 def _runner(models: Sequence[zoo.Model], processor: Processor, limits: Limits, *, isolate: bool) -> Runner:
     if not isolate:
-        return InProcess(open_engines(models, processor), limits.pixels)
+        return InProcess(models, processor, limits.pixels)
     # With everything that can be asked for, an answer has about eight pictures of 16 bits in it.
     answer = _ANSWER_BYTES * limits.pixels + 4 * limits.upload
     memory = limits.memory or _memory(processor, _MEMORY * limits.pixels)
@@ -140,7 +140,7 @@ def _video_runner(
     """Videos have a worker of their own in any case: FFmpeg cannot be stopped, and pictures go first."""
     if getattr(sys, "frozen", False) and not isolate:
         # An application of one file has no interpreter to start.
-        return InProcess(open_engines(models, processor), limits.pixels)
+        return InProcess(models, processor, limits.pixels)
     memory = _memory(processor, _VIDEO_MEMORY * limits.pixels) if isolate else None
     bounds = Bounds(limits.pixels, _VIDEO_ANSWER, memory, limits.decoding, _BEHIND)
     return Isolated(models, processor, bounds)

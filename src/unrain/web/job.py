@@ -5,7 +5,7 @@ import json
 import re
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import PurePath, PureWindowsPath
 from typing import Annotated, Literal
@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from unrain import batch, image, layer
 from unrain.derainer import Derained, Derainer
+from unrain.devices import Processor
 from unrain.engine import Engine
 from unrain.errors import UnrainError
 from unrain.layer import MOST_STRENGTH
@@ -160,6 +161,23 @@ class AbandonedError(Exception):
     """The client is no longer waiting for the result."""
 
 
+@dataclass(frozen=True)
+class Networks:
+    """The networks that jobs run on.
+
+    Attributes:
+        engines: By the names of their models, the default first.
+        processor: What they run on.
+    """
+
+    engines: Mapping[str, Engine]
+    processor: Processor
+
+    def engine(self, model: str | None) -> Engine:
+        """Return a model's network; None is the default."""
+        return self.engines[model or next(iter(self.engines))]
+
+
 @dataclass(eq=False)
 class WebJob:
     """A picture that waits for the network, or is in it.
@@ -198,11 +216,11 @@ class WebJob:
         """Drop the file once it is decoded, or in other hands."""
         self.data = b""
 
-    def run(self, engine: Engine, max_pixels: int) -> Answer:
+    def run(self, networks: Networks, max_pixels: int) -> Answer:
         """Derain the picture and encode what is asked for.
 
         Args:
-            engine: The network.
+            networks: One of them is used.
             max_pixels: Refuse pictures with more pixels, according to their header.
 
         Raises:
@@ -215,7 +233,7 @@ class WebJob:
         options = self.options
         before = self._decoded(self.data, self.name, max_pixels)
         self.data = b""
-        result = self._derained(before, engine, max_pixels)
+        result = self._derained(before, networks, max_pixels)
         after = replace(before, pixels=result.at(options.strength))
         kind = before.format if options.format is None else options.format.upper()
         data, lost = self._encoded(after, kind)
@@ -256,10 +274,15 @@ class WebJob:
         self._changed()
         return picture
 
-    def _derained(self, before: image.Picture, engine: Engine, max_pixels: int) -> Derained:
+    def _derained(self, before: image.Picture, networks: Networks, max_pixels: int) -> Derained:
         """Take the rain out of the picture, all that is found."""
         options = self.options
-        derainer = Derainer(engine, recursions=options.recursions, until=options.until, tile=options.tile)
+        derainer = Derainer(
+            networks.engine(options.model),
+            recursions=options.recursions,
+            until=options.until,
+            tile=options.tile,
+        )
         try:
             return derainer.derain(before.pixels, progress=self._step)
         except UnrainError as error:
@@ -302,7 +325,7 @@ class StrengthJob(WebJob):
         super().release()
         self.difference = b""
 
-    def _derained(self, before: image.Picture, engine: Engine, max_pixels: int) -> Derained:
+    def _derained(self, before: image.Picture, networks: Networks, max_pixels: int) -> Derained:
         """Subtract the difference, without the network."""
         found = self._decoded(self.difference, "difference", max_pixels).pixels
         self.difference = b""
@@ -318,14 +341,14 @@ class StrengthJob(WebJob):
 class ScoreJob(WebJob):
     """A picture of which is asked whether it rains in it."""
 
-    def run(self, engine: Engine, max_pixels: int) -> Answer:
-        """Score the picture; the answer is JSON. The network of the detector is used, not `engine`."""
+    def run(self, networks: Networks, max_pixels: int) -> Answer:
+        """Score the picture; the answer is JSON."""
         start = time.monotonic()
         if self.abandoned:
             raise AbandonedError
         picture = self._decoded(self.data, self.name, max_pixels)
         self.data = b""
-        found = scorer()(picture.pixels)
+        found = scorer(networks.processor)(picture.pixels)
         return Answer(
             json.dumps(found.as_dict()).encode(),
             "application/json",

@@ -12,7 +12,7 @@ from unrain import zoo
 from unrain.devices import Processor
 from unrain.engine import Engine, open_engine
 from unrain.errors import UnrainError
-from unrain.web.job import AbandonedError, Answer, WebJob
+from unrain.web.job import AbandonedError, Answer, Networks, WebJob
 from unrain.web.messages import (
     PROGRESS,
     Kind,
@@ -80,14 +80,19 @@ class InProcess:
         engines: The networks by the names of their models.
     """
 
-    def __init__(self, engines: dict[str, Engine], pixels: int) -> None:
-        """Take the networks.
+    def __init__(self, models: Sequence[zoo.Model], processor: Processor, pixels: int) -> None:
+        """Open the networks.
 
         Args:
-            engines: By the names of their models, the default first.
+            models: The models, the default first.
+            processor: What they run on.
             pixels: Refuse pictures with more.
+
+        Raises:
+            UnrainError: One cannot be opened, two have the same name, or there is none.
         """
-        self.engines = engines
+        self.engines = _open_engines(models, processor)
+        self._networks = Networks(self.engines, processor)
         self._pixels = pixels
 
     @property
@@ -97,7 +102,7 @@ class InProcess:
 
     def run(self, job: WebJob) -> Answer:
         """Run a job."""
-        return job.run(self.engines[job.options.model or next(iter(self.engines))], self._pixels)
+        return job.run(self._networks, self._pixels)
 
     def give_up(self, job: WebJob) -> None:
         """Let a job end after its current tile."""
@@ -299,7 +304,7 @@ class Isolated:
                     pipe.close()  # type: ignore[union-attr]
 
 
-def open_engines(models: Sequence[zoo.Model], processor: Processor) -> dict[str, Engine]:
+def _open_engines(models: Sequence[zoo.Model], processor: Processor) -> dict[str, Engine]:
     """Open all networks, so that a broken one is reported at the start.
 
     Raises:

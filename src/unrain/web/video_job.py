@@ -14,10 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from unrain import video
 from unrain.derainer import Derainer
-from unrain.engine import Engine
 from unrain.errors import UnrainError
 from unrain.image import Array
-from unrain.web.job import AbandonedError, Answer, ModelName, Recursions, Strength, WebJob, zipped
+from unrain.web.job import AbandonedError, Answer, ModelName, Networks, Recursions, Strength, WebJob, zipped
 
 # Seconds between two frames that are shown, and the most pixels of their long side.
 _SHOW_EVERY, _SHOWN_SIDE = 2.0, 1280
@@ -69,11 +68,11 @@ class VideoJob(WebJob):
     _written: int = 0
     _next: float = 0.0
 
-    def run(self, engine: Engine, max_pixels: int) -> Answer:
+    def run(self, networks: Networks, max_pixels: int) -> Answer:
         """Derain the video into the target; the answer is JSON about it.
 
         Args:
-            engine: The network.
+            networks: One of them is used.
             max_pixels: Refuse videos with larger frames.
 
         Raises:
@@ -97,7 +96,7 @@ class VideoJob(WebJob):
             report = video.derain(
                 self.source,
                 self.target,
-                Derainer(engine, recursions=options.recursions),
+                Derainer(networks.engine(options.model), recursions=options.recursions),
                 settings,
                 strength=options.strength,
                 max_pixels=max_pixels,

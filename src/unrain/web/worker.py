@@ -30,7 +30,7 @@ from unrain.web.messages import (
     send,
     unpacked,
 )
-from unrain.web.runner import InProcess, open_engines
+from unrain.web.runner import InProcess
 from unrain.web.video_job import VideoJob
 
 # A job is as large as the server lets it be.
@@ -52,7 +52,7 @@ def main() -> None:
         os.nice(settings["behind"])
     try:
         models = [zoo.find(Path(path)) for path in settings["models"]]
-        runner = InProcess(open_engines(models, Processor(*settings["processor"])), settings["pixels"])
+        runner = InProcess(models, Processor(*settings["processor"]), settings["pixels"])
     except UnrainError as error:
         send(target, Kind.REFUSAL, *refusal_parts(error))
         return
