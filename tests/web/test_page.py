@@ -335,12 +335,24 @@ def test_a_video_from_upload_to_download(visit, model_folder, tmp_path):
         done(page, "short.mp4")
         sync_api.expect(page.locator("#facts")).to_contain_text("12 frames, tiny, ")
         assert page.locator("#count").inner_text() == "1 video"
-        assert not page.locator("#strengths").is_visible()
         # What was fetched is only here.
         assert not left()
+        # The result plays, and can be made again at another strength.
+        page.get_by_label("Result", exact=True).check()
+        wait_for(lambda: page.evaluate("document.querySelector('#stage video')?.readyState >= 2"))
+        assert page.evaluate("document.querySelector('#stage video').videoHeight") == 48
+        assert not page.locator("#zooms").is_visible() and not page.locator("#strengths").is_visible()
+        page.get_by_label("Compare").check()
+        assert not page.locator("#apply").is_visible()
+        page.locator("#strength").fill("50")
+        page.locator("#stage canvas").wait_for()
+        page.click("#apply")
+        sync_api.expect(page.locator("#facts")).to_contain_text("strength 50 %")
+        assert not page.locator("#apply").is_visible() and not left()
         page.reload()
         done(page, "short.mp4")
         page.locator("img-comparison-slider").wait_for()
+        assert not page.locator("#strengths").is_visible()
         with page.expect_download() as download:
             page.click("#download")
         assert download.value.suggested_filename == "short_derained.mp4"

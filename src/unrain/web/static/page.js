@@ -74,7 +74,9 @@ function showModel() {
 }
 
 const settings = () => ({ model: $("model").value, recursions: $("recursions").value });
-const same = (one, other) => one.model === other.model && one.recursions === other.recursions;
+/** What an entry would be made with now: a video has its strength in it, a picture takes it afterwards. */
+const wanted = ({ video, strength }) => ({ ...settings(), ...(video && { strength: strength / 100 }) });
+const same = (one, other) => ["model", "recursions", "strength"].every((key) => one[key] === other[key]);
 
 // --------------------------------------------------------------------------------------------- pictures
 
@@ -98,7 +100,10 @@ function entry(about) {
   const { name } = picture;
   element.classList.toggle("film", picture.video);
   element.querySelector(".name").textContent = name;
-  element.querySelector(".open").addEventListener("click", () => choose(picture));
+  element.querySelector(".open").addEventListener("click", () => {
+    choose(picture);
+    refresh();
+  });
   const redo = element.querySelector(".redo");
   redo.setAttribute("aria-label", `Work on ${name} again`);
   redo.addEventListener("click", () => queue(picture));
@@ -127,7 +132,7 @@ async function look({ element, urls, video }) {
 }
 
 function queue(picture) {
-  picture.settings = settings();
+  picture.settings = wanted(picture);
   const most = picture.video ? limits.video_bytes : limits.bytes;
   if (picture.video && !most) fail(picture, { message: "this server takes no videos" });
   else if (picture.file.size > most) fail(picture, { message: `larger than ${most / 1e6} MB, the limit of this server` });
@@ -284,6 +289,7 @@ function present(picture) {
   result.turn = ++turns;
   result.beforeShown = result.before ? url(result.before, "image/jpeg") : urls[0];
   result.afterShown = url(result.after ?? result.blob, result.type);
+  if (picture.video) result.playable = url(result.blob, result.blob.type);
   picture.element.querySelector(".thumb").src = result.beforeShown;
   const hardlyAny = result.hardlyAny ? ", hardly any rain found" : "";
   const whole = result.problem ? `Not the whole video: ${result.problem}` : `Done in ${duration(result.seconds)}`;
@@ -331,6 +337,7 @@ async function workOnVideo(picture) {
   const blob = await fetchVideo(job);
   if (gone(picture)) return;
   picture.job = null;
+  discard(picture, picture.urls);
   picture.result = {
     name: state.result,
     blob,
@@ -345,6 +352,7 @@ async function workOnVideo(picture) {
     notes: state.notes,
     settings: picture.settings,
   };
+  picture.frames = picture.passed = null;
   done(picture);
 }
 
@@ -365,7 +373,8 @@ async function showFrame(picture, job) {
   const files = await unpack(await answer.blob());
   const [before, after] = ["before.jpg", "after.jpg"].map((name) => files.get(name).slice(0, undefined, "image/jpeg"));
   // The frame before may still be on its way to the screen.
-  picture.urls.splice(0, Math.max(0, picture.urls.length - 2)).forEach((url) => URL.revokeObjectURL(url));
+  discard(picture, picture.passed ?? []);
+  if (picture.frames) picture.passed = [picture.frames.beforeShown, picture.frames.afterShown];
   const [beforeShown, afterShown] = [before, after].map((blob) => URL.createObjectURL(blob));
   picture.urls.push(beforeShown, afterShown);
   picture.frames = { before, after, beforeShown, afterShown };
@@ -373,12 +382,18 @@ async function showFrame(picture, job) {
   if (picture === current()) show();
 }
 
+/** Lets go of some of the addresses under which the browser shows files. */
+function discard(picture, urls) {
+  picture.urls = picture.urls.filter((url) => !urls.includes(url));
+  urls.forEach((url) => URL.revokeObjectURL(url));
+}
+
 // ---------------------------------------------------------------------------------------------- keeping
 
 /** Keeps what a reload would lose: results with what they need, and the ids of videos at the server. */
 async function remember(picture) {
   const { id, at, name, video, file, strength, job, settings, result } = picture;
-  const { beforeShown, afterShown, turn, ...whole } = result ?? {};
+  const { beforeShown, afterShown, playable, turn, ...whole } = result ?? {};
   const record = { id, at, name, video, strength, job, settings, file: video ? null : file, result: result && whole };
   const fine = await keep(record);
   if (gone(picture)) drop(id);
@@ -477,13 +492,15 @@ function refresh() {
   $("count").textContent = counted(running, failed);
   $("all").disabled = !ready.length;
   $("again").hidden = !ready.some(outdated);
+  const shown = current();
+  $("apply").hidden = !shown?.video || shown.state !== "done" || shown.strength === Math.round(100 * (shown.result.settings.strength ?? 1));
   for (const picture of pictures) {
-    const redo = picture.state === "failed" ? picture.again || !same(picture.settings, settings()) : picture.state === "done" && outdated(picture);
+    const redo = picture.state === "failed" ? picture.again || !same(picture.settings, wanted(picture)) : picture.state === "done" && outdated(picture);
     picture.element.querySelector(".redo").hidden = !redo || !picture.file;
   }
 }
 
-const outdated = ({ result, file }) => file && result && !same(result.settings, settings());
+const outdated = ({ result, file, video, strength }) => file && result && !same(result.settings, wanted({ video, strength }));
 
 function counted(running, failed) {
   const parts = [];
@@ -557,7 +574,11 @@ $("model").addEventListener("change", showModel);
 $("recursions").addEventListener("change", refresh);
 $("options").addEventListener("submit", (event) => event.preventDefault());
 $("views").addEventListener("change", show);
-$("strength").addEventListener("input", ({ target }) => setStrength(Number(target.value)));
+$("strength").addEventListener("input", ({ target }) => {
+  setStrength(Number(target.value));
+  refresh();
+});
+$("apply").addEventListener("click", () => queue(current()));
 $("strength").addEventListener("change", () => remember(current()));
 $("download").addEventListener("click", download);
 $("copy").addEventListener("click", copy);

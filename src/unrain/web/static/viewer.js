@@ -33,12 +33,15 @@ export function show() {
   const { name, result, state, shown, video } = chosen;
   const both = pair(chosen);
   const how = shownView();
+  const plays = Boolean(result?.playable) && how === "result";
   $("title").textContent = name;
   $("views").disabled = !both;
   for (const id of ["download", "copy", "facts"]) $(id).hidden = !result;
   $("copy").hidden ||= !navigator.clipboard || !globalThis.ClipboardItem;
-  $("zooms").hidden = !both;
-  $("strengths").hidden = !result || video;
+  $("zooms").hidden = !both || plays;
+  $("copy").hidden ||= plays;
+  // A video that is no longer here cannot be sent again.
+  $("strengths").hidden = !result || plays || (video && !chosen.file);
   stage.dataset.state = state;
   if (result) {
     const rain = how === "rain" && !video ? "the rain layer of " : "";
@@ -68,9 +71,12 @@ export function show() {
   frame = document.createElement("div");
   frame.className = "frame";
   if (how === "compare") comparison(frame, chosen);
+  else if (plays) frame.append(player(frame, chosen));
   else if (how === "result") frame.append(mixed(frame, chosen, `${name} without its rain`));
   else frame.append(mixed(frame, chosen, `What was removed from ${name}`, true));
   stage.replaceChildren(frame);
+  // A video has controls of its own, which zooming and dragging would disturb.
+  if (plays) frame = null;
   place();
   if (result) $("facts").textContent = facts(result, video);
 }
@@ -89,7 +95,9 @@ function renew({ beforeShown, afterShown }) {
 function facts(result, video) {
   const recursions = `${result.recursions} recursion${result.recursions === 1 ? "" : "s"}`;
   const took = `${result.settings.model}, ${recursions}, ${result.seconds.toFixed(1)} s`;
-  const lines = [video ? `${result.count} frames, ${took}` : took, ...result.notes];
+  const made = result.settings.strength ?? 1;
+  const strength = made === 1 ? "" : `, strength ${Math.round(100 * made)} %`;
+  const lines = [video ? `${result.count} frames, ${took}${strength}` : took, ...result.notes];
   if (result.problem) lines.unshift(`Not the whole video: ${result.problem}`);
   if (result.hardlyAny) lines.unshift("Hardly any rain found");
   return lines.join(". ");
@@ -148,6 +156,22 @@ function comparison(frame, picture) {
   frame.append(slider, badge("before", "Before"), badge("after", "After"));
 }
 
+/** The result of a video, to be played; the frame that is shown where the browser cannot. */
+function player(frame, { name, result }) {
+  const element = document.createElement("video");
+  Object.assign(element, { controls: true, loop: true, playsInline: true, src: result.playable, poster: result.afterShown });
+  element.setAttribute("aria-label", `${name} without its rain`);
+  element.addEventListener("loadedmetadata", () => sized(frame, element.videoWidth, element.videoHeight));
+  element.addEventListener("error", () => {
+    if (!result.playable) return;
+    result.playable = null;
+    result.notes = [...result.notes, "This browser cannot play the result: download it"];
+    stage.dataset.key = "";
+    if (chosen?.result === result) show();
+  });
+  return element;
+}
+
 function badge(place, text) {
   const element = document.createElement("span");
   element.className = `badge ${place}`;
@@ -159,13 +183,20 @@ function badge(place, text) {
 /** Passes the size of a picture to the style sheet once it is known. */
 async function fit(picture, frame) {
   await picture.decode().catch(() => {});
-  frame.style.setProperty("--width", picture.naturalWidth || 1);
-  frame.style.setProperty("--height", picture.naturalHeight || 1);
+  sized(frame, picture.naturalWidth, picture.naturalHeight);
+}
+
+function sized(frame, width, height) {
+  frame.style.setProperty("--width", width || 1);
+  frame.style.setProperty("--height", height || 1);
   frame.classList.add("fitted");
   place();
 }
 
 // ---------------------------------------------------------------------------------------------- strength
+
+/** By how much what was taken away is multiplied: a video's frames have been made at a strength. */
+const factor = ({ strength, result }) => (result ? strength / (100 * (result.settings.strength || 1)) : 1);
 
 /** A result, or its rain layer, that follows the strength: the image itself at 100 %, else a canvas over it. */
 function mixed(frame, picture, text, rain = false) {
@@ -187,7 +218,7 @@ function mixed(frame, picture, text, rain = false) {
   element.append(after, canvas);
   if (rain) frame.append(brighter);
 
-  const plain = () => picture.strength === 100 && !rain;
+  const plain = () => factor(picture) === 1 && !rain;
   const most = () => MIXED_PIXELS[view.scale > 1 ? "zoomed" : "fitted"];
   let both = null;
   let due = false;
@@ -202,7 +233,7 @@ function mixed(frame, picture, text, rain = false) {
     if (plain()) return;
     canvas.width = both.width;
     canvas.height = both.height;
-    const layer = mix(both, picture.strength / 100, rain);
+    const layer = mix(both, factor(picture), rain);
     if (rain) {
       const gain = brightened(layer.data);
       canvas.dataset.gain = gain;
@@ -279,13 +310,13 @@ function showStrength() {
 }
 
 /** What is shown, as a PNG: the result, or the rain layer as it is, in full size as far as a canvas holds it. */
-export async function asPng({ strength, ...picture }, rain) {
+export async function asPng(picture, rain) {
   const { beforeShown, afterShown } = pair(picture);
   const both = await samples(beforeShown, afterShown, MIXED_PIXELS.zoomed);
   const canvas = document.createElement("canvas");
   canvas.width = both.width;
   canvas.height = both.height;
-  canvas.getContext("2d").putImageData(mix(both, strength / 100, rain), 0, 0);
+  canvas.getContext("2d").putImageData(mix(both, factor(picture), rain), 0, 0);
   return new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
 }
 
