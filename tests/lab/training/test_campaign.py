@@ -4,10 +4,23 @@ import pytest
 
 from toys_training import TOY
 
+torch = pytest.importorskip("torch")
 pytest.importorskip("pytorch_lightning")
 
-from unrain.errors import UnrainError
-from unrain.lab.training import campaign
+from unrain.errors import UnrainError  # noqa: E402
+from unrain.lab.training import campaign  # noqa: E402
+
+LONG = """
+[[stages]]
+steps = 900
+patch = 16
+batch = 64
+warmup = 300
+[[stages]]
+steps = 100
+patch = 16
+batch = 2
+"""
 
 
 @pytest.fixture
@@ -46,6 +59,19 @@ def test_what_runs_when_time_is_over_is_stopped_and_named(plan, capfd):
     assert printed.out == "first: not finished\n"
     assert printed.err == "unrain: 1 left: the same command goes on\n"
     assert not (toy / "runs/first/weights.safetensors").exists()
+
+
+def test_a_rehearsal_runs_a_few_steps_of_everything_in_a_folder_of_its_own(plan, capfd):
+    toy = plan.parent
+    (toy / "long.toml").write_text("base = 'first.toml'\nvalidation = ['nowhere']\n" + LONG)
+    plan.write_text("[[lanes]]\nrecipes = ['long.toml', 'second.toml']\n")
+    text = (toy / "second.toml").read_text()
+    (toy / "second.toml").write_text(text.replace("runs/first/", "elsewhere/long/"))
+    assert campaign.campaign(plan, data=toy / "data", out=toy / "runs", minutes=5, rehearsal=2) == 0
+    assert capfd.readouterr().out == "long: trained\nsecond: trained\n"
+    assert [path.name for path in (toy / "runs").iterdir()] == ["rehearsal"]
+    checkpoint = torch.load(toy / "runs/rehearsal/long/last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 4
 
 
 @pytest.mark.parametrize(

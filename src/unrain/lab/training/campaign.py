@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -19,11 +19,13 @@ from cyclopts import App, Parameter, validators
 from unrain import files
 from unrain.cli.output import error_line, print_line, run_module
 from unrain.errors import UnrainError
-from unrain.lab.training.recipe import from_table, read_recipe, read_table
+from unrain.lab.training.recipe import Recipe, from_table, read_recipe, read_table, write_recipe
 
 app = App(name="python -m unrain.lab.training.campaign", help_format="plaintext")
 # Lightning ends a step after SIGTERM; checkpoints are written before, so that nothing waits for it.
 _PATIENCE = 20.0
+# Patches in a step of a rehearsal: the recipes of all rain share a batch out to five.
+_FEW_PATCHES = 5
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ def campaign(
     data: Path,
     out: Path = Path("runs"),
     minutes: Annotated[float, Parameter(validator=validators.Number(gt=0))] = 30.0,
+    rehearsal: Annotated[int | None, Parameter(validator=validators.Number(gte=1))] = None,
 ) -> int:
     """Train the recipes of a plan.
 
@@ -64,6 +67,9 @@ def campaign(
         data: Folder with the data sets.
         out: Folder of the runs: each recipe has a folder and a log of its own there.
         minutes: When they are over, what still runs is stopped; the same command goes on.
+        rehearsal: Only try the plan, in a folder of that name in `out`: so many steps of each stage on five
+            patches, without validation. It shows that everything is there and that each recipe can start
+            from the one before, not how much memory the batches need.
 
     Returns:
         0 when all are trained, 1 when a run failed or time was too short.
@@ -78,8 +84,15 @@ def campaign(
     every = [recipe for lane in lanes for recipe in lane]
     if not every:
         raise UnrainError(f"{plan}: needs at least one [[lanes]] with recipes")
-    for recipe in every:
-        read_recipe(recipe)
+    read = {recipe: read_recipe(recipe) for recipe in every}
+    if rehearsal is not None:
+        out = out / "rehearsal"
+        shortened = {recipe: _shortened(read[recipe], out, rehearsal, every) for recipe in every}
+        out.mkdir(parents=True, exist_ok=True)
+        for recipe, short in shortened.items():
+            write_recipe(short, out / recipe.name, f"{recipe.name}, shortened for a rehearsal.")
+        lanes = [[(out / recipe.name).resolve() for recipe in lane] for lane in lanes]
+        every = [recipe for lane in lanes for recipe in lane]
     out.mkdir(parents=True, exist_ok=True)
     failed = asyncio.run(_lanes(lanes, data, out, minutes))
     left = [recipe for recipe in every if not _finished(recipe, out)]
@@ -92,6 +105,18 @@ def campaign(
     if len(left) > len(failed):
         error_line(f"unrain: {len(left) - len(failed)} left: the same command goes on")
     return 1 if left else 0
+
+
+def _shortened(recipe: Recipe, out: Path, steps: int, plan: list[Path]) -> Recipe:
+    """Cut each stage to a few steps; what starts from a run of the plan starts from its rehearsal."""
+    stages = (
+        replace(stage, steps=steps, warmup=0, milestones=(), batch=min(stage.batch, _FEW_PATCHES))
+        for stage in recipe.stages
+    )
+    initial = recipe.initial
+    if initial and (run := Path(initial.weights).parent.name) in [other.stem for other in plan]:
+        initial = replace(initial, weights=str((out / run / "weights.safetensors").resolve()))
+    return replace(recipe, stages=tuple(stages), initial=initial, validation=())
 
 
 async def _lanes(lanes: list[list[Path]], data: Path, out: Path, minutes: float) -> list[Path]:
