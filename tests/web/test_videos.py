@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -31,7 +32,7 @@ from unrain.derainer import Derainer  # noqa: E402
 from unrain.web import server  # noqa: E402
 from unrain.web.app import create  # noqa: E402
 from unrain.web.queue import Limits  # noqa: E402
-from unrain.web.runner import InProcess  # noqa: E402
+from unrain.web.runner import Isolated  # noqa: E402
 from unrain.web.video_queue import _remove_left  # noqa: E402
 
 URL = "http://127.0.0.1:8000"
@@ -317,17 +318,21 @@ def test_a_draining_server_ends_a_video_and_takes_no_more(model_folder, folder, 
     assert not process._videos._root.exists()
 
 
-def test_an_application_of_one_file_runs_videos_in_its_own_process(
-    model_folder, folder, long, short, monkeypatch
-):
+@pytest.mark.skipif(os.name != "posix", reason="the application is a shell script here")
+def test_an_application_of_one_file_is_its_own_worker(model_folder, folder, short, monkeypatch, tmp_path):
+    application = tmp_path / "application"
+    start = [sys.executable, "-P", str(ROOT / "deploy" / "application_start.py")]
+    application.write_text(
+        f'#!/bin/sh\nPYTHONPATH={shlex.quote(str(ROOT / "src"))} exec {shlex.join(start)} "$@"\n'
+    )
+    application.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(application))
     monkeypatch.setattr("sys.frozen", True, raising=False)
-    with serving(model_folder) as (client, videos):
-        told = send(client, long).json()
-        wait_for(lambda: client.get(f"/api/videos/{told['id']}").json()["done"])
-        assert client.delete(f"/api/videos/{told['id']}").status_code == 204
+    with serving(model_folder, isolate=True) as (client, videos):
+        assert client.post("/api/derain", files={"picture": picture("PNG")}).status_code == 200
         told = wait(client, send(client, short).json(), "done")
         assert len(frames(client.get(f"/api/videos/{told['id']}/result").content)[0]) == 8
-        assert isinstance(videos._runner, InProcess)
+        assert isinstance(videos._runner, Isolated)
     wait_for(lambda: files_in(folder) == set())
 
 

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import json
 import os
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
@@ -138,9 +137,6 @@ def _video_runner(
     models: Sequence[zoo.Model], processor: Processor, limits: Limits, *, isolate: bool
 ) -> Runner:
     """Videos have a worker of their own in any case: FFmpeg cannot be stopped, and pictures go first."""
-    if getattr(sys, "frozen", False) and not isolate:
-        # An application of one file has no interpreter to start.
-        return InProcess(models, processor, limits.pixels)
     memory = _memory(processor, _VIDEO_MEMORY * limits.pixels) if isolate else None
     bounds = Bounds(limits.pixels, _VIDEO_ANSWER, memory, limits.decoding, _BEHIND)
     return Isolated(models, processor, bounds)

@@ -265,6 +265,7 @@ class Isolated:
     def _start(self) -> "subprocess.Popen[bytes]":
         """Start a worker and wait until it has opened the models."""
         # -P: a module in the current folder must not take the place of one that the worker imports.
+        # In the one-file application sys.executable is the application, which knows these words.
         command = [sys.executable, "-P", "-m", "unrain.web.worker"]
         worker = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
