@@ -33,6 +33,7 @@ RUN = {
     "docs/index.md",
     "docs/photographs.md",
     "docs/processors.md",
+    "docs/rdmc.md",
     "docs/semi-drdnet.md",
     "docs/train.md",
     "docs/video.md",
@@ -45,6 +46,8 @@ ELSEWHERE = {
 }
 NOT_RUN = {
     "serve": "runs until it is stopped: tests/web",
+    "search": "needs data: tests/lab/test_search.py",
+    "ablate": "needs data: tests/lab/test_ablate.py",
     "train": "needs data: tests/lab, the notebooks and the example of one's own network run it",
     "adapt": "needs data: tests/lab/test_adapt.py",
     "bench": "needs data: tests/lab/bench, the notebooks",
@@ -135,7 +138,7 @@ def reader(tmp_path, monkeypatch, tiny_model):
     """A reader's folder, and a zoo whose default is a hand-made network, so that all takes a moment."""
     weights = tmp_path / "weights"
     weights.mkdir()
-    for name in (zoo.DEFAULT, "rdmc-lite-xs"):
+    for name in (zoo.DEFAULT, "rdmc-lite-xs", "rdmc", "semi-drdnet-s"):
         for suffix in (".onnx", ".json"):
             shutil.copy(tiny_model.with_suffix(suffix), weights / f"{name}{suffix}")
     here = tmp_path / "here"
