@@ -1,5 +1,6 @@
 """The tables of scores say what the cards say, and nothing else writes them."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -138,5 +139,9 @@ def test_bench_writes_the_readme_when_it_has_measured(tmp_path, monkeypatch):
     assert readme.read_text() == f"{BEGIN}\n{summary_table(zoo.models())}{END}\n"
 
 
-def test_the_citation_names_the_version():
-    assert f"version: {__version__}" in (ROOT / "CITATION.cff").read_text(encoding="utf-8").splitlines()
+def test_changelog_and_citation_name_the_version_and_its_day():
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    version, day = re.search(r"^## (\d\S*) - (\d{4}-\d\d-\d\d)$", changelog, re.MULTILINE).groups()
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8").splitlines()
+    assert version == __version__
+    assert f"version: {version}" in citation and f"date-released: {day}" in citation

@@ -10,6 +10,7 @@ from PIL import Image
 
 from toys import ROOT, natural, sky
 from unrain import cli, image, zoo
+from unrain.cli.derain import AUTO, spelled_out
 from unrain.derainer import Derainer
 from unrain.devices import Processor
 from unrain.errors import UnrainError
@@ -126,6 +127,20 @@ def test_only_rainy_leaves_the_others_alone(here, capsys, number):
     assert cli.main(["in/dry.png", "-o", "dry.jpg", "--only-rainy", "--others", "copy"]) == 0
     assert np.abs(image.read(Path("dry.jpg")).pixels.astype(int) - sky()).mean() < 1
     assert cli.main(["in", "--only-rainy", "101"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("word", "score"),
+    [
+        *((word, True) for word in ("70", "0", "99.5", ".5", "101")),
+        *((word, False) for word in (".", "..", "2024", "in", "1.2.3", "-o")),
+    ],
+)
+def test_a_folder_after_only_rainy_is_no_number(tmp_path, monkeypatch, word, score):
+    monkeypatch.chdir(tmp_path)
+    Path("2024").mkdir()
+    made = spelled_out(["--only-rainy", word, "x"])
+    assert made == ["--only-rainy", *([] if score else [str(AUTO)]), word, "x"]
 
 
 @pytest.mark.parametrize("device, package, off", [("openvino", "openvino", 3), ("torch:cpu", "torch", 0.1)])

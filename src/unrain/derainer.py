@@ -324,7 +324,7 @@ class Derainer:
         return to_pil(replace(picture, pixels=self.derain(picture.pixels).at(strength)))
 
     def derain(
-        self, image: Array, progress: Progress | None = None, *, octaves: tuple[int, ...] | None = None
+        self, image: Array, *, progress: Progress | None = None, octaves: tuple[int, ...] | None = None
     ) -> Derained:
         """Take the rain out of an array and keep what the rain layer is computed from.
 

@@ -36,7 +36,7 @@ def test_the_octaves_of_a_shot_are_chosen_once(tmp_path, monkeypatch):
 
     def listening(self, image, progress=None, *, octaves=None):
         asked.append(octaves)
-        return derain(self, image, progress, octaves=octaves)
+        return derain(self, image, progress=progress, octaves=octaves)
 
     monkeypatch.setattr(Derainer, "derain", listening)
     run(clip(tmp_path / "clip.mp4", frames=4, size=(1280, 48), sound=False), Same())
@@ -51,7 +51,7 @@ def test_a_shot_keeps_the_octaves_that_ran_on_most_of_its_first_frame_and_all_fr
 
     def patchy(self, image, progress=None, *, octaves=None):
         asked.append(octaves)
-        found = derain(self, image, progress, octaves=octaves or (1,))
+        found = derain(self, image, progress=progress, octaves=octaves or (1,))
         return found if octaves else replace(found, octaves=(1, 0), shares=(1.0, 0.3))
 
     monkeypatch.setattr(Derainer, "derain", patchy)

@@ -41,7 +41,7 @@ _RESULT = Group("Results", sort_key=0)
 _RUN = Group("Run", sort_key=3)
 
 # Stands for the detector's own threshold.
-AUTO = 0.0
+AUTO = -1.0
 # Parsed as text, which keeps ./ and a last slash; the path in it lets shells complete names of files.
 FileName = str | Path
 Count = Annotated[int | None, Parameter(validator=validators.Number(gte=1), group=_MODEL)]
@@ -56,7 +56,7 @@ def derain(
     compare: Annotated[bool, Parameter(group=_RESULT)] = False,
     only_rainy: Annotated[
         float | None,
-        Parameter(group=_RESULT, validator=validators.Number(gte=0, lte=100), show_default="all pictures"),
+        Parameter(group=_RESULT, validator=validators.Number(gte=AUTO, lte=100), show_default="all pictures"),
     ] = None,
     others: Annotated[Literal["skip", "copy"], Parameter(group=_RESULT)] = "skip",
     quality: Annotated[
@@ -266,9 +266,16 @@ def spelled_out(tokens: Sequence[str]) -> list[str]:
     made = []
     for at, token in enumerate(tokens):
         made.append(token)
-        if token == "--only-rainy" and not re.fullmatch(r"[0-9.]+", "".join(tokens[at + 1 : at + 2])):
+        if token == "--only-rainy" and not _is_score("".join(tokens[at + 1 : at + 2])):
             made.append(str(AUTO))
     return made
+
+
+def _is_score(word: str) -> bool:
+    """Tell a number from the name of an input, such as the folder 2024."""
+    if not re.fullmatch(r"\d+\.?\d*|\.\d+", word, re.ASCII):
+        return False
+    return float(word) <= 100 or not Path(word).exists()
 
 
 @contextlib.contextmanager

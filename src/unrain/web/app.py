@@ -218,7 +218,7 @@ def _add_routes(app: FastAPI, queue: JobQueue, models: Sequence[zoo.Model], metr
         "video_frames; video_queue: how many videos may wait; video_keep: seconds after which a video that "
         "nobody asks about is deleted.",
     )
-    async def list_limits() -> dict[str, float]:
+    async def list_limits() -> dict[str, int | float]:
         return {
             "bytes": queue.limits.upload,
             "pixels": queue.limits.pixels,

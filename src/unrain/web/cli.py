@@ -21,7 +21,7 @@ def serve(
     max_pixels: Annotated[int, Parameter(validator=validators.Number(gte=1))] = 40_000_000,
     queue: Annotated[int, Parameter(validator=validators.Number(gte=0))] = 8,
     timeout: Annotated[float, Parameter(validator=validators.Number(gt=0))] = 300,
-    max_video_size: Annotated[int, Parameter(validator=validators.Number(gte=0))] = 500_000_000,
+    max_video_bytes: Annotated[int, Parameter(validator=validators.Number(gte=0))] = 500_000_000,
     max_video_frames: Annotated[int, Parameter(validator=validators.Number(gte=1))] = 18_000,
     video_queue: Annotated[int, Parameter(validator=validators.Number(gte=0))] = 4,
     video_keep: Annotated[float, Parameter(validator=validators.Number(gte=1))] = 600,
@@ -45,7 +45,7 @@ def serve(
         max_pixels: Refuse pictures, and videos of frames, with more pixels.
         queue: How many pictures may wait.
         timeout: Seconds that a picture may take, including waiting.
-        max_video_size: Refuse videos whose file is larger; 0 to take no videos.
+        max_video_bytes: Refuse videos whose file is larger; 0 to take no videos.
         max_video_frames: Refuse videos with more frames; the default is ten minutes of 30 a second.
         video_queue: How many videos may wait.
         video_keep: Seconds after which a video that nobody asks about is deleted, done or not.
@@ -72,7 +72,7 @@ def serve(
                 pixels=max_pixels,
                 queue=queue,
                 timeout=timeout,
-                video_size=max_video_size,
+                video_size=max_video_bytes,
                 video_frames=max_video_frames,
                 video_queue=video_queue,
                 video_keep=video_keep,
