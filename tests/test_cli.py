@@ -211,8 +211,11 @@ def test_hardly_any_rain_is_said(here, capsys, monkeypatch):
         ]
     assert cli.main(["in", "-o", "out", "--overwrite", "-q"]) == 1
     assert "hardly" not in capsys.readouterr().err
-    assert cli.main(["in/dark.png", "-o", "out", "--overwrite", "-v"]) == 0
-    assert capsys.readouterr().err.splitlines()[-1] == said
+    for options in ([], ["-v"]):
+        assert cli.main(["in/dark.png", "-o", "out", "--overwrite", *options]) == 0
+        assert capsys.readouterr().err.splitlines()[-1] == said
+    assert cli.main(["in/dark.png", "-o", "out", "--overwrite", "-q"]) == 0
+    assert capsys.readouterr().err == ""
     assert cli.main(["in/bright.png", "-o", "out", "--overwrite", "-v"]) == 0
     assert said not in capsys.readouterr().err
 

@@ -402,8 +402,11 @@ class Screen:
             frames = f", {outcome.frames} frames, {speed:.2f} a second"
         self.say(f"{outcome.name} -> {where} ({outcome.seconds:.1f} s{frames}{recursions})")
         if self._verbose:
-            for note in (*outcome.notes, *(["hardly any rain found"] * outcome.hardly_any_rain)):
+            for note in outcome.notes:
                 self.say(f"  {note}")
+        # Of one picture alone there is no summary, and nobody sees a difference.
+        if outcome.hardly_any_rain and (self._verbose or self._inputs == 1):
+            self.say("  hardly any rain found")
 
     def summary(self) -> int:
         """Say how it went, if there was more than one input, and return the exit code."""
