@@ -4,16 +4,21 @@ import errno
 import io
 import ntpath
 import os
+import shutil
 import sys
+import tempfile
 import types
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import pytest
 
 from toys import flat_picture
 from unrain import cli, files, plan
 from unrain.cli.output import error_line, print_line
-from unrain.errors import UnrainError
+from unrain.cluster import inputs, storage
+from unrain.errors import UnrainError, UsageError
+from unrain.live import outputs
+from unrain.live.camera import Camera
 from unrain.web import worker
 
 
@@ -76,6 +81,98 @@ def test_windows_removes_what_killed_runs_left_and_keeps_what_is_open(windows, t
     monkeypatch.setattr(Path, "unlink", unlink)
     files.write(b"one", tmp_path / "a.png")
     assert sorted(one.name for one in tmp_path.iterdir()) == [open_elsewhere.name, "a.png"]
+
+
+def test_windows_keeps_folders_in_use_and_removes_those_of_killed_processes(windows, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    left = tmp_path / "unrain-x-left"
+    left.mkdir()
+    for name in ("lock", "clip.mp4"):
+        (left / name).touch()
+    used = {}
+    unlink, rename, rmtree = Path.unlink, Path.rename, shutil.rmtree
+
+    def held(path):
+        return any(not file.closed and path in (folder, folder / "lock") for folder, file in used.items())
+
+    def checked(real):
+        def act(path, *arguments, **options):
+            if held(Path(path)):
+                raise PermissionError(errno.EACCES, "used by another process")
+            return real(path, *arguments, **options)
+
+        return act
+
+    monkeypatch.setattr(Path, "unlink", checked(unlink))
+    monkeypatch.setattr(Path, "rename", checked(rename))
+    monkeypatch.setattr(shutil, "rmtree", checked(rmtree))
+    first, lock = files.scratch("unrain-x-")
+    used[first] = lock
+    assert not left.exists() and first.name.startswith("unrain-x-")
+    second, other = files.scratch("unrain-x-")
+    used[second] = other
+    assert sorted(tmp_path.iterdir()) == sorted([first, second])
+    files.discard(first, lock)
+    files.discard(second, other)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_paths_of_a_long_run_on_windows(monkeypatch):
+    monkeypatch.setattr(storage, "Path", PureWindowsPath)
+    monkeypatch.setattr(storage, "os", FakeOs())
+    name = storage.join("C:\\out", "sub/a.png")
+    assert name == "C:\\out\\sub\\a.png" and storage.below("C:\\out", name) == "sub/a.png"
+    assert storage.below("s3://b/out", "s3://b/out/sub/a.png") == "sub/a.png"
+    assert storage.checked("file:///C:/my%20photos") == "C:/my photos"
+    assert storage.checked("file:///photos") == "/photos"
+
+
+@pytest.mark.parametrize("name", ["a:b.png", "sub/what?.png", "a\\..\\b.png", 'a".png', "a\n.png"])
+def test_names_of_objects_that_windows_takes_for_something_else_are_refused(tmp_path, monkeypatch, name):
+    found = [inputs._Found(f"s3://b/{name}", name)]
+    monkeypatch.setattr(inputs, "os", FakeOs())
+    work = inputs.Work()
+    inputs._add(work, found, str(tmp_path), [])
+    assert not work.tasks and work.settled[0].status == "failed"
+    assert work.settled[0].message.endswith("a name that leads elsewhere, rename it")
+
+
+def test_objects_whose_names_are_one_file_on_macos_are_no_two_results(tmp_path, monkeypatch):
+    found = [inputs._Found(f"s3://b/{name}", name) for name in ("A.png", "a.png")]
+    work = inputs.Work()
+    inputs._add(work, found, str(tmp_path), [])
+    if sys.platform == "linux":
+        inputs._check(work)
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with pytest.raises(plan.PlanError, match="both"):
+        inputs._check(work)
+    work = inputs.Work()
+    inputs._add(work, found, "s3://b/out", [])
+    inputs._check(work)
+
+
+@pytest.mark.parametrize("name", ["CON.mp4", "nul.png", "com1.tar.gif", "Lpt9.jpg", "aux"])
+def test_names_of_windows_devices_are_no_files_of_the_server(name):
+    job = pytest.importorskip("unrain.web.job", reason="needs the extra web")
+    assert job.harmless(name) == f"_{name}"
+    assert job.harmless("console.mp4") == "console.mp4"
+    assert job.harmless("rain.mp4. ") == "rain.mp4"
+
+
+@pytest.mark.parametrize("system", ["darwin", "win32"])
+def test_a_device_of_linux_is_refused_elsewhere(monkeypatch, system):
+    monkeypatch.setattr(sys, "platform", system)
+    with pytest.raises(UsageError, match="on Linux only"):
+        Camera("/dev/video0", print, 1)
+
+
+def test_a_port_is_not_shared_on_windows(monkeypatch):
+    monkeypatch.setattr(outputs, "os", FakeOs())
+    server = outputs.MjpegServer("http://127.0.0.1:0/")
+    try:
+        assert not server._server.allow_reuse_address
+    finally:
+        server.close()
 
 
 def test_a_result_that_another_program_holds_open_is_one_line(windows, tmp_path, monkeypatch):

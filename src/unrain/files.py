@@ -7,7 +7,9 @@ import hashlib
 import os
 import platform
 import secrets
+import shutil
 import stat
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -21,6 +23,7 @@ except ModuleNotFoundError:  # Windows, where nobody else can remove a file that
 
 _FULL_DISK = {errno.ENOSPC, errno.EDQUOT}
 _CHUNK = 1 << 20
+_LOCK = "lock"
 
 
 class DiskFullError(UnrainError):
@@ -253,6 +256,53 @@ def locked(file: BinaryIO) -> bool | None:
     except OSError:
         return None
     return True
+
+
+def scratch(prefix: str) -> tuple[Path, BinaryIO]:
+    """Make a folder for temporary files, and remove those of this user's processes that were killed.
+
+    Args:
+        prefix: What the names of such folders begin with.
+
+    Returns:
+        The folder, and an open file in it that tells others that it is used; `discard` takes both.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    for lock in Path(tempfile.gettempdir()).glob(f"{prefix}*/{_LOCK}"):
+        with contextlib.suppress(OSError, UnrainError):
+            _remove_if_left(lock)
+    # Others look at its final name only, and find it locked.
+    made = Path(tempfile.mkdtemp(prefix=prefix if fcntl is None else "unrain-new-"))
+    held = (made / _LOCK).open("xb")
+    if fcntl is None:
+        # Windows renames no folder with an open file in it.
+        return made, held
+    locked(held)
+    return made.rename(made.with_name(made.name.replace("unrain-new-", prefix, 1))), held
+
+
+def discard(folder: Path, held: BinaryIO) -> None:
+    """Remove a folder that `scratch` made."""
+    # Windows removes no file that is open.
+    held.close()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_if_left(lock: Path) -> None:
+    """Remove a folder of temporary files whose process is gone, by its file `lock`."""
+    if fcntl is None:
+        # Fails while its process has it open.
+        lock.unlink()
+        shutil.rmtree(lock.parent, ignore_errors=True)
+        return
+    state = lock.parent.lstat()
+    if not stat.S_ISDIR(state.st_mode) or state.st_uid != os.getuid():
+        return
+    with opened(lock) as file:
+        if locked(file):
+            shutil.rmtree(lock.parent, ignore_errors=True)
 
 
 @functools.cache

@@ -423,7 +423,7 @@ def _checked(plan: Plan) -> Plan:
     taken: dict[str, Job] = {}
     kept = []
     for job in plan.jobs:
-        keys = [_key(path) for path in job.targets.values()]
+        keys = [key(path) for path in job.targets.values()]
         first = next((taken[key] for key in keys if key in taken), None)
         if first is not None and _same(first.source, job.source):
             continue
@@ -455,7 +455,8 @@ def _same(one: Path | None, other: Path | None) -> bool:
     return one == other or (identity is not None and identity == _identity(other))
 
 
-def _key(path: Path) -> str:
+def key(path: Path) -> str:
+    """Return what is equal for two names of one file, whether it exists or not."""
     real = os.path.normcase(os.path.realpath(path))
     # File systems of macOS usually take A.jpg and a.jpg for one file, and both spellings of an accent.
     return unicodedata.normalize("NFC", real.casefold()) if sys.platform == "darwin" else real

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import tempfile
 
 import pytest
 from PIL import Image
@@ -372,7 +373,7 @@ def test_dry_run_writes_nothing(cwd, run, capsys):
 def test_what_killed_workers_left_is_removed(tmp_path, monkeypatch, tiny_model):
     from unrain import zoo
 
-    monkeypatch.setattr(worker.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     left = tmp_path / "unrain-work-left"
     left.mkdir()
     (left / "lock").write_bytes(b"")

@@ -27,13 +27,12 @@ from fastapi.testclient import TestClient  # noqa: E402
 from toys import ROOT  # noqa: E402
 from toys_video import clip  # noqa: E402
 from toys_web import ONE_THREAD, picture  # noqa: E402
-from unrain import video, zoo  # noqa: E402
+from unrain import files, video, zoo  # noqa: E402
 from unrain.derainer import Derainer  # noqa: E402
 from unrain.web import server  # noqa: E402
 from unrain.web.app import create  # noqa: E402
 from unrain.web.queue import Limits  # noqa: E402
 from unrain.web.runner import Isolated  # noqa: E402
-from unrain.web.video_queue import _remove_left  # noqa: E402
 
 URL = "http://127.0.0.1:8000"
 
@@ -368,7 +367,7 @@ def test_what_a_killed_server_left_is_removed_and_what_a_live_one_has_is_not(ser
     (left / "clip.mp4").touch()
     other = folder / "unrain-videos-nolock"
     other.mkdir()
-    _remove_left()
+    files.discard(*files.scratch("unrain-videos-"))
     assert not left.exists() and other.exists() and Path(videos._root).exists()
     for each in list(videos.videos.values()):
         videos.remove(each, "cancelled")

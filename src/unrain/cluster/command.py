@@ -1,7 +1,7 @@
 """`unrain IN... -o OUT --cluster ADDRESS` and `--shard I/N`: one plan, one log, one way to resume."""
 
 import contextlib
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Protocol
 
@@ -77,7 +77,8 @@ def resume(work: Work, output: str, scale: Scale, *, overwrite: bool) -> Resumed
     if not overwrite:
         earlier, left = log.earlier(), []
         for task in work.tasks:
-            known = _known(task, earlier.get(task.key), there, scale)
+            whole = all(storage.below(output, name) in there for name in task.targets.values())
+            known = _known(task, earlier.get(task.key), scale, whole=whole)
             if known is None:
                 left.append(task)
             else:
@@ -85,13 +86,9 @@ def resume(work: Work, output: str, scale: Scale, *, overwrite: bool) -> Resumed
     return Resumed(log, left, over, PARQUET in there)
 
 
-def _known(
-    task: Task, row: tuple[Status, str] | None, there: Mapping[str, int], scale: Scale
-) -> Outcome | None:
-    """What is said of a task that is not to be done again; None for one that is."""
+def _known(task: Task, row: tuple[Status, str] | None, scale: Scale, *, whole: bool) -> Outcome | None:
+    """What is said of a task that is not to be done again; None for one that is. `whole`: has its results."""
     status, message = row or (None, "")
-    folder = task.targets["derained"].removesuffix(task.key)
-    whole = all(name.removeprefix(folder) in there for name in task.targets.values())
     if whole and status in ("derained", "skipped"):
         return Outcome(task.source, "skipped", "done by an earlier run, --overwrite does it anew")
     if not whole and status == "failed" and not scale.retry_failed:

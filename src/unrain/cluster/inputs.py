@@ -7,6 +7,7 @@ import csv
 import hashlib
 import io
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,8 @@ from unrain.plan import Job, Kind, Outcome, PlanError
 # What a manifest's column of paths may be called, in the order of preference.
 _COLUMNS = ("path", "file", "file_name", "filename", "image", "uri", "url")
 _MANIFESTS = (".csv", ".parquet")
+# In a name on Windows these mean something else; after a colon, a hidden stream of another file.
+_NO_NAME_NT = r'[\0-\x1f\\:<>"|?*]'
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,7 @@ def _add(work: Work, found: Iterable[_Found], output: str, extras: Sequence[Kind
     for one in found:
         parts = [part for part in one.place.split("/") if part not in ("", ".")]
         # An object's name may hold anything, and must not lead out of the folder of results.
-        if not parts or ".." in parts or "\0" in one.place or (os.name == "nt" and "\\" in one.place):
+        if not parts or ".." in parts or re.search(_NO_NAME_NT if os.name == "nt" else "\0", one.place):
             message = f"{one.source}: a name that leads elsewhere, rename it"
             work.settled.append(Outcome(one.source, "failed", message))
             continue
@@ -273,7 +276,8 @@ def _check(work: Work) -> None:
     taken: dict[str, Task] = {}
     kept = []
     for task in work.tasks:
-        first = next((taken[target] for target in task.targets.values() if target in taken), None)
+        keys = [name if storage.is_address(name) else plan.key(Path(name)) for name in task.targets.values()]
+        first = next((taken[key] for key in keys if key in taken), None)
         if first is not None and first.source == task.source:
             continue
         if first is not None:
@@ -284,6 +288,6 @@ def _check(work: Work) -> None:
         for target in task.targets.values():
             if target in sources:
                 raise PlanError(f"{target}: is an input, give another folder with -o")
-        taken.update(dict.fromkeys(task.targets.values(), task))
+        taken.update(dict.fromkeys(keys, task))
         kept.append(task)
     work.tasks = kept

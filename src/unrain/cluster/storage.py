@@ -59,7 +59,9 @@ def checked(name: str) -> str:
         return name
     scheme = found[1].lower()
     if scheme == "file":
-        return unquote(urlsplit(name).path)
+        path = unquote(urlsplit(name).path)
+        # file:///C:/photos is C:/photos.
+        return path[1:] if os.name == "nt" and re.match(r"/[A-Za-z]:", path) else path
     if scheme not in _SCHEMES:
         known = " ".join(f"{known}://" for known in _SCHEMES)
         raise UsageError(f"{found[0]}: no known storage, use a path or one of {known} file://")
@@ -73,6 +75,13 @@ def checked(name: str) -> str:
 def join(folder: str, relative: str) -> str:
     """Name something in a folder; `relative` has slashes."""
     return f"{folder}/{relative}" if is_address(folder) else str(Path(folder, relative))
+
+
+def below(folder: str, name: str) -> str:
+    """Name something relative to the folder that it is in, with slashes: what `join` made it of."""
+    if is_address(folder):
+        return name.removeprefix(f"{folder}/")
+    return Path(name).relative_to(folder).as_posix()
 
 
 def find(folder: str) -> dict[str, int]:

@@ -4,7 +4,6 @@ A file of this machine is read and written where it is. An object is copied into
 derained there like any file, and its result is put back in one piece.
 """
 
-import contextlib
 import functools
 import hashlib
 import platform
@@ -14,7 +13,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO
 
 from unrain import batch, files, zoo
 from unrain.cluster import storage
@@ -24,7 +22,7 @@ from unrain.errors import UnrainError
 from unrain.plan import Job, Kind, Outcome
 from unrain.version import __version__
 
-_SCRATCH, _LOCK = "unrain-work-", "lock"
+_SCRATCH = "unrain-work-"
 
 
 class Worker:
@@ -38,13 +36,12 @@ class Worker:
             settings: What is wanted of every input.
         """
         self._settings = settings
-        self._scratch, self._lock = _make_scratch()
+        self._scratch, self._lock = files.scratch(_SCRATCH)
         self.load = functools.cache(lambda: settings.open(model))
 
     def close(self) -> None:
         """Remove the folder of copies."""
-        shutil.rmtree(self._scratch, ignore_errors=True)
-        self._lock.close()
+        files.discard(self._scratch, self._lock)
 
     def run(self, task: Task) -> tuple[LogRow, Outcome]:
         """Do a task.
@@ -178,17 +175,3 @@ def _digest(name: str, folder: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
     except (UnrainError, OSError):
         return ""
-
-
-def _make_scratch() -> tuple[Path, BinaryIO]:
-    """Make a folder for copies, locked while this process lives, and remove those of processes that died."""
-    place = Path(tempfile.gettempdir())
-    for left in place.glob(f"{_SCRATCH}*/{_LOCK}"):
-        with contextlib.suppress(OSError, UnrainError), files.opened(left) as lock:
-            if files.locked(lock):
-                shutil.rmtree(left.parent, ignore_errors=True)
-    made = Path(tempfile.mkdtemp(prefix="unrain-new-"))
-    lock = (made / _LOCK).open("xb")
-    files.locked(lock)
-    # Under this name it is looked at by others, who find it locked.
-    return made.rename(made.with_name(made.name.replace("unrain-new-", _SCRATCH))), lock

@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -68,6 +69,8 @@ class Camera:
                 f"{shown(address)}: give an address that begins with rtsp://, rtsps://, http:// or https://, "
                 "or a device such as /dev/video0"
             )
+        if _DEVICE.fullmatch(address) and sys.platform != "linux":
+            raise UsageError(f"{address}: devices are read on Linux only, give the address of a camera")
         self.received = self.dropped = self.connections = 0
         self._address = address
         self._say = say

@@ -4,6 +4,7 @@ import contextlib
 import http.server
 import io
 import ipaddress
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -269,20 +270,22 @@ class MjpegServer:
 
             def log_message(self, *_: object) -> None: ...
 
+        class Server(http.server.ThreadingHTTPServer):
+            # On Windows this would share the port with another program.
+            allow_reuse_address = os.name == "posix"
+            daemon_threads = True
+
         self._clients = threading.BoundedSemaphore(_MOST_CLIENTS)
         try:
             # Only addresses, so that no name leads to more of the network than was meant.
             self._loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
-            self._server = http.server.ThreadingHTTPServer(
-                ("127.0.0.1" if host == "localhost" else host, parts.port or 8090), Handler
-            )
+            self._server = Server(("127.0.0.1" if host == "localhost" else host, parts.port or 8090), Handler)
         except ValueError as error:
             raise UsageError(
                 f"{address}: give an address of this computer, as http://127.0.0.1:8090/"
             ) from error
         except OSError as error:
             raise UnrainError(f"{address}: cannot listen there ({one_line(error.strerror)})") from error
-        self._server.daemon_threads = True
         self.port = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, name="unrain-mjpeg", daemon=True).start()
 

@@ -376,6 +376,8 @@ def zipped(files: dict[str, bytes]) -> bytes:
 def harmless(name: str | None, otherwise: str = "picture") -> str:
     """Reduce a file name from outside to its last part, printable and short; none is `otherwise`."""
     # Windows' rules take both kinds of slashes for separators.
-    last = re.sub(r"[^\w .()+,;=@~-]", "_", PureWindowsPath(name or "").name)
+    last = re.sub(r"[^\w .()+,;=@~-]", "_", PureWindowsPath(name or "").name).rstrip(" .")
     stem, suffix = PurePath(last).stem.strip(" ."), PurePath(last).suffix
-    return f"{stem[:100] or otherwise}{suffix[:8]}"
+    # On Windows these are devices, with any extension.
+    device = "_" * bool(re.fullmatch(r"(con|prn|aux|nul|(com|lpt)\d)(\..*)?", stem, re.IGNORECASE))
+    return f"{device}{stem[:100] or otherwise}{suffix[:8]}"

@@ -7,10 +7,8 @@ the next one.
 
 import asyncio
 import contextlib
-import os
 import secrets
 import shutil
-import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -125,10 +123,7 @@ class VideoQueue:
 
     def _folder(self) -> Path:
         if self._root is None:
-            _remove_left()
-            self._root = Path(tempfile.mkdtemp(prefix=_PREFIX))
-            self._lock = (self._root / "lock").open("xb")
-            files.locked(self._lock)
+            self._root, self._lock = files.scratch(_PREFIX)
         return self._root
 
     def enter(self, video: Video, job: VideoJob) -> None:
@@ -286,10 +281,8 @@ class VideoQueue:
             # What is no worker's ends after its frame.
             await asyncio.wait(self._tasks, timeout=_PATIENCE)
         self._thread.shutdown(wait=False, cancel_futures=True)
-        if self._root is not None:
-            await asyncio.to_thread(shutil.rmtree, self._root, ignore_errors=True)
-        if self._lock is not None:
-            self._lock.close()
+        if self._root is not None and self._lock is not None:
+            await asyncio.to_thread(files.discard, self._root, self._lock)
 
 
 def _delete(path: Path) -> None:
@@ -297,19 +290,3 @@ def _delete(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
-
-
-def _remove_left() -> None:
-    """Remove the folders that killed servers of this user left behind; those of live ones are locked."""
-    if not hasattr(os, "getuid"):
-        return
-    with contextlib.suppress(OSError), os.scandir(tempfile.gettempdir()) as entries:
-        for entry in entries:
-            if not entry.name.startswith(_PREFIX) or not entry.is_dir(follow_symlinks=False):
-                continue
-            with contextlib.suppress(OSError, UnrainError):
-                if entry.stat(follow_symlinks=False).st_uid != os.getuid():
-                    continue
-                with files.opened(Path(entry) / "lock") as lock:
-                    if files.locked(lock):
-                        shutil.rmtree(entry, ignore_errors=True)
