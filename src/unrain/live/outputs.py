@@ -279,7 +279,10 @@ class MjpegServer:
         try:
             # Only addresses, so that no name leads to more of the network than was meant.
             self._loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
-            self._server = Server(("127.0.0.1" if host == "localhost" else host, parts.port or 8090), Handler)
+            self._server = Server(
+                ("127.0.0.1" if host == "localhost" else host, 8090 if parts.port is None else parts.port),
+                Handler,
+            )
         except ValueError as error:
             raise UsageError(
                 f"{address}: give an address of this computer, as http://127.0.0.1:8090/"
