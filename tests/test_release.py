@@ -145,6 +145,16 @@ def test_a_double_click_opens_the_page(start, monkeypatch, arguments, called):
     assert calls == [called]
 
 
+@pytest.mark.parametrize("before", [None, "/opt/lib"])
+def test_the_browser_loads_its_own_libraries(start, before):
+    environment = {"LD_LIBRARY_PATH": "/tmp/_MEI1", "HOME": "/home/me"}
+    if before is not None:
+        environment["LD_LIBRARY_PATH_ORIG"] = before
+    start.own_libraries(environment)
+    assert environment.get("LD_LIBRARY_PATH") == before
+    assert environment["HOME"] == "/home/me" and "LD_LIBRARY_PATH_ORIG" not in environment
+
+
 def test_the_application_is_its_own_worker(start, monkeypatch):
     from unrain.web import worker
 
