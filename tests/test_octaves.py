@@ -184,7 +184,7 @@ def test_tiles_equal_the_whole_at_every_level(tiny_model, height, width, levels)
 def test_progress_rises_to_its_end():
     seen = []
     rainy, _ = rained_on(3, 700, 2600)
-    Derainer(Opens(), tile=300).derain(rainy, lambda done, total: seen.append(done / total))
+    Derainer(Opens(), tile=300).derain(rainy, progress=lambda done, total: seen.append(done / total))
     assert seen == sorted(seen)
     assert seen[-1] == 1
 

@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -284,7 +285,7 @@ def test_what_nobody_asks_about_is_deleted_and_so_is_all_at_the_end(model_folder
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
 def test_a_worker_that_dies_or_stalls_fails_its_video_and_no_other(model_folder, folder, long, short):
-    with serving(model_folder, timeout=2) as (client, videos):
+    with serving(model_folder) as (client, videos):
         told = send(client, long).json()
         wait(client, told, "working")
         wait_for(lambda: client.get(f"/api/videos/{told['id']}").json()["done"])
@@ -292,8 +293,11 @@ def test_a_worker_that_dies_or_stalls_fails_its_video_and_no_other(model_folder,
         assert wait(client, told, "failed")["detail"].startswith("long.mp4: broke off")
         told = send(client, long).json()
         wait_for(lambda: client.get(f"/api/videos/{told['id']}").json()["done"])
+        # Only now: a busy machine may need longer for an honest frame.
+        usual, videos.limits = videos.limits, replace(videos.limits, timeout=2)
         os.kill(videos._runner.pid, signal.SIGSTOP)
         assert wait(client, told, "failed")["detail"] == "long.mp4: no frame within 2 seconds"
+        videos.limits = usual
         assert wait(client, send(client, short).json(), "done")["frames"] == 8
 
 
