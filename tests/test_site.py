@@ -141,6 +141,7 @@ def reader(tmp_path, monkeypatch, tiny_model):
     for name in (zoo.DEFAULT, "rdmc-lite-xs", "rdmc", "semi-drdnet-s"):
         for suffix in (".onnx", ".json"):
             shutil.copy(tiny_model.with_suffix(suffix), weights / f"{name}{suffix}")
+    shutil.copytree(zoo.WEIGHTS / "score", weights / "score")
     here = tmp_path / "here"
     (here / "holiday" / "beach").mkdir(parents=True)
     (here / "examples").mkdir()
