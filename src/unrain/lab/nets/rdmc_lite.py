@@ -238,14 +238,18 @@ class RDMCLite(RecursiveNet):
         return rainy + (garrote(change, self.threshold / 255) if self.threshold else change)
 
     def _joined(self, level: int, features: Tensor, encoded: Sequence[Tensor]) -> Tensor:
-        """Add up a decoder level's input: the coarser level's output, its encoder's, and what is recruited."""
+        """Add up what goes into a decoder level: from below, from its encoder, and recruited."""
         up, recruit = self.ups[level], self.recruit_coarser[level]
         gate, coarser = self.gate_coarser[level], encoded[level + 1]
         if not torch.onnx.is_in_onnx_export():
             features = up(features) + encoded[level]
             return features + gate * recruit(coarser)  # type: ignore[no-any-return]
         # Both are added before the one shuffle that they share.
-        (conv, _), (other, _) = up, recruit
+        assert isinstance(up, Up)
+        assert isinstance(recruit, Up)
+        conv, other = up.conv, recruit.conv
+        assert conv.bias is not None
+        assert other.bias is not None
         both = F.conv2d(features, conv.weight, conv.bias + gate * other.bias)
         both = both + F.conv2d(coarser, gate * other.weight)
         return F.pixel_shuffle(both, 2) + encoded[level]
@@ -286,3 +290,10 @@ class Up(nn.Sequential):
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__(nn.Conv2d(channels, 4 * width, 1), nn.PixelShuffle(2))
+
+    @property
+    def conv(self) -> nn.Conv2d:
+        """The convolution."""
+        conv = self[0]
+        assert isinstance(conv, nn.Conv2d)
+        return conv
