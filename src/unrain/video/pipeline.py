@@ -29,7 +29,7 @@ from unrain.video.animation import AnimationReader, AnimationWriter
 from unrain.video.frames import DerainedFrame, Frame, Item, Sink, Source, quarter_turns
 from unrain.video.options import VideoOptions
 from unrain.video.reader import Reader, opened
-from unrain.video.shot import Shot
+from unrain.video.shot import Shot, distance
 from unrain.video.temporal import TemporalMedian
 from unrain.video.writer import Writer, muxing
 
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 # Frames in each queue: enough to even out the threads' jitter, few enough for 4K.
 _QUEUED_FRAMES = 4
 _WAIT_SECONDS = 0.5
+# Two results are the same if they differ by less than this share of what was removed (RMS).
+_SAME = 0.05
 
 
 @dataclass(frozen=True)
@@ -332,6 +334,11 @@ class Pipeline:
         # Whole frames: blocks that come and go would flicker.
         if min(found.shares) < 1:
             found = self._derainer.derain(frame.pixels, octaves=self._octaves)
+        if len(found.plan) > 1 and found.plan[-1] == 0:
+            # Where full size alone gives the same, the coarser octaves are left out.
+            alone = self._derainer.derain(frame.pixels, octaves=(0,))
+            if distance(alone.image, found.image) < _SAME * distance(frame.pixels, found.image):
+                self._octaves, found = alone.plan, alone
         return found
 
     def _pass_on(self, begun: "deque[tuple[Item, Future[Derained] | None]]", most: int) -> bool:
