@@ -304,21 +304,25 @@ class Pipeline:
         # What has been begun, in its order: packets, and frames with their results.
         begun: deque[tuple[Item, Future[Derained] | None]] = deque()
         workers = ThreadPoolExecutor(self._at_once, "unrain-frame")
+        alone = True
         try:
             for item in self._incoming:
                 work: Future[Derained] | None = None
                 if isinstance(item, Frame):
                     starts = self._shot.starts(item.pixels)
-                    if starts or self._at_once == 1:
-                        if not self._pass_on(begun, 0):
-                            return
+                    # What was begun before belongs to the shot before.
+                    if starts and not self._pass_on(begun, 0):
+                        return
+                    if self._at_once == 1:
                         work = Future()
                         work.set_result(self._derained(item, starts=starts))
                     else:
-                        work = workers.submit(self._derainer.derain, item.pixels, octaves=self._octaves)
+                        # Never in this thread: each keeps memory for what it has computed.
+                        work = workers.submit(self._derained, item, starts=starts)
+                    alone = starts or self._at_once == 1
                 begun.append((item, work))
                 # One more than are worked on, so that nobody waits for the next.
-                if not self._pass_on(begun, self._at_once if self._at_once > 1 else 0):
+                if not self._pass_on(begun, 0 if alone else self._at_once):
                     return
             self._pass_on(begun, 0)
         finally:
@@ -326,7 +330,7 @@ class Pipeline:
             workers.shutdown(wait=False, cancel_futures=True)
 
     def _derained(self, frame: Frame, *, starts: bool) -> "Derained":
-        """Derain a frame in this thread; the first of a shot chooses the octaves for all of it."""
+        """Derain a frame; the first of a shot chooses the octaves for all of it."""
         if not starts:
             return self._derainer.derain(frame.pixels, octaves=self._octaves)
         found = self._derainer.derain(frame.pixels)
