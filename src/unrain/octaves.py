@@ -67,11 +67,17 @@ def shrink(image: NDArray[np.generic], octave: int, scale: float = 1.0) -> Float
         return np.asarray(image, np.float32) / np.float32(scale)
     # Means of blocks first, a Lanczos filter for the last octave only: a fraction of the time and memory.
     block = 2 ** (octave - 1)
-    means = np.concatenate([_means(rows, block) for rows in _strips(image, block)])
-    grow = [(0, side % 2) for side in means.shape[:2]] + [(0, 0)] * (means.ndim - 2)
-    means = np.asarray(np.pad(means, grow, mode="edge") / np.float32(scale), np.float32)
+    if block > 1:
+        means = np.concatenate([_means(rows, block) for rows in _strips(image, block)])
+    else:
+        means = _planar(image)
+    if means.shape[0] % 2 or means.shape[1] % 2:
+        grow = [(0, side % 2) for side in means.shape[:2]] + [(0, 0)] * (means.ndim - 2)
+        means = np.pad(means, grow, mode="edge")
+    means /= np.float32(scale)
     size = (means.shape[1] // 2, means.shape[0] // 2)
-    return np.clip(_each(means, lambda one: one.resize(size, Image.Resampling.LANCZOS)), 0, 1)
+    small = _each(means, lambda one: one.resize(size, Image.Resampling.LANCZOS))
+    return np.clip(small, 0, 1, out=small)
 
 
 def lift(layer: Floats, octave: int, rows: slice, columns: slice) -> Floats:
@@ -286,8 +292,6 @@ def _strips(image: NDArray[np.generic], block: int) -> Iterator[NDArray[np.gener
 
 def _means(rows: NDArray[np.generic], block: int) -> Floats:
     """Average blocks of block x block pixels; the last row and column are repeated to fill theirs."""
-    if block == 1:
-        return np.asarray(rows, np.float32)
     height, width = (-(-side // block) for side in rows.shape[:2])
     grow = [(0, height * block - rows.shape[0]), (0, width * block - rows.shape[1])]
     padded = np.pad(rows, grow + [(0, 0)] * (rows.ndim - 2), mode="edge")
@@ -295,8 +299,18 @@ def _means(rows: NDArray[np.generic], block: int) -> Floats:
     return np.asarray(blocks.mean(axis=(1, 3), dtype=np.float32))
 
 
-def _each(planes: Floats, change: Callable[[Image.Image], Image.Image]) -> Floats:
-    """Apply a change of Pillow's to each channel in single precision."""
-    if planes.ndim == 2:
-        return np.asarray(change(Image.fromarray(np.ascontiguousarray(planes))), np.float32)
-    return np.stack([_each(planes[..., channel], change) for channel in range(planes.shape[2])], axis=2)
+def _planar(image: NDArray[np.generic]) -> Floats:
+    """Copy a picture, H x W x 3 or H x W, so that each colour is a plane in memory, as Pillow has its own."""
+    if image.ndim == 2:
+        return image.astype(np.float32)
+    planes = np.empty((image.shape[2], *image.shape[:2]), np.float32)
+    planes[:] = image.transpose(2, 0, 1)
+    return planes.transpose(1, 2, 0)
+
+
+def _each(image: Floats, change: Callable[[Image.Image], Image.Image]) -> Floats:
+    """Apply a change of Pillow's to each channel in single precision; the result has planes in memory."""
+    if image.ndim == 2:
+        return np.array(change(Image.fromarray(np.ascontiguousarray(image))), np.float32)
+    planes = np.stack([_each(image[..., channel], change) for channel in range(image.shape[2])])
+    return planes.transpose(1, 2, 0)

@@ -1,8 +1,12 @@
 """OpenVINO gives what ONNX Runtime gives, on any size, and is as quiet."""
 
+import hashlib
+import importlib
+import os
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +16,12 @@ from toys import CONTRACT, natural, tiny_network
 from unrain import zoo
 from unrain.derainer import Derainer
 from unrain.devices import Processor
+from unrain.engine import cache as engine_cache
 from unrain.engine import open_engine
 from unrain.errors import UnrainError
 
 pytest.importorskip("openvino")
+engine_openvino = importlib.import_module("unrain.engine.openvino")
 
 MODELS = [pytest.param(model, id=model.name) for model in zoo.models()]
 
@@ -82,6 +88,22 @@ def test_results_do_not_change_afterwards_and_threads_do_not_meet(tiny_model):
         np.testing.assert_array_equal(one, other)
 
 
+def test_two_callers_at_once(tiny_model, kept):
+    engine = open_engine(zoo.find(tiny_model), Processor("openvino", "fp32", 2))
+    several, count = engine.for_several()
+    assert count == 2 and several is not engine
+    rainy = np.random.default_rng(0).random((2, 1, 3, 24, 32), np.float32)
+    expected = [engine.step(one, one) for one in rainy]
+    with ThreadPoolExecutor(2) as threads:
+        for number, planes in enumerate(threads.map(several.step, rainy, rainy)):
+            np.testing.assert_allclose(planes, expected[number], atol=1e-6)
+    # One thread serves one caller.
+    alone = open_engine(zoo.find(tiny_model), Processor("openvino", "fp32", 1))
+    assert alone.for_several() == (alone, 1)
+    assert Derainer(alone).for_several()[1] == 1
+    assert Derainer(engine).for_several()[0].engine is not engine
+
+
 def test_an_input_that_nothing_uses(tmp_path):
     import onnx
     from onnx import helper
@@ -97,6 +119,113 @@ def test_an_input_that_nothing_uses(tmp_path):
         np.testing.assert_array_equal(engine.step(rainy, rainy), -rainy)
 
 
+@pytest.fixture
+def kept(tmp_path, monkeypatch):
+    """The folder of what was compiled, empty."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "unrain" / "openvino"
+
+
+def compiled_anew(tiny_model, monkeypatch):
+    """Open a network and run it; tell how often it was compiled, and what it gave."""
+    count = []
+    monkeypatch.setattr(engine_openvino, "means_as_convolutions", count.append)
+    engine = open_engine(zoo.find(tiny_model), Processor("openvino", "fp32", 1))
+    rainy = np.random.default_rng(0).random((1, 3, 24, 32), np.float32)
+    return len(count), engine.step(rainy, rainy)
+
+
+def test_what_was_compiled_is_kept(tiny_model, kept, monkeypatch):
+    first, expected = compiled_anew(tiny_model, monkeypatch)
+    assert first == 1 and len(list(kept.glob("*.blob"))) == 1
+    again, planes = compiled_anew(tiny_model, monkeypatch)
+    assert again == 0
+    np.testing.assert_array_equal(planes, expected)
+
+
+def test_another_model_or_library_is_compiled_anew(tiny_model, kept, monkeypatch, tmp_path):
+    compiled_anew(tiny_model, monkeypatch)
+    with monkeypatch.context() as patch:
+        patch.setattr(engine_openvino._openvino, "get_version", lambda: "2030.1")
+        assert compiled_anew(tiny_model, monkeypatch)[0] == 1
+    # The same network but for a name that nothing looks at.
+    network = tiny_network()
+    network.graph.name = "other"
+    (tmp_path / "other.onnx").write_bytes(network.SerializeToString())
+    assert compiled_anew(tmp_path / "other.onnx", monkeypatch)[0] == 1
+    assert len(list(kept.glob("*.blob"))) == 3
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: b"", lambda data: data + b"more"])
+def test_a_damaged_one_is_compiled_anew(tiny_model, kept, monkeypatch, damage):
+    _, expected = compiled_anew(tiny_model, monkeypatch)
+    (blob,) = kept.glob("*.blob")
+    whole = blob.read_bytes()
+    blob.write_bytes(damage(whole))
+    again, planes = compiled_anew(tiny_model, monkeypatch)
+    assert again == 1
+    np.testing.assert_array_equal(planes, expected)
+    assert len(blob.read_bytes()) == len(whole)
+    assert compiled_anew(tiny_model, monkeypatch)[0] == 0
+
+
+def test_one_that_the_library_refuses_is_compiled_anew(tiny_model, kept, monkeypatch):
+    compiled_anew(tiny_model, monkeypatch)
+    (blob,) = kept.glob("*.blob")
+    for content in (b"no network at all", b"short"):
+        blob.write_bytes(hashlib.sha256(content).digest() + content)
+        assert compiled_anew(tiny_model, monkeypatch)[0] == 1
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions as POSIX has them")
+def test_nothing_is_taken_from_a_folder_that_others_may_write(tiny_model, kept, monkeypatch):
+    compiled_anew(tiny_model, monkeypatch)
+    kept.chmod(0o777)
+    assert compiled_anew(tiny_model, monkeypatch)[0] == 1
+    kept.chmod(0o700)
+    assert compiled_anew(tiny_model, monkeypatch)[0] == 0
+
+
+def test_the_least_recently_used_goes(kept, monkeypatch):
+    monkeypatch.setattr(engine_cache, "_MOST_BYTES", 1000)
+    for key, used in (("a", 3), ("b", 1), ("c", 2)):
+        engine_cache.keep_network("openvino", key, bytes(260))
+        os.utime(kept / f"{key}.blob", (used, used))
+    engine_cache.keep_network("openvino", "d", bytes(260))
+    assert sorted(path.stem for path in kept.glob("*.blob")) == ["a", "c", "d"]
+    assert engine_cache.recall_network("openvino", "c") == bytes(260)
+    assert engine_cache.recall_network("openvino", "b") is None
+
+
+def test_a_size_that_lasts_is_compiled_for_itself_and_kept(tiny_model, kept, monkeypatch):
+    monkeypatch.setattr(engine_openvino, "_WORTH", 0.0)
+    rainy = np.random.default_rng(0).random((1, 3, 24, 32), np.float32)
+    for wanted in (2, 2):
+        engine = open_engine(zoo.find(tiny_model), Processor("openvino", "fp32", 1))
+        expected = engine.step(rainy, rainy)
+        np.testing.assert_allclose(engine.step(rainy, rainy), expected, atol=1e-6)
+        assert list(engine._of_shape) == [(1, 3, 24, 32)]
+        assert len(list(kept.glob("*.blob"))) == wanted
+
+
+def test_the_librarys_converter_is_there_for_others():
+    code = """
+import sys
+import unrain.engine.openvino
+assert not [name for name in sys.modules if name.startswith("openvino.tools.ovc")]
+import openvino
+try:
+    openvino.convert_model(None)
+except Exception as error:
+    print(type(error).__module__)
+assert "openvino.tools.ovc" in sys.modules
+from openvino.tools.ovc import convert_model
+"""
+    environment = {"PYTHONPATH": str(Path(zoo.__file__).parents[1]), "PATH": ""}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+
+
 def test_no_such_device(tiny_model):
     with pytest.raises(UnrainError, match="openvino:NPU: OpenVINO finds no NPU here, but CPU"):
         open_engine(zoo.find(tiny_model), Processor("openvino:NPU"))
@@ -110,10 +239,8 @@ def test_a_file_that_is_no_model(tmp_path):
 
 
 def test_the_means_become_convolutions():
-    from unrain.engine import openvino as engine
-
     model = zoo.find("rdmc-lite-xs")
-    network = engine._openvino.Core().read_model(model.path.read_bytes(), b"")
+    network = engine_openvino._openvino.Core().read_model(model.path.read_bytes(), b"")
 
     def means():
         """The products that are no products of weights alone."""
@@ -121,21 +248,20 @@ def test_the_means_become_convolutions():
         return [node for node in nodes if node.get_output_partial_shape(0).is_dynamic]
 
     assert len(means()) == 38
-    engine.means_as_convolutions(network)
+    engine_openvino.means_as_convolutions(network)
     assert means() == []
 
 
 def test_a_network_that_uses_its_flattened_features_otherwise_is_left_alone():
-    from unrain.engine import openvino as engine
-
-    ops, ov = engine._openvino.opset13, engine._openvino
+    ov = engine_openvino._openvino
+    ops = ov.opset13
     given = ops.parameter([-1, 4, -1, -1], np.float32)
     flat = ops.reshape(given, ops.constant(np.array([0, 4, -1])), special_zero=True)
     mean = ops.matmul(ops.constant(np.full((1, 1, 4), 0.25, np.float32)), flat, False, False)
     softmax = ops.softmax(ops.subtract(flat, mean), axis=2)
     network = ov.Model([softmax], [given])
     before = [node.get_type_name() for node in network.get_ordered_ops()]
-    engine.means_as_convolutions(network)
+    engine_openvino.means_as_convolutions(network)
     assert [node.get_type_name() for node in network.get_ordered_ops()] == before
 
 

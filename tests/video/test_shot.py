@@ -7,7 +7,7 @@ import pytest
 
 from toys import natural
 from toys_video import Same, clip, run
-from unrain.derainer import Derainer
+from unrain.derainer import Derained, Derainer
 from unrain.video.shot import Shot
 
 
@@ -28,6 +28,28 @@ def test_a_frame_of_another_size_starts_a_shot():
     shot = Shot()
     assert shot.starts(natural(100, 100))
     assert shot.starts(natural(50, 100))
+
+
+def test_a_long_shot_is_looked_at_anew():
+    frame, shot = natural(60, 80), Shot()
+    starts = [number for number in range(600) if shot.starts(frame)]
+    assert starts == [0, 250, 500]
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.02, (0,)), (0.2, (1, 0))])
+def test_coarser_octaves_are_left_out_where_full_size_gives_the_same(tmp_path, monkeypatch, share, expected):
+    asked = []
+
+    def found(self, image, progress=None, *, octaves=None):
+        """Take 50 levels away, and by a share of that less without the coarser octave."""
+        asked.append(octaves)
+        taken = 50 * (1 - share * (octaves == (0,)))
+        result = np.clip(image - taken, 0, 255).round().astype(np.uint8)
+        return Derained(result, image, 1, octaves or (1, 0), (1.0,) * len(octaves or (1, 0)))
+
+    monkeypatch.setattr(Derainer, "derain", found)
+    run(clip(tmp_path / "clip.mp4", frames=3, size=(1280, 48), sound=False), Same())
+    assert asked == [None, (0,), expected, expected]
 
 
 def test_the_octaves_of_a_shot_are_chosen_once(tmp_path, monkeypatch):

@@ -1,7 +1,9 @@
 """What is kept between runs: results of self-tests and compiled networks, in the user's cache folder."""
 
 import contextlib
+import hashlib
 import json
+import os
 from pathlib import Path
 
 from platformdirs import user_cache_path
@@ -10,6 +12,10 @@ from unrain import files
 from unrain.errors import UnrainError
 
 _LARGEST = 1 << 20
+_LARGEST_NETWORK = 1 << 30
+_DIGEST = hashlib.sha256().digest_size
+# All compiled networks together: the least recently used ones go.
+_MOST_BYTES = 256 << 20
 
 
 def folder(name: str) -> Path | None:
@@ -38,3 +44,51 @@ def keep(key: str, value: dict[str, object]) -> None:
     if (there := folder("devices")) is not None:
         with contextlib.suppress(UnrainError):
             files.write(json.dumps(value).encode(), there / f"{key}.json")
+
+
+def recall_network(name: str, key: str) -> bytes | None:
+    """Return a compiled network; None if none was kept, it is damaged, or others may write there.
+
+    Args:
+        name: The library's folder.
+        key: What the network was kept for.
+    """
+    if (there := folder(name)) is None or not _is_ours(there):
+        return None
+    path = there / f"{key}.blob"
+    if not path.exists():
+        return None
+    try:
+        data = files.read(path, _LARGEST_NETWORK, "remove it")
+    except UnrainError:
+        return None
+    if hashlib.sha256(memoryview(data)[_DIGEST:]).digest() != data[:_DIGEST]:
+        return None
+    # It was used just now.
+    with contextlib.suppress(OSError):
+        os.utime(path)
+    return data[_DIGEST:]
+
+
+def keep_network(name: str, key: str, data: bytes) -> None:
+    """Keep a compiled network, if the cache can be written; the least recently used ones go in exchange."""
+    if (there := folder(name)) is None or not _is_ours(there):
+        return
+    with contextlib.suppress(UnrainError):
+        files.write(hashlib.sha256(data).digest() + data, there / f"{key}.blob")
+    # Other runs may do the same at the same time.
+    with contextlib.suppress(OSError):
+        kept = [(path.stat(), path) for path in there.glob("*.blob")]
+        total = 0
+        for found, path in sorted(kept, key=lambda one: one[0].st_mtime, reverse=True):
+            total += found.st_size
+            if total > _MOST_BYTES:
+                path.unlink(missing_ok=True)
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether nobody else may write into a folder: what is in it is run."""
+    if os.name != "posix":
+        return True
+    found = path.stat()
+    return found.st_uid == os.geteuid() and not found.st_mode & 0o022

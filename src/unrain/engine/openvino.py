@@ -4,30 +4,50 @@ Where a CPU has bf16 instructions a network runs at more than three times the sp
 at nearly twice (`unrain bench speed`).
 """
 
+import contextlib
+import hashlib
+import importlib
+import os
+import struct
 import sys
 import threading
 import time
+from copy import copy
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from unrain.engine.cache import folder
+from unrain.engine.cache import folder, keep_network, recall_network
 from unrain.engine.interface import Planes
 from unrain.engine.network import NetworkEngine, Port, Run
 from unrain.errors import UnrainError
 from unrain.onnx_file import input_names
+from unrain.version import __version__
 from unrain.zoo import Model
 
 if TYPE_CHECKING:
     import openvino as ov
 
+_CONVERTER = "openvino.tools.ovc"
+
 
 def _load() -> Any:  # noqa: ANN401
     # It would look up the address of an analytics server.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    # Its converter of other frameworks' models takes longer to import than all the rest.
+    if apart := "openvino" not in sys.modules:
+        sys.modules[_CONVERTER] = None  # type: ignore[assignment]
     import openvino.opset13
 
+    if apart:
+        del sys.modules[_CONVERTER]
+        openvino.convert_model = _convert_model
     return openvino
+
+
+def _convert_model(*arguments: Any, **more: Any) -> Any:  # noqa: ANN401
+    """Import the converter for a program that uses it beside unrain, and call it."""
+    return importlib.import_module(_CONVERTER).convert_model(*arguments, **more)
 
 
 _openvino = _load()
@@ -38,6 +58,8 @@ _WORTH = 3.0
 _SHAPES = 4
 _ABILITIES = "OPTIMIZATION_CAPABILITIES"
 _CAPABILITIES = {"fp32": "FP32", "fp16": "FP16", "bf16": "BF16"}
+# Of what is kept: in front of a compiled network, how long compiling took.
+_SECONDS = struct.Struct("<d")
 
 
 def available() -> tuple[str, ...]:
@@ -82,6 +104,22 @@ class OpenVinoEngine(NetworkEngine):
         self._of_shape: dict[tuple[int, ...], Any] = {}
         super().__init__(model, threads)
 
+    def for_several(self) -> "tuple[OpenVinoEngine, int]":
+        """Return an engine like it for two callers at once, each on half of the threads; itself for one.
+
+        Two pictures on a core each take less time than one after the other on both: no core waits for the
+        other after each layer.
+        """
+        threads = self._settings.get("INFERENCE_NUM_THREADS") or _cores()
+        if self._name != "CPU" or threads < 2:
+            return self, 1
+        other = copy(self)
+        other._settings = self._settings | {"NUM_STREAMS": 2}
+        other._own, other._lock = threading.local(), threading.Lock()
+        other._spent, other._of_shape = {}, {}
+        other._any_shape, other._compiling = other._compiled()
+        return other, 2
+
     def _precision(self, wanted: str) -> str:
         if (kind := self._name.partition(".")[0]) not in {
             name.partition(".")[0] for name in self._core.available_devices
@@ -100,8 +138,7 @@ class OpenVinoEngine(NetworkEngine):
         return wanted
 
     def _open(self, data: bytes, threads: int) -> tuple[dict[str, Port], dict[str, Port]]:
-        self._network = self._core.read_model(data, b"")
-        means_as_convolutions(self._network)
+        self._data = data
         self._settings: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": _HINTS[self.precision],
             "PERFORMANCE_HINT": "LATENCY",
@@ -109,17 +146,54 @@ class OpenVinoEngine(NetworkEngine):
         if self._name == "CPU":
             # Pinned threads of two processes would wait for the same cores.
             self._settings |= {"INFERENCE_NUM_THREADS": threads, "ENABLE_CPU_PINNING": False}
-        if (compiled := folder("openvino")) is not None:
+        elif (compiled := folder("openvino")) is not None:
             self._settings["CACHE_DIR"] = str(compiled)
-        start = time.perf_counter()
-        self._any_shape = self._core.compile_model(self._network, self._name, self._settings)
-        self._compiling = time.perf_counter() - start
-        inputs = _ports(self._network.inputs)
+        self._network: ov.Model | None = None
+        self._any_shape, self._compiling = self._compiled()
+        inputs = _ports(self._any_shape.inputs)
         self._used = tuple(inputs)
         # OpenVINO leaves out what nothing uses.
         unused = [name for name in input_names(data) if name not in inputs]
         inputs |= dict.fromkeys(unused, next(iter(inputs.values()), Port("none", False, ())))
-        return inputs, _ports(self._network.outputs)
+        return inputs, _ports(self._any_shape.outputs)
+
+    def _compiled(self, shape: tuple[int, ...] | None = None) -> tuple[Any, float]:
+        """Return the network, compiled for a shape or for any, and how long compiling takes or once took.
+
+        On a CPU it is kept between runs, so that the next neither reads the file's graph nor compiles it.
+        """
+        key = self._key(shape)
+        if self._name == "CPU" and (kept := recall_network("openvino", key)) is not None:
+            # A library that refuses its own file compiles anew.
+            with contextlib.suppress(RuntimeError, struct.error):
+                (seconds,) = _SECONDS.unpack_from(kept)
+                return self._core.import_model(kept[_SECONDS.size :], self._name, self._settings), seconds
+        start = time.perf_counter()
+        if self._network is None:
+            self._network = self._core.read_model(self._data, b"")
+            means_as_convolutions(self._network)
+        network = self._network
+        if shape is not None:
+            network = network.clone()
+            network.reshape({port.get_any_name(): list(shape) for port in network.inputs})
+        compiled = self._core.compile_model(network, self._name, self._settings)
+        seconds = time.perf_counter() - start
+        if self._name == "CPU":
+            keep_network("openvino", key, _SECONDS.pack(seconds) + compiled.export_model().getvalue())
+        return compiled, seconds
+
+    def _key(self, shape: tuple[int, ...] | None) -> str:
+        """Return what a compiled network depends on, in a few letters."""
+        facts = [
+            __version__,
+            _openvino.get_version(),
+            self._core.get_property(self._name, "FULL_DEVICE_NAME"),
+            *sorted(self._core.get_property(self._name, _ABILITIES)),
+            *(f"{name} {value}" for name, value in sorted(self._settings.items())),
+            str(shape),
+            hashlib.sha256(self._data).hexdigest(),
+        ]
+        return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:24]
 
     def _start(self, feeds: dict[str, Planes]) -> Run:
         whole = {name: np.ascontiguousarray(feeds[name]) for name in self._used}
@@ -147,10 +221,14 @@ class OpenVinoEngine(NetworkEngine):
                 # It holds memory for the largest picture that it has seen, and is had again from the cache.
                 self._any_shape = None
                 requests.clear()
-                compiled = self._compile(shape)
+                if len(self._of_shape) >= _SHAPES:
+                    self._of_shape.pop(next(iter(self._of_shape)))
+                # In which it runs at up to half as much speed again.
+                compiled, _ = self._compiled(shape)
+                self._of_shape[shape] = compiled
             if compiled is None:
                 if self._any_shape is None:
-                    self._any_shape = self._core.compile_model(self._network, self._name, self._settings)
+                    self._any_shape, _ = self._compiled()
                 compiled = self._any_shape
             there = {self._any_shape, *self._of_shape.values()}
         if compiled not in requests:
@@ -159,14 +237,10 @@ class OpenVinoEngine(NetworkEngine):
             requests[compiled] = compiled.create_infer_request()
         return requests[compiled]
 
-    def _compile(self, shape: tuple[int, ...]) -> Any:  # noqa: ANN401
-        """Compile the network for one shape only, in which it runs at up to half as much speed again."""
-        if len(self._of_shape) >= _SHAPES:
-            self._of_shape.pop(next(iter(self._of_shape)))
-        network = self._network.clone()
-        network.reshape({port.get_any_name(): list(shape) for port in network.inputs})
-        self._of_shape[shape] = self._core.compile_model(network, self._name, self._settings)
-        return self._of_shape[shape]
+
+def _cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _ports(ports: list[Any]) -> dict[str, Port]:

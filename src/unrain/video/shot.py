@@ -7,13 +7,23 @@ from unrain.image import Array
 # Mean difference of two frames, as a share of the full range, from which on they belong to two shots.
 _CUT = 0.12
 _ROWS = 36
+_LONGEST = 250
+
+
+def distance(one: Array, other: Array) -> float:
+    """Return the root of the mean squared difference of two frames, in steps of their type."""
+    return float(np.sqrt(np.square(np.subtract(one, other, dtype=np.float32)).mean(dtype=np.float64)))
 
 
 class Shot:
-    """Tells whether a frame starts a shot, from a few thousand pixels of it."""
+    """Tells whether a frame starts a shot, from a few thousand pixels of it.
+
+    After 250 frames the next counts as a new one: rain may have come, gone or changed.
+    """
 
     def __init__(self) -> None:
         self._before: Array | None = None
+        self._frames = 0
 
     def starts(self, frame: Array) -> bool:
         """Compare a frame with the one before.
@@ -27,6 +37,9 @@ class Shot:
         step = max(1, frame.shape[0] // _ROWS)
         small = frame[step // 2 :: step, step // 2 :: step].astype(np.float32) / np.iinfo(frame.dtype).max
         before, self._before = self._before, small
-        if before is None or before.shape != small.shape:
-            return True
-        return float(np.abs(small - before).mean()) > _CUT
+        same = before is not None and before.shape == small.shape and self._frames < _LONGEST
+        if same and float(np.abs(small - before).mean()) <= _CUT:
+            self._frames += 1
+            return False
+        self._frames = 1
+        return True

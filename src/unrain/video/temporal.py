@@ -10,6 +10,7 @@ removed nothing.
 
 from collections import deque
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -115,9 +116,12 @@ def _luma(pixels: Array) -> Plane:
 
 
 def _spectrum(luma: Plane) -> NDArray[np.complex64]:
-    height, width = luma.shape
-    window = np.outer(np.hanning(height), np.hanning(width)).astype(np.float32)
-    return np.fft.rfft2((luma - luma.mean()) * window).astype(np.complex64)
+    return np.fft.rfft2((luma - luma.mean()) * _window(*luma.shape)).astype(np.complex64)
+
+
+@lru_cache(maxsize=1)
+def _window(height: int, width: int) -> Plane:
+    return np.outer(np.hanning(height), np.hanning(width)).astype(np.float32)
 
 
 def _shift(here: "_Entry[Any]", there: "_Entry[Any]") -> tuple[int, int]:

@@ -57,6 +57,34 @@ def _in_parts(features: Tensor, conv: nn.Conv2d, parts: int, norm: ChannelNorm |
     ]
 
 
+def _folded(pictures: Tensor, conv: nn.Conv2d, fold: int) -> Tensor:
+    """Fold pixels into channels, and convolve; exported to ONNX, one convolution with a stride does both."""
+    if not torch.onnx.is_in_onnx_export():
+        return conv(F.pixel_unshuffle(pictures, fold))  # type: ignore[no-any-return]
+    count, _, high, wide = conv.weight.shape
+    kernel = conv.weight.view(count, -1, fold, fold, high, wide).permute(0, 1, 4, 2, 5, 3)
+    kernel = kernel.reshape(count, -1, high * fold, wide * fold)
+    return F.conv2d(pictures, kernel, conv.bias, stride=fold, padding=(high // 2 * fold, wide // 2 * fold))
+
+
+def _unfolded(features: Tensor, fold: int) -> Tensor:
+    """Unfold channels into pixels of three colours; exported to ONNX, each colour for itself.
+
+    The planes of one colour each are what the arithmetic that follows is fastest with.
+    """
+    if not torch.onnx.is_in_onnx_export():
+        return F.pixel_shuffle(features, fold)
+    return torch.cat([F.pixel_shuffle(colour, fold) for colour in features.chunk(3, 1)], 1)
+
+
+def _largest(planes: Tensor) -> Tensor:
+    """Return the largest of a pixel's three values, N x 1 x H x W."""
+    if not torch.onnx.is_in_onnx_export():
+        return planes.amax(1, keepdim=True)
+    red, green, blue = planes.chunk(3, 1)
+    return torch.maximum(torch.maximum(red, green), blue)
+
+
 class MultiScale(nn.Module):
     """Multi-scale extraction: one group of channels for each dilation, gated, added to the input.
 
@@ -191,7 +219,7 @@ class RDMCLite(RecursiveNet):
         Shape:
             rainy, estimate: N x 3 x H x W in [0, 1], H and W multiples of `multiple`; the result likewise.
         """
-        features = self.entrance(F.pixel_unshuffle(torch.cat([rainy, estimate], 1), self.fold))
+        features = _folded(torch.cat([rainy, estimate], 1), self.entrance, self.fold)
         encoded = []
         for level, encoder in enumerate(self.encoders):
             if level:
@@ -199,16 +227,32 @@ class RDMCLite(RecursiveNet):
             features = encoder(features)
             encoded.append(features)
         for level in reversed(range(len(self.decoders))):
-            features = self.ups[level](features) + encoded[level]
-            features = features + self.gate_coarser[level] * self.recruit_coarser[level](encoded[level + 1])
+            features = self._joined(level, features, encoded)
             if level and self.gate_finer is not None:
                 finer = self.recruit_finer[level - 1](encoded[level - 1])
                 features = features + self.gate_finer[level - 1] * finer
             features = self.decoders[level](features)
-        change = F.pixel_shuffle(self.exit(features), self.fold).float()
+        change = _unfolded(self.exit(features), self.fold).float()
         if self.chroma != 1:
             change = limit_chroma(change, rainy, self.chroma)
         return rainy + (garrote(change, self.threshold / 255) if self.threshold else change)
+
+    def _joined(self, level: int, features: Tensor, encoded: Sequence[Tensor]) -> Tensor:
+        """Add up what goes into a decoder level: from below, from its encoder, and recruited."""
+        up, recruit = self.ups[level], self.recruit_coarser[level]
+        gate, coarser = self.gate_coarser[level], encoded[level + 1]
+        if not torch.onnx.is_in_onnx_export():
+            features = up(features) + encoded[level]
+            return features + gate * recruit(coarser)  # type: ignore[no-any-return]
+        # Both are added before the one shuffle that they share.
+        assert isinstance(up, Up)
+        assert isinstance(recruit, Up)
+        conv, other = up.conv, recruit.conv
+        assert conv.bias is not None
+        assert other.bias is not None
+        both = F.conv2d(features, conv.weight, conv.bias + gate * other.bias)
+        both = both + F.conv2d(coarser, gate * other.weight)
+        return F.pixel_shuffle(both, 2) + encoded[level]
 
 
 def limit_chroma(change: Tensor, rainy: Tensor, share: float) -> Tensor:
@@ -221,7 +265,7 @@ def limit_chroma(change: Tensor, rainy: Tensor, share: float) -> Tensor:
         share: From 0, no change of colour, to 1.
     """
     luma = 0.299 * change[:, :1] + 0.587 * change[:, 1:2] + 0.114 * change[:, 2:]
-    saturated = ((rainy.amax(1, keepdim=True) - 0.95) / 0.04).clamp(0, 1)
+    saturated = ((_largest(rainy) - 0.95) / 0.04).clamp(0, 1)
     limited: Tensor = luma + (share + (1 - share) * saturated) * (change - luma)
     return limited
 
@@ -236,7 +280,7 @@ def garrote(change: Tensor, threshold: float) -> Tensor:
         change: N x 3 x H x W; m is the largest of a pixel's three magnitudes, so that its colour stays.
         threshold: Above 0, in the change's units.
     """
-    magnitude = change.abs().amax(1, keepdim=True).clamp(min=threshold)
+    magnitude = _largest(change.abs()).clamp(min=threshold)
     shrunk: Tensor = change * (1 - (threshold / magnitude).square())
     return shrunk
 
@@ -246,3 +290,10 @@ class Up(nn.Sequential):
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__(nn.Conv2d(channels, 4 * width, 1), nn.PixelShuffle(2))
+
+    @property
+    def conv(self) -> nn.Conv2d:
+        """The convolution."""
+        conv = self[0]
+        assert isinstance(conv, nn.Conv2d)
+        return conv
