@@ -114,3 +114,55 @@ def test_parameters_without_a_gradient_stay():
     before = copy.deepcopy(net.state_dict())
     Muon(net.parameters(), lr=0.1, weight_decay=0.1).step()
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+def test_soap_follows_the_paper_with_exact_eigenvectors_and_resumes_to_the_bit():
+    """Algorithm 3 in double precision, before the basis moves for the first time."""
+    torch.manual_seed(3)
+    kernel = nn.Parameter(torch.randn(24, 24, 1, 1))
+    start, gradients = kernel.detach().clone().double().flatten(1), torch.randn(7, 24, 24, 1, 1)
+    soap = optimiser.Soap([kernel], lr=0.01, betas=(0.9, 0.95), every=100)
+    matrices = gradients.double().flatten(2)
+    first, rest = matrices[0], matrices[1:]
+    one, other = (torch.linalg.eigh(part).eigenvectors for part in (first @ first.T, first.T @ first))
+    mean, square, wanted = torch.zeros(24, 24).double(), torch.zeros(24, 24).double(), start
+    for step, gradient in enumerate(rest, 1):
+        mean = 0.9 * mean + 0.1 * gradient
+        square = 0.95 * square + 0.05 * (one.T @ gradient @ other) ** 2
+        turned = (one.T @ mean @ other) / (1 - 0.9**step) / ((square / (1 - 0.95**step)).sqrt() + 1e-8)
+        wanted = wanted - 0.01 * one @ turned @ other.T
+    for number, gradient in enumerate(gradients):
+        if number == 4:
+            saved = copy.deepcopy(soap.state_dict()), kernel.detach().clone()
+        kernel.grad = gradient.clone()
+        soap.step()
+    torch.testing.assert_close(kernel.detach().flatten(1).double(), wanted, atol=2e-4, rtol=0)
+    again = nn.Parameter(saved[1])
+    resumed = optimiser.Soap([again], lr=1.0)
+    resumed.load_state_dict(saved[0])
+    for gradient in gradients[4:]:
+        again.grad = gradient.clone()
+        resumed.step()
+    assert torch.equal(again, kernel)
+
+
+def test_soap_finds_the_basis_in_which_a_quadratic_is_diagonal():
+    """A stretched quadratic in a turned basis: Adam is held up by the basis, SOAP is not."""
+    torch.manual_seed(4)
+    left, right = (torch.linalg.qr(torch.randn(24, 24)).Q for _ in range(2))
+    start = torch.randn(24, 24)
+    scales = torch.logspace(0, 3, 24)[:, None] * torch.logspace(0, 1, 24)
+
+    def ends(make):
+        weight = nn.Parameter((left @ start @ right.T)[..., None, None].contiguous())
+        moved = make([weight])
+        for step in range(300):
+            for group in moved.param_groups:
+                group["lr"] = 0.05 * (1 - step / 300)
+            moved.zero_grad()
+            (scales * (left.T @ weight[..., 0, 0] @ right).square()).sum().backward()
+            moved.step()
+        return float((scales * (left.T @ weight.detach()[..., 0, 0] @ right).square()).sum())
+
+    adam = ends(lambda one: torch.optim.AdamW(one, lr=1.0, betas=(0.95, 0.95), weight_decay=0.0))
+    assert ends(lambda one: optimiser.Soap(one)) < 0.1 * adam
