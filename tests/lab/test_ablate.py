@@ -192,6 +192,8 @@ photos = ["photos"]
         "unrain.lab.training.data.Batches",
         lambda sources, *a, **k: trained.extend(sources) or Batches(sources, *a, **k),
     )
+    (toy / "out/held-out/rain").mkdir(parents=True)
+    (toy / "out/held-out/rain/9-009.png").write_bytes(b"of an earlier plan")
     rows = ablate(toy / "plan.toml", data, out=toy / "out")
 
     def values(pictures):

@@ -260,6 +260,8 @@ def write_held_out(recipe: Recipe, data: Path, folder: Path) -> None:
     Raises:
         UnrainError: A picture is missing or broken, or nothing is held out.
     """
+    for earlier in folder.glob("*/*.png"):
+        earlier.unlink()
     drawn = 0
     for number, spec in enumerate(recipe.sources, 1):
         if spec.pairs is None and spec.rain is None:
