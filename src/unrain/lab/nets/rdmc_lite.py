@@ -93,14 +93,13 @@ class GatedBlock(nn.Module):
 
     Args:
         width: Channels.
-        kernel: Side of the depthwise kernel.
     """
 
-    def __init__(self, width: int, kernel: int = 3) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
         self.norm1 = ChannelNorm(width)
         self.expand1 = nn.Conv2d(width, 2 * width, 1)
-        self.depthwise = nn.Conv2d(2 * width, 2 * width, kernel, padding=kernel // 2, groups=2 * width)
+        self.depthwise = nn.Conv2d(2 * width, 2 * width, 3, padding=1, groups=2 * width)
         self.project1 = nn.Conv2d(width, width, 1)
         self.scale1 = nn.Parameter(torch.full((1, width, 1, 1), 0.1))
         self.norm2 = ChannelNorm(width)
@@ -115,13 +114,7 @@ class GatedBlock(nn.Module):
             assert shift is not None
             half = len(kernel) // 2
             value, gate = (
-                F.conv2d(
-                    part,
-                    kernel[at : at + half],
-                    shift[at : at + half],
-                    padding=len(kernel[0, 0]) // 2,
-                    groups=half,
-                )
+                F.conv2d(part, kernel[at : at + half], shift[at : at + half], padding=1, groups=half)
                 for at, part in zip((0, half), _in_parts(features, self.expand1, 2, self.norm1), strict=True)
             )
         else:
@@ -129,26 +122,6 @@ class GatedBlock(nn.Module):
         features = features + self.project1(value * gate) * self.scale1
         value, gate = _in_parts(features, self.expand2, 2, self.norm2)
         scaled: Tensor = self.project2(value * gate) * self.scale2
-        return features + scaled
-
-
-class DenseBlock(nn.Module):
-    """A residual branch of two dense 3x3 convolutions, for a trial.
-
-    Args:
-        width: Channels.
-    """
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.norm = ChannelNorm(width)
-        self.first = nn.Conv2d(width, width, 3, padding=1)
-        self.second = nn.Conv2d(width, width, 3, padding=1)
-        self.scale = nn.Parameter(torch.full((1, width, 1, 1), 0.1))
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Return N x C x H x W for N x C x H x W."""
-        scaled: Tensor = self.second(F.relu(self.first(self.norm(features)))) * self.scale
         return features + scaled
 
 
@@ -178,24 +151,16 @@ class RDMCLite(RecursiveNet):
         fold: int = 2,
         chroma: float = 1.0,
         threshold: float = 0.0,
-        kernel: int = 3,
-        dense: bool = False,
     ) -> None:
         levels = len(encoder)
         if len(decoder) != levels - 1:
             raise ValueError(f"{levels} encoder levels need {levels - 1} decoder levels, not {len(decoder)}")
         super().__init__(multiple=fold * 2 ** (levels - 1), recursions=recursions)
         self.fold, self.chroma, self.threshold = fold, chroma, threshold
-
-        def block(w: int) -> nn.Module:
-            return DenseBlock(w) if dense else GatedBlock(w, kernel)
-
         widths = [width * 2**k for k in range(levels)]
         self.entrance = nn.Conv2d(6 * fold * fold, width, 3, padding=1)
         self.encoders = nn.ModuleList(
-            nn.Sequential(
-                *([MultiScale(w, dilations)] if dilations else []), *(block(w) for _ in range(blocks))
-            )
+            nn.Sequential(MultiScale(w, dilations), *(GatedBlock(w) for _ in range(blocks)))
             for w, blocks in zip(widths, encoder, strict=True)
         )
         self.downs = nn.ModuleList(nn.Conv2d(w, 2 * w, 2, stride=2) for w in widths[:-1])
@@ -207,7 +172,7 @@ class RDMCLite(RecursiveNet):
         self.gate_finer = nn.Parameter(torch.zeros(levels - 2)) if levels > 2 else None
         self.gate_coarser = nn.Parameter(torch.zeros(levels - 1))
         self.decoders = nn.ModuleList(
-            nn.Sequential(*(block(w) for _ in range(blocks)))
+            nn.Sequential(*(GatedBlock(w) for _ in range(blocks)))
             for w, blocks in zip(widths[:-1], decoder, strict=True)
         )
         self.exit = nn.Conv2d(width, 3 * fold * fold, 3, padding=1)

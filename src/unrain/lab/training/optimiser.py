@@ -16,7 +16,7 @@ from unrain.lab.training.stage import Stage, stage_at
 if TYPE_CHECKING:
     from unrain.lab.training.recipe import Recipe
 
-OPTIMISERS = ("adamw", "muon", "soap")
+OPTIMISERS = ("adamw", "muon")
 
 # A kernel with a side shorter than this has nothing to gain from orthogonalisation.
 SHORTEST_SIDE = 24
@@ -38,8 +38,6 @@ def build_optimiser(
             weight_decay=recipe.weight_decay,
             adamw_lr=recipe.adamw_lr,
         )
-    elif recipe.optimiser == "soap":
-        optimiser = Soap(trained, betas=betas, weight_decay=recipe.weight_decay)
     else:
         # A rate of 1: the schedule below is absolute.
         optimiser = torch.optim.AdamW(
@@ -135,120 +133,31 @@ class Muon(torch.optim.Optimizer):
                 kernel.sub_(update.view(kernel.shape).to(kernel.dtype), alpha=rate)
 
     def _adamw(self, group: dict[str, Any], weights: list[Tensor]) -> None:
-        """Update everything else."""
-        _adamw_update(self.state, group, weights)
-
-
-class Soap(torch.optim.Optimizer):
-    """SOAP for convolution kernels, AdamW for everything else.
-
-    Vyas et al., "SOAP: Improving and Stabilizing Shampoo using Adam", 2024 (arXiv 2409.11321): Adam in the
-    eigenbasis of Shampoo's two preconditioners, averages of G G^T and G^T G. The basis is moved on every
-    `every` steps by one power iteration and a QR decomposition (algorithm 4). A kernel is a matrix of outputs
-    x the rest. The first step only starts the preconditioners.
-
-    Args:
-        parameters: What is trained.
-        lr: Learning rate.
-        betas: Of the momentum, and of the second moment and the preconditioners.
-        weight_decay: Decoupled.
-        every: Steps between updates of the basis.
-        eps: Added to the root of the second moment.
-    """
-
-    def __init__(
-        self,
-        parameters: Iterable[nn.Parameter],
-        *,
-        lr: float = 1.0,
-        betas: tuple[float, float] = (0.95, 0.95),
-        weight_decay: float = 0.0,
-        every: int = 10,
-        eps: float = 1e-8,
-    ) -> None:
-        kinds: dict[bool, list[nn.Parameter]] = {True: [], False: []}
-        for parameter in parameters:
-            kinds[is_matrix(parameter)].append(parameter)
-        matrices, others = {"params": kinds[True], "every": every}, {"params": kinds[False]}
-        shared = {"lr": lr, "betas": betas, "weight_decay": weight_decay, "eps": eps}
-        super().__init__([{**one, **shared} for one in (matrices, others) if one["params"]], {})
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # noqa: ANN401
-        """Make one step; return what the closure returns."""
-        with torch.enable_grad():
-            loss = closure() if closure is not None else None
-        for group in self.param_groups:
-            trained = [parameter for parameter in group["params"] if parameter.grad is not None]
-            if "every" not in group:
-                _adamw_update(self.state, group, trained)
-                continue
-            for kernel in trained:
-                self._soap(group, kernel)
-        return loss
-
-    def _soap(self, group: dict[str, Any], kernel: Tensor) -> None:
-        """Update one kernel."""
-        assert kernel.grad is not None
-        gradient, state, (first, second) = kernel.grad.flatten(1).float(), self.state[kernel], group["betas"]
-        left, right = gradient @ gradient.mT, gradient.mT @ gradient
-        if not state:
-            state.update(step=0, mean=torch.zeros_like(gradient), square=torch.zeros_like(gradient))
-            state.update(left=left, right=right)
-            state["bases"] = [torch.linalg.eigh(one).eigenvectors for one in (left, right)]
-            return
-        one, other = state["bases"]
-        state["step"] += 1
-        turned = one.mT @ gradient @ other
-        state["mean"].lerp_(gradient, 1 - first)
-        state["square"].lerp_(turned.square(), 1 - second)
-        bias = math.sqrt(1 - second ** state["step"]) / (1 - first ** state["step"])
-        update = (one.mT @ state["mean"] @ other) / state["square"].sqrt().add(group["eps"])
-        kernel.mul_(1 - group["lr"] * group["weight_decay"])
-        kernel.sub_((one @ update @ other.mT).view(kernel.shape), alpha=group["lr"] * bias)
-        state["left"].lerp_(left, 1 - second)
-        state["right"].lerp_(right, 1 - second)
-        if state["step"] % group["every"] == 0:
-            # Columns by their present eigenvalues, so that the second moment follows its own direction.
-            orders = [
-                ((basis.mT @ part) * basis.mT).sum(1).argsort(descending=True)
-                for basis, part in zip(state["bases"], (state["left"], state["right"]), strict=True)
-            ]
-            state["square"] = state["square"][orders[0]][:, orders[1]]
-            state["bases"] = [
-                torch.linalg.qr(part @ basis[:, order]).Q
-                for basis, order, part in zip(
-                    state["bases"], orders, (state["left"], state["right"]), strict=True
+        """Update everything else with PyTorch's AdamW."""
+        for weight in weights:
+            if not self.state[weight]:
+                self.state[weight].update(
+                    step=torch.zeros((), device=weight.device),
+                    mean=torch.zeros_like(weight),
+                    square=torch.zeros_like(weight),
                 )
-            ]
-
-
-def _adamw_update(state_of: Any, group: dict[str, Any], weights: list[Tensor]) -> None:  # noqa: ANN401
-    """Update weights with PyTorch's AdamW."""
-    for weight in weights:
-        if not state_of[weight]:
-            state_of[weight].update(
-                step=torch.zeros((), device=weight.device),
-                mean=torch.zeros_like(weight),
-                square=torch.zeros_like(weight),
-            )
-    states = [state_of[weight] for weight in weights]
-    adamw_step(
-        weights,
-        [weight.grad for weight in weights if weight.grad is not None],
-        [state["mean"] for state in states],
-        [state["square"] for state in states],
-        [],
-        [state["step"] for state in states],
-        fused=True,
-        amsgrad=False,
-        beta1=group["betas"][0],
-        beta2=group["betas"][1],
-        lr=group["lr"],
-        weight_decay=group["weight_decay"],
-        eps=group["eps"],
-        maximize=False,
-    )
+        states = [self.state[weight] for weight in weights]
+        adamw_step(
+            weights,
+            [weight.grad for weight in weights if weight.grad is not None],
+            [state["mean"] for state in states],
+            [state["square"] for state in states],
+            [],
+            [state["step"] for state in states],
+            fused=True,
+            amsgrad=False,
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            maximize=False,
+        )
 
 
 def is_matrix(parameter: Tensor) -> bool:

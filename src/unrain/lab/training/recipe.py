@@ -347,7 +347,7 @@ class Recipe:
         checkpoint_every: Steps between checkpoints.
         recursion_weights: Weights of the loss on x_1 .. x_T, aligned at the last; a missing one is 0. In a
             stage with `split` each is its recursion's share of the batch.
-        optimiser: "adamw", "muon" or "soap" (kernels by Muon or SOAP, the rest by AdamW).
+        optimiser: "adamw", or "muon" (kernels by Muon, the rest by AdamW).
         momentum: Of Muon.
         newton_schulz: Iterations of Muon's orthogonalisation.
         adamw_lr: AdamW's learning rate beside Muon, relative to Muon's.
