@@ -5,7 +5,9 @@ import json
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from toys import ROOT, toy_pairs
 
@@ -17,6 +19,9 @@ from unrain import cli  # noqa: E402
 from unrain.errors import UnrainError  # noqa: E402
 from unrain.lab import ablate as ablation  # noqa: E402
 from unrain.lab.ablate import Result, RunResults, ablate, close_rows, laid_over, read_ablation, recipe_of  # noqa: E402
+from unrain.lab.data.batches import Batches  # noqa: E402
+from unrain.lab.data.pairs import read  # noqa: E402
+from unrain.lab.metrics.psnr_ssim import psnr  # noqa: E402
 from unrain.lab.nets import build  # noqa: E402
 
 pytestmark = pytest.mark.slow
@@ -162,6 +167,61 @@ runs = [{ name = "three", change = { clip = 5.0 } }]
     assert [len(row.results) for row in rows] == [2, 2, 1, 1]
 
 
+def test_what_is_held_out_is_measured_and_not_trained_on(toy, monkeypatch):
+    data = toy / "data"
+    for folder, count in (("photos", 4), ("more", 2), ("layers", 2)):
+        (data / folder).mkdir()
+        for number in range(count):
+            # Each picture of a value of its own, and its sources' rain: 10 times its number.
+            grey = np.full((20, 20, 3), 100 + number if folder != "layers" else 10 * (number + 1), np.uint8)
+            Image.fromarray(grey).save(data / folder / f"{number}.png")
+    source = """photos = ["photos", "more"]
+layers = ["layers"]
+rain = { from_layers = { intensity = [1.0, 1.0] } }
+
+[[base.sources]]
+photos = ["photos"]
+"""
+    text = (toy / "plan.toml").read_text().replace('suite = "set"', "hold_out = 2")
+    (toy / "plan.toml").write_text(
+        text[: text.index('[[groups]]\nname = "loss')].replace('pairs = "set"', source)
+    )
+    monkeypatch.setattr(ablation, "HELD_OUT_SIDE", 16)
+    trained = []
+    monkeypatch.setattr(
+        "unrain.lab.training.data.Batches",
+        lambda sources, *a, **k: trained.extend(sources) or Batches(sources, *a, **k),
+    )
+    (toy / "out/held-out/rain").mkdir(parents=True)
+    (toy / "out/held-out/rain/9-009.png").write_bytes(b"of an earlier plan")
+    rows = ablate(toy / "plan.toml", data, out=toy / "out")
+
+    def values(pictures):
+        return [int(one.flat[0]) for one in pictures]
+
+    assert [(values(one.photos), values(one.layers)) for one in trained[:2]] == [
+        ([100, 102, 100], [10]),
+        ([100, 102], []),
+    ]
+    # The second picture of two, twice; and the second layer. The source without rain gives none.
+    sides = [
+        [read(path) for path in sorted((toy / "out/held-out" / side).iterdir())] for side in ("rain", "clean")
+    ]
+    assert [values(side) for side in sides] == [[121, 123, 121], [101, 103, 101]]
+    assert {one.shape for side in sides for one in side} == {(16, 16, 3)}
+    # Untrained but for a step, the network leaves the rain where it is: the PSNR is that of the light added.
+    assert rows[0].psnr == pytest.approx(np.mean([psnr(*pair) for pair in zip(*sides, strict=True)]), abs=3)
+    assert "whole held-out" in (toy / "out" / "table.md").read_text()
+
+
+def test_a_plan_that_holds_nothing_out_is_refused(toy):
+    text = (toy / "plan.toml").read_text()
+    for every, message in ((3, "so many pictures"), (1, "hold_out is 1"), (-1, "hold_out is -1")):
+        (toy / "plan.toml").write_text(f"hold_out = {every}\n{text}")
+        with pytest.raises(UnrainError, match=message):
+            ablate(toy / "plan.toml", toy / "data", out=toy / "out")
+
+
 def test_files_named_in_a_plan_are_relative_to_it(toy):
     ablate(toy / "plan.toml", toy / "data", out=toy / "out")
     (toy / "out" / "01" / "weights.safetensors").rename(toy / "start.safetensors")
@@ -259,7 +319,8 @@ def test_shipped_plans_are_right():
         recipes = {(g.name, r.name): recipe_of(plan, r, 1, path) for g in plan.groups for r in g.runs}
         assert len(recipes) == sum(len(group.runs) for group in plan.groups), "names repeat"
         # What is measured is never trained on.
-        assert all(spec.pairs != plan.suite for recipe in recipes.values() for spec in recipe.sources)
+        sources = [spec for recipe in recipes.values() for spec in recipe.sources]
+        assert all(spec.hold_out if plan.hold_out else spec.pairs != plan.suite for spec in sources)
         for group in plan.groups:
             ours = [json.dumps(r.change, sort_keys=True) for r in group.runs]
             assert len(set(ours)) == len(ours), f"{group.name}: runs that are the same"

@@ -1,11 +1,12 @@
 """Ablations, what each part is worth: `unrain ablate PLAN --data FOLDER`.
 
 A plan is a TOML file: a whole recipe as its [base], and groups of runs that each change something in it. All
-are trained and measured on a whole test set. Runs of a group that end closer together than `close` are
+are trained and measured on a whole test set, or on pictures held out of training: choices made by a test set
+would flatter its score. Runs of a group that end closer together than `close` are
 trained again with the next seed, since so small a difference may be chance.
 
-An ablation lives in its folder (runs/PLAN): one folder for each run and seed, results.csv, table.md and
-plot.svg. When it was killed it resumes; finished runs are not trained again.
+An ablation lives in its folder (runs/PLAN): one folder for each run and seed, the pairs held out,
+results.csv, table.md and plot.svg. When it was killed it resumes; finished runs are not trained again.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from statistics import mean
 from typing import Any
 
 import matplotlib
+import numpy as np
+from PIL import Image
 
 matplotlib.use("svg")
 from matplotlib import pyplot
@@ -35,6 +38,9 @@ from unrain.lab.checkpoint import load_checkpoint
 from unrain.lab.nets.layers import RecursiveNet
 from unrain.lab.training.recipe import Recipe, from_table, read_recipe, read_table, recipe_from, write_recipe
 from unrain.lab.training.train import train
+
+HELD_OUT = "held-out"
+HELD_OUT_SIDE = 256
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,8 @@ class Ablation:
         base: The recipe that all runs have in common, as a table.
         groups: The comparisons.
         suite: The test set.
+        hold_out: Every so-manieth picture and rain layer of each source is left out of training, and these
+            are measured in place of the test set (`hold_out`); 0 for the test set.
         seeds: The first for every run; the others, one after the other, for those that end close together.
         close: Difference of two runs of a group in dB, of the means over their seeds, below which they get
             another seed.
@@ -80,8 +88,14 @@ class Ablation:
     base: dict[str, Any]
     groups: tuple[Group, ...]
     suite: str = "rain100l/test"
+    hold_out: int = 0
     seeds: tuple[int, ...] = (1, 2)
     close: float = 0.2
+
+    @property
+    def measured_on(self) -> str:
+        """Return what results are named after."""
+        return HELD_OUT if self.hold_out else self.suite
 
 
 @dataclass(frozen=True)
@@ -157,7 +171,10 @@ def recipe_of(plan: Ablation, run: Run, seed: int, path: Path, where: str = "") 
         where: What errors begin with; the path when empty.
     """
     recipe = recipe_from(laid_over(plan.base, run.change), where or str(path), path.parent)
-    return dataclasses.replace(recipe, seed=seed, validation=())
+    sources = tuple(dataclasses.replace(one, hold_out=plan.hold_out) for one in recipe.sources)
+    return dataclasses.replace(
+        recipe, seed=seed, validation=(), sources=sources if plan.hold_out else recipe.sources
+    )
 
 
 def laid_over(base: Any, change: Any) -> Any:  # noqa: ANN401  (TOML's values)
@@ -182,6 +199,8 @@ def ablate(path: Path, data: Path, *, out: Path | None = None) -> list[RunResult
     """
     plan = read_ablation(path)
     out = out or Path("runs") / path.stem
+    if plan.hold_out:
+        write_held_out(recipe_of(plan, Run(""), 0, path), data, out / HELD_OUT)
     runs = [(group.name, run) for group in plan.groups for run in group.runs]
     recipes = [recipe_of(plan, run, plan.seeds[0], path) for _, run in runs]
     counts = [1] * len(runs)
@@ -191,8 +210,7 @@ def ablate(path: Path, data: Path, *, out: Path | None = None) -> list[RunResult
                 group,
                 run.name,
                 tuple(
-                    run_once(recipe_of(plan, run, seed, path), plan.suite, data, out)
-                    for seed in plan.seeds[:count]
+                    run_once(recipe_of(plan, run, seed, path), plan, data, out) for seed in plan.seeds[:count]
                 ),
             )
             for (group, run), count in zip(runs, counts, strict=True)
@@ -233,7 +251,40 @@ def own_statistics(net: RecursiveNet) -> RecursiveNet | None:
     return own if norms else None
 
 
-def run_once(recipe: Recipe, suite: str, data: Path, out: Path) -> Result:
+def write_held_out(recipe: Recipe, data: Path, folder: Path) -> None:
+    """Draw one pair of every picture that a recipe's sources hold out, and write them as a set of pairs.
+
+    The pairs are `HELD_OUT_SIDE` pixels square, drawn as for training, always the same. Sources that stay
+    without rain have none: their PSNR would hide the others'.
+
+    Raises:
+        UnrainError: A picture is missing or broken, or nothing is held out.
+    """
+    for earlier in folder.glob("*/*.png"):
+        earlier.unlink()
+    drawn = 0
+    for number, spec in enumerate(recipe.sources, 1):
+        if spec.pairs is None and spec.rain is None:
+            continue
+        held_out = spec.load(data, held_out=True)
+        for index in range(len(held_out)):
+            one = copy.copy(held_out)
+            if one.pairs is not None:
+                one.pairs = one.pairs[index : index + 1]
+            elif one.photos is not None:
+                one.photos = one.photos[index : index + 1]
+            pair = one.patch(HELD_OUT_SIDE, np.random.default_rng((number, index)))
+            for side, picture in zip(("rain", "clean"), pair, strict=True):
+                file = io.BytesIO()
+                Image.fromarray(picture).save(file, "PNG")
+                (folder / side).mkdir(parents=True, exist_ok=True)
+                write(file.getvalue(), folder / side / f"{number}-{index + 1:03}.png")
+            drawn += 1
+    if not drawn:
+        raise UnrainError(f"hold_out: no source of the base has so many pictures with rain in {data}")
+
+
+def run_once(recipe: Recipe, plan: Ablation, data: Path, out: Path) -> Result:
     """Train and measure one recipe, or read its earlier result."""
     for folder in sorted(out.glob("*/")):
         if (folder / "recipe.toml").exists() and read_recipe(folder / "recipe.toml") == recipe:
@@ -254,10 +305,11 @@ def run_once(recipe: Recipe, suite: str, data: Path, out: Path) -> Result:
     recursions = (recipe.stages[-1].recursions,)
     nets = [net for net in (checkpoint.net, own) if net is not None]
     candidates = [Candidate("run", net) for net in nets]
-    scores = [one.scores[0] for one in measure(candidates, [(data, suite, False)], recursions=recursions)]
+    suite = (out, HELD_OUT, False) if plan.hold_out else (data, plan.suite, False)
+    scores = [one.scores[0] for one in measure(candidates, [suite], recursions=recursions)]
     score, own_psnr = scores[0], scores[-1].psnr
     if score.psnr is None or score.ssim is None or score.seconds is None or own_psnr is None:
-        raise UnrainError(f"{suite}: real rain has no PSNR to compare runs by, name a set of pairs")
+        raise UnrainError(f"{plan.suite}: real rain has no PSNR to compare runs by, name a set of pairs")
     result = Result(
         seed=recipe.seed,
         psnr=score.psnr,
@@ -280,8 +332,8 @@ def write_results(rows: list[RunResults], plan: Ablation, out: Path, command: st
     for row in rows:
         writer.writerows([row.group, row.run, *dataclasses.astuple(one)] for one in row.results)
     write(text.getvalue().encode(), out / "results.csv")
-    write(table(rows, plan.suite, command).encode(), out / "table.md")
-    plot(rows, plan.suite, out / "plot.svg")
+    write(table(rows, plan.measured_on, command).encode(), out / "table.md")
+    plot(rows, plan.measured_on, out / "plot.svg")
 
 
 def table(rows: list[RunResults], suite: str, command: str) -> str:

@@ -185,3 +185,34 @@ def test_softer_grain_has_the_same_strength():
     assert sharp.std() == pytest.approx(4, rel=1e-3)
     assert soft.std() == pytest.approx(4, rel=1e-3)
     assert np.abs(np.diff(soft[..., 0])).mean() < 0.7 * np.abs(np.diff(sharp[..., 0])).mean()
+
+
+def test_whole_crops_are_pixels_of_the_layer():
+    source = layers()[0]
+    sides = [np.lib.stride_tricks.sliding_window_view(one, (12, 9)) for one in (source, source[:, ::-1])]
+
+    def exact(rain):
+        made = [rain.layer([source], (12, 9), np.random.default_rng(seed)) for seed in range(30)]
+        return sum(any((windows == one).all((2, 3)).any() for windows in sides) for one in made)
+
+    assert exact(LayerRain(whole=1.0, intensity=(1, 1))) == 30
+    assert 5 < exact(LayerRain(whole=0.5, intensity=(1, 1))) < 25
+    assert exact(LayerRain(intensity=(1, 1))) == 0
+    # A layer that is too small goes on as its mirror image.
+    assert LayerRain(whole=1.0).layer(layers()[1:], (50, 90), np.random.default_rng(0)).shape == (50, 90)
+
+
+def test_sharp_crops_keep_more_of_the_finest_detail():
+    rng = np.random.default_rng(3)
+    source = [np.repeat(rng.integers(0, 200, (1, 90), dtype=np.uint8), 90, 0)]
+
+    def finest(**how):
+        crops = [
+            LayerRain(angle=8.0, intensity=(1, 1), **how).layer(source, (40, 40), np.random.default_rng(seed))
+            for seed in range(40)
+        ]
+        return np.mean([np.square(np.diff(crop.astype(float), 2, axis=1)).mean() for crop in crops])
+
+    exact = finest(whole=1.0)
+    assert finest() < 0.5 * exact
+    assert 0.55 * exact < finest(sharp=True) < exact

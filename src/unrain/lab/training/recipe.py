@@ -65,6 +65,8 @@ class SourceSpec:
         enlarged: Photographs are enlarged by a random factor between these two, 1 or more.
         exposure: Photographs get darker or brighter by a random factor between these two, with white where
             that is above 255.
+        hold_out: Every so-manieth picture and rain layer of each folder, by name, is left out of training, to
+            measure on; 0 for none.
     """
 
     pairs: str | None = None
@@ -80,6 +82,7 @@ class SourceSpec:
     native: bool = False
     upright: int = 1
     enlarged: tuple[float, float] = (1.0, 1.0)
+    hold_out: int = 0
 
     @property
     def described(self) -> str:
@@ -99,8 +102,12 @@ class SourceSpec:
         lines = ", patches with upright lines" if self.upright > 1 else ""
         return f"{', '.join(self.photos)}: {rain}{light}{size}{lines}"
 
-    def load(self, root: Path) -> Source:
+    def load(self, root: Path, *, held_out: bool = False) -> Source:
         """Read the pictures from below the data folder.
+
+        Args:
+            root: The data folder.
+            held_out: Whether to read those that are left out of training, instead of the others.
 
         Raises:
             UnrainError: A file or folder is missing or broken, or the source names neither pairs nor photos.
@@ -124,12 +131,25 @@ class SourceSpec:
             )
         if self.upright < 1 or (self.pairs is not None and self.upright > 1):
             raise UnrainError(f"recipe: upright is {self.upright}: give 1 or more, more for photos only")
+        if self.hold_out < 0 or self.hold_out == 1:
+            raise UnrainError(f"recipe: hold_out is {self.hold_out}: give 0, or 2 or more")
+
+        def part(pictures: list[T]) -> list[T]:
+            return [
+                one
+                for number, one in enumerate(pictures, 1)
+                if (self.hold_out > 0 and number % self.hold_out == 0) == held_out
+            ]
+
         if self.pairs is not None:
-            found = pairs(root, self.pairs, without_twins_in=self.without_twins_in)
+            found = part(pairs(root, self.pairs, without_twins_in=self.without_twins_in))
             return Source(pairs=found, turns=self.turns, flip=self.flip, stride=self.stride)
         return Source(
-            photos=photographs(root, self.photos, native=self.native),
-            layers=rain_layers(root, self.layers),
+            # Folder by folder: sources that share one hold out the same pictures.
+            photos=[
+                one for name in self.photos for one in part(photographs(root, (name,), native=self.native))
+            ],
+            layers=[one for name in self.layers for one in part(rain_layers(root, (name,)))],
             maker=self.rain,
             turns=self.turns,
             flip=self.flip,
