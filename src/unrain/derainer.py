@@ -12,7 +12,6 @@ whole, after all tiles of a recursion.
 
 import math
 from collections.abc import Callable, Iterator
-from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -285,16 +284,6 @@ class Derainer:
         from unrain.score import scorer
 
         return scorer(self._processor)
-
-    def for_several(self) -> tuple["Derainer", int]:
-        """Return one like it for several callers at once, and for how many; itself for 1."""
-        several = getattr(self.engine, "for_several", None)
-        engine, count = several() if several is not None else (self.engine, 1)
-        if count == 1:
-            return self, 1
-        other = copy(self)
-        other.engine = engine
-        return other, count
 
     @overload
     def __call__(self, image: Array, *, strength: float = 1.0) -> Array: ...

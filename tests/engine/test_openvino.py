@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -86,22 +85,6 @@ def test_results_do_not_change_afterwards_and_threads_do_not_meet(tiny_model):
     for one, copy, other in zip(alone, copies, together, strict=True):
         np.testing.assert_array_equal(one, copy)
         np.testing.assert_array_equal(one, other)
-
-
-def test_two_callers_at_once(tiny_model, kept):
-    engine = open_engine(zoo.find(tiny_model), Processor("openvino", "fp32", 2))
-    several, count = engine.for_several()
-    assert count == 2 and several is not engine
-    rainy = np.random.default_rng(0).random((2, 1, 3, 24, 32), np.float32)
-    expected = [engine.step(one, one) for one in rainy]
-    with ThreadPoolExecutor(2) as threads:
-        for number, planes in enumerate(threads.map(several.step, rainy, rainy)):
-            np.testing.assert_allclose(planes, expected[number], atol=1e-6)
-    # One thread serves one caller.
-    alone = open_engine(zoo.find(tiny_model), Processor("openvino", "fp32", 1))
-    assert alone.for_several() == (alone, 1)
-    assert Derainer(alone).for_several()[1] == 1
-    assert Derainer(engine).for_several()[0].engine is not engine
 
 
 def test_an_input_that_nothing_uses(tmp_path):

@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import io
-import itertools
 import os
 import re
 import signal
@@ -46,29 +45,6 @@ class Stops(Same):
         if self.left < 0:
             raise self.error
         return rainy
-
-
-class Two(Same):
-    """An engine for two callers at once, which waits for the second where one has come."""
-
-    def __init__(self):
-        self.barrier, self.calls = threading.Barrier(2, timeout=30), itertools.count()
-
-    def for_several(self):
-        return self, 2
-
-    def step(self, rainy, estimate):
-        # The first frame of a shot comes alone.
-        if next(self.calls):
-            self.barrier.wait()
-        return rainy
-
-
-class TwoStop(Stops):
-    """An engine for two callers at once that is interrupted, or fails."""
-
-    def for_several(self):
-        return self, 2
 
 
 class Seen:
@@ -591,29 +567,6 @@ def test_ctrl_c_keeps_what_was_done(tmp_path):
     assert after.pts == Seen(source).pts[:20]
     assert after.sound
     assert report.problem == "stopped after 20 frames (0.8 s)"
-
-
-def test_two_frames_are_derained_at_once_and_stay_in_order(tmp_path):
-    source = clip(tmp_path / "clip.mp4", frames=11)
-    _, alone = run(source, Same(), tmp_path / "alone.mp4")
-    _, target = run(source, Two(), tmp_path / "two.mp4")
-    assert Seen(target).pts == Seen(alone).pts
-    assert target.read_bytes() == alone.read_bytes()
-
-
-def test_ctrl_c_keeps_what_is_done_of_two_frames_at_once(tmp_path):
-    source = clip(tmp_path / "clip.mp4", frames=50)
-    report, target = run(source, TwoStop(20))
-    assert report.interrupted
-    # The twentieth may be the one that was interrupted.
-    assert report.frames in (19, 20)
-    assert Seen(target).pts == Seen(source).pts[: report.frames]
-
-
-def test_an_error_in_one_of_two_frames_leaves_nothing(tmp_path):
-    with pytest.raises(UnrainError, match="no memory"):
-        run(clip(tmp_path / "clip.mp4"), TwoStop(5, UnrainError("no memory")))
-    assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
 
 
 def test_ctrl_c_before_the_first_frame_leaves_nothing(tmp_path):

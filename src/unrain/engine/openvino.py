@@ -7,12 +7,10 @@ at nearly twice (`unrain bench speed`).
 import contextlib
 import hashlib
 import importlib
-import os
 import struct
 import sys
 import threading
 import time
-from copy import copy
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -103,22 +101,6 @@ class OpenVinoEngine(NetworkEngine):
         self._spent: dict[tuple[int, ...], float] = {}
         self._of_shape: dict[tuple[int, ...], Any] = {}
         super().__init__(model, threads)
-
-    def for_several(self) -> "tuple[OpenVinoEngine, int]":
-        """Return an engine like it for two callers at once, each on half of the threads; itself for one.
-
-        Two pictures on a core each take less time than one after the other on both: no core waits for the
-        other after each layer.
-        """
-        threads = self._settings.get("INFERENCE_NUM_THREADS") or _cores()
-        if self._name != "CPU" or threads < 2:
-            return self, 1
-        other = copy(self)
-        other._settings = self._settings | {"NUM_STREAMS": 2}
-        other._own, other._lock = threading.local(), threading.Lock()
-        other._spent, other._of_shape = {}, {}
-        other._any_shape, other._compiling = other._compiled()
-        return other, 2
 
     def _precision(self, wanted: str) -> str:
         if (kind := self._name.partition(".")[0]) not in {
@@ -236,11 +218,6 @@ class OpenVinoEngine(NetworkEngine):
                 del requests[old]
             requests[compiled] = compiled.create_infer_request()
         return requests[compiled]
-
-
-def _cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _ports(ports: list[Any]) -> dict[str, Port]:

@@ -1,9 +1,7 @@
 """Derains a video frame by frame and keeps everything else in the file as it is (PyAV).
 
 Three threads work at once, with a bounded queue between each two: one decodes, the caller's derains, one
-steadies and encodes. Where an engine serves several callers at once, the second hands frames out to more
-threads, and takes the results in turn. Sound, subtitles, cover and attachments are copied as packets, without
-being decoded.
+steadies and encodes. Sound, subtitles, cover and attachments are copied as packets, without being decoded.
 Timestamps are never computed: every frame keeps its own, in the time base of the source.
 
 FFmpeg only ever gets open files and known containers, so that a playlist in disguise cannot make it open
@@ -13,7 +11,7 @@ another file or an address.
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,11 +32,10 @@ from unrain.video.temporal import TemporalMedian
 from unrain.video.writer import Writer, muxing
 
 if TYPE_CHECKING:
-    from unrain.derainer import Derained, Derainer
+    from unrain.derainer import Derainer
 
 # Frames in each queue: enough to even out the threads' jitter, few enough for 4K.
 _QUEUED_FRAMES = 4
-_WAIT_SECONDS = 0.5
 # Two results are the same if they differ by less than this share of what was removed (RMS).
 _SAME = 0.05
 
@@ -186,7 +183,7 @@ class _FrameQueue:
             counts = isinstance(item, Frame)
             while counts and self._frames >= self._room and not self._shut:
                 # Without a timeout, Windows does not deliver Ctrl-C.
-                self._changed.wait(_WAIT_SECONDS)
+                self._changed.wait(0.5)
             if self._shut:
                 return False
             self._items.append(item)
@@ -211,7 +208,7 @@ class _FrameQueue:
         while True:
             with self._changed:
                 while not self._items and not self._ended and not self._shut:
-                    self._changed.wait(_WAIT_SECONDS)
+                    self._changed.wait(0.5)
                 if not self._items:
                     return
                 item = self._items.popleft()
@@ -235,7 +232,7 @@ class Pipeline:
     ) -> None:
         self._reader = reader
         self._writer = writer
-        self._derainer, self._at_once = derainer.for_several()
+        self._derainer = derainer
         self._strength = strength
         self._progress = progress
         self._preview = preview
@@ -301,74 +298,31 @@ class Pipeline:
             self._incoming.end()
 
     def _derain(self) -> None:
-        # What has been begun, in its order: packets, and frames with their results.
-        begun: deque[tuple[Item, Future[Derained] | None]] = deque()
-        workers = ThreadPoolExecutor(self._at_once, "unrain-frame")
-        alone = True
-        try:
-            for item in self._incoming:
-                work: Future[Derained] | None = None
-                if isinstance(item, Frame):
-                    starts = self._shot.starts(item.pixels)
-                    # What was begun before belongs to the shot before.
-                    if starts and not self._pass_on(begun, 0):
-                        return
-                    if self._at_once == 1:
-                        work = Future()
-                        work.set_result(self._derained(item, starts=starts))
-                    else:
-                        # Never in this thread: each keeps memory for what it has computed.
-                        work = workers.submit(self._derained, item, starts=starts)
-                    alone = starts or self._at_once == 1
-                begun.append((item, work))
-                # One more than are worked on, so that nobody waits for the next.
-                if not self._pass_on(begun, 0 if alone else self._at_once):
-                    return
-            self._pass_on(begun, 0)
-        finally:
-            # After an interrupt or an error nobody waits for what is not wanted any more.
-            workers.shutdown(wait=False, cancel_futures=True)
-
-    def _derained(self, frame: Frame, *, starts: bool) -> "Derained":
-        """Derain a frame; the first of a shot chooses the octaves for all of it."""
-        if not starts:
-            return self._derainer.derain(frame.pixels, octaves=self._octaves)
-        found = self._derainer.derain(frame.pixels)
-        self._octaves = found.plan
-        # Whole frames: blocks that come and go would flicker.
-        if min(found.shares) < 1:
-            found = self._derainer.derain(frame.pixels, octaves=self._octaves)
-        if len(found.plan) > 1 and found.plan[-1] == 0:
-            # Where full size alone gives the same, the coarser octaves are left out.
-            alone = self._derainer.derain(frame.pixels, octaves=(0,))
-            if distance(alone.image, found.image) < _SAME * distance(frame.pixels, found.image):
-                self._octaves, found = alone.plan, alone
-        return found
-
-    def _pass_on(self, begun: "deque[tuple[Item, Future[Derained] | None]]", most: int) -> bool:
-        """Pass on what is done, in turn, until at most so many frames are left; False once none is taken."""
-        while begun:
-            item, work = begun[0]
-            if not isinstance(item, Frame) or work is None:
+        for item in self._incoming:
+            if not isinstance(item, Frame):
                 if not self._outgoing.put(item):
-                    return False
-                begun.popleft()
+                    return
                 continue
-            if not work.done() and sum(other is not None for _, other in begun) <= most:
-                return True
-            while not work.done():
-                # Windows delivers Ctrl-C only between waits that end.
-                wait([work], _WAIT_SECONDS)
-            found = work.result()
-            begun.popleft()
+            if self._shot.starts(item.pixels):
+                self._octaves = None
+            found = self._derainer.derain(item.pixels, octaves=self._octaves)
+            if self._octaves is None:
+                # One choice for a whole shot, and whole frames: blocks that come and go would flicker.
+                self._octaves = found.plan
+                if min(found.shares) < 1:
+                    found = self._derainer.derain(item.pixels, octaves=self._octaves)
+                if len(found.plan) > 1 and found.plan[-1] == 0:
+                    # Where full size alone gives the same, the coarser octaves are left out.
+                    alone = self._derainer.derain(item.pixels, octaves=(0,))
+                    if distance(alone.image, found.image) < _SAME * distance(item.pixels, found.image):
+                        self._octaves, found = alone.plan, alone
             self._recursions = max(self._recursions, found.recursions)
             self._hardly_any_rain = self._hardly_any_rain and found.hardly_any_rain
             if not self._outgoing.put(DerainedFrame(found.image, item.pts, item.duration, item.pixels)):
-                return False
+                return
             self._done += 1
             if self._progress is not None:
                 self._progress(self._done, max(self._done, self._reader.total))
-        return True
 
     def _write(self) -> None:
         try:

@@ -37,8 +37,8 @@ class Shot:
         step = max(1, frame.shape[0] // _ROWS)
         small = frame[step // 2 :: step, step // 2 :: step].astype(np.float32) / np.iinfo(frame.dtype).max
         before, self._before = self._before, small
-        same = before is not None and before.shape == small.shape and self._frames < _LONGEST
-        if same and float(np.abs(small - before).mean()) <= _CUT:
+        cut = before is None or before.shape != small.shape or float(np.abs(small - before).mean()) > _CUT
+        if not cut and self._frames < _LONGEST:
             self._frames += 1
             return False
         self._frames = 1
