@@ -93,6 +93,21 @@ def test_each_operator_is_that_of_the_reference(name, inputs, attributes, kind):
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-6)
 
 
+@pytest.mark.parametrize(("sizes", "attributes"), [([], {"num_outputs": 3}), ([[5, 1, 2]], {})])
+def test_parts_are_those_of_the_reference(sizes, attributes):
+    from onnx.reference import ReferenceEvaluator
+
+    inputs = [PICTURE, *map(np.array, sizes)]
+    model = one_operator("Split", inputs, {"axis": 3, **attributes}, FLOAT)
+    names = ["out", "second", "third"]
+    model.graph.node[0].output[:] = names
+    model.graph.output.extend(helper.make_tensor_value_info(name, FLOAT, None) for name in names[1:])
+    feeds = {f"i{i}": value for i, value in enumerate(inputs)}
+    found = TorchGraph(model)({key: torch.from_numpy(value) for key, value in feeds.items()})
+    for one, expected in zip(found, ReferenceEvaluator(model).run(None, feeds), strict=True):
+        np.testing.assert_array_equal(one.numpy(), expected)
+
+
 def test_resizing_is_that_of_the_reference():
     from onnx.reference import ReferenceEvaluator
 

@@ -21,7 +21,7 @@ from unrain.lab.hardware import torch_device
 from unrain.zoo import Model
 
 Attributes = dict[str, Any]
-Operator = Callable[[Sequence[Tensor | None], Attributes], Tensor]
+Operator = Callable[[Sequence[Tensor | None], Attributes], Tensor | tuple[Tensor, ...]]
 
 _PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -56,7 +56,7 @@ class TorchGraph(torch.nn.Module):
                     f"operator {node.op_type} is not known to PyTorch here: give another device"
                 )
             attributes = {one.name: onnx.helper.get_attribute_value(one) for one in node.attribute}
-            self._nodes.append((OPERATORS[node.op_type], list(node.input), node.output[0], attributes))
+            self._nodes.append((OPERATORS[node.op_type], list(node.input), list(node.output), attributes))
         self._last_use = {
             name: number for number, (_, inputs, _, _) in enumerate(self._nodes) for name in inputs
         }
@@ -74,10 +74,11 @@ class TorchGraph(torch.nn.Module):
         """
         values = {**self._constants, **feeds}
         values |= {name: self.get_buffer(buffer) for name, buffer in self._buffer_names.items()}
-        for number, (operator, inputs, output, attributes) in enumerate(self._nodes):
+        for number, (operator, inputs, outputs, attributes) in enumerate(self._nodes):
             if stopped is not None and stopped.is_set():
                 raise RuntimeError("ended early")
-            values[output] = operator([values[name] if name else None for name in inputs], attributes)
+            result = operator([values[name] if name else None for name in inputs], attributes)
+            values.update(zip(outputs, result if isinstance(result, tuple) else (result,), strict=True))
             for name in inputs:
                 # What nothing needs any more makes room.
                 if self._last_use[name] == number and name not in self._outputs:
@@ -196,6 +197,14 @@ def _depth_to_space(inputs: Sequence[Any], attributes: Attributes) -> Tensor:
     return F.pixel_shuffle(inputs[0], attributes["blocksize"])
 
 
+def _split(inputs: Sequence[Any], attributes: Attributes) -> tuple[Tensor, ...]:
+    value, axis = inputs[0], attributes.get("axis", 0)
+    if len(inputs) > 1:
+        return tuple(value.split(inputs[1].tolist(), axis))
+    # ONNX: all parts but the last are equally large.
+    return tuple(value.split(-(-value.shape[axis] // attributes["num_outputs"]), axis))
+
+
 def _pad(inputs: Sequence[Any], attributes: Attributes) -> Tensor:
     value: Tensor = inputs[0]
     pads = _numbers(inputs[1])
@@ -302,6 +311,7 @@ OPERATORS: dict[str, Operator] = {
     "LeakyRelu": lambda inputs, attributes: F.leaky_relu(_first(inputs), attributes.get("alpha", 0.01)),
     "Less": _each(torch.lt),
     "MatMul": _each(torch.matmul),
+    "Max": _each(torch.maximum),
     "MaxPool": lambda inputs, attributes: _pool(inputs, attributes, largest=True),
     "Min": _each(torch.minimum),
     "Mul": _each(torch.mul),
@@ -318,6 +328,7 @@ OPERATORS: dict[str, Operator] = {
     "Shape": _shape,
     "Sigmoid": _each(torch.sigmoid),
     "Slice": _slice,
+    "Split": _split,
     "Sqrt": _each(torch.sqrt),
     "Squeeze": _squeeze,
     "Sub": _each(torch.sub),
