@@ -221,6 +221,29 @@ def test_a_file_that_is_no_model(tmp_path):
         open_engine(zoo.Model("a", broken, {}), Processor("openvino"))
 
 
+INTERRUPTED = """
+import signal
+from unrain import zoo
+from unrain.devices import Processor
+from unrain.engine import open_engine
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+engines = [open_engine(zoo.find("rdmc-lite-xs"), Processor("openvino", threads=1)) for _ in range(3)]
+while engines:
+    del engines[0]
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
+def test_a_signal_after_networks_were_closed_in_turn_ends_nothing():
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "interrupted\n"), done.stderr
+
+
 def test_the_means_become_convolutions():
     model = zoo.find("rdmc-lite-xs")
     network = engine_openvino._openvino.Core().read_model(model.path.read_bytes(), b"")

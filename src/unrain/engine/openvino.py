@@ -49,6 +49,10 @@ def _convert_model(*arguments: Any, **more: Any) -> Any:  # noqa: ANN401
 
 
 _openvino = _load()
+# One for the process, and never closed. A core gives the thread that first uses it another stack for signals, and
+# takes it away when it ends. Of two cores that end in the order in which they began, the second puts back the stack
+# of the first, which is no more: the next Ctrl-C or SIGTERM would be a segmentation fault.
+_CORE = _openvino.Core()
 _HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
 # Compiling for one shape pays once a shape has taken so many times what compiling takes.
 _WORTH = 3.0
@@ -62,10 +66,9 @@ _SECONDS = struct.Struct("<d")
 
 def available() -> tuple[str, ...]:
     """Return the devices that OpenVINO finds, with what they can compute in."""
-    core = _openvino.Core()
     found = []
-    for name in core.available_devices:
-        knows = core.get_property(name, _ABILITIES)
+    for name in _CORE.available_devices:
+        knows = _CORE.get_property(name, _ABILITIES)
         found.append(f"{name}: {', '.join(own for own, its in _CAPABILITIES.items() if its in knows)}")
     return tuple(found)
 
@@ -93,7 +96,6 @@ class OpenVinoEngine(NetworkEngine):
         """
         self.device = "openvino" if device == "CPU" else f"openvino:{device}"
         self._name = device
-        self._core = _openvino.Core()
         self.precision = self._precision(precision)
         self._own = threading.local()
         self._lock = threading.Lock()
@@ -104,13 +106,13 @@ class OpenVinoEngine(NetworkEngine):
 
     def _precision(self, wanted: str) -> str:
         if (kind := self._name.partition(".")[0]) not in {
-            name.partition(".")[0] for name in self._core.available_devices
+            name.partition(".")[0] for name in _CORE.available_devices
         }:
-            found = ", ".join(self._core.available_devices) or "none"
+            found = ", ".join(_CORE.available_devices) or "none"
             raise UnrainError(
                 f"{self.device}: OpenVINO finds no {kind} here, but {found}; look at its driver"
             )
-        knows = set(self._core.get_property(self._name, _ABILITIES))
+        knows = set(_CORE.get_property(self._name, _ABILITIES))
         if wanted == "auto":
             return next(
                 name for name in ("bf16", "fp16", "fp32") if name == "fp32" or _CAPABILITIES[name] in knows
@@ -149,16 +151,16 @@ class OpenVinoEngine(NetworkEngine):
             # A library that refuses its own file compiles anew.
             with contextlib.suppress(RuntimeError, struct.error):
                 (seconds,) = _SECONDS.unpack_from(kept)
-                return self._core.import_model(kept[_SECONDS.size :], self._name, self._settings), seconds
+                return _CORE.import_model(kept[_SECONDS.size :], self._name, self._settings), seconds
         start = time.perf_counter()
         if self._network is None:
-            self._network = self._core.read_model(self._data, b"")
+            self._network = _CORE.read_model(self._data, b"")
             means_as_convolutions(self._network)
         network = self._network
         if shape is not None:
             network = network.clone()
             network.reshape({port.get_any_name(): list(shape) for port in network.inputs})
-        compiled = self._core.compile_model(network, self._name, self._settings)
+        compiled = _CORE.compile_model(network, self._name, self._settings)
         seconds = time.perf_counter() - start
         if self._name == "CPU":
             keep_network("openvino", key, _SECONDS.pack(seconds) + compiled.export_model().getvalue())
@@ -169,8 +171,8 @@ class OpenVinoEngine(NetworkEngine):
         facts = [
             __version__,
             _openvino.get_version(),
-            self._core.get_property(self._name, "FULL_DEVICE_NAME"),
-            *sorted(self._core.get_property(self._name, _ABILITIES)),
+            _CORE.get_property(self._name, "FULL_DEVICE_NAME"),
+            *sorted(_CORE.get_property(self._name, _ABILITIES)),
             *(f"{name} {value}" for name, value in sorted(self._settings.items())),
             str(shape),
             hashlib.sha256(self._data).hexdigest(),
