@@ -150,7 +150,7 @@ function forget(picture) {
   if (picture.job) cancelVideo(picture.job);
   drop(picture.id);
   picture.element.remove();
-  picture.urls.forEach((url) => URL.revokeObjectURL(url));
+  discard(picture, picture.urls);
   const neighbour = pictures[Math.min(at, pictures.length - 1)];
   if (current() === picture) choose(neighbour ?? null);
   (neighbour?.element.querySelector(".open") ?? $("files")).focus();
@@ -253,7 +253,7 @@ const percent = ({ done, total }) => `${Math.round((100 * done) / total)} %`;
 async function finish(picture, answer, shown) {
   const files = await unpack(await answer.blob());
   const name = [...files.keys()].find((each) => /_derained\.\w+$/.test(each));
-  picture.urls.splice(1).forEach((url) => URL.revokeObjectURL(url));
+  discard(picture, picture.urls.slice(1));
   picture.result = {
     name,
     blob: files.get(name),
