@@ -49,9 +49,9 @@ def _convert_model(*arguments: Any, **more: Any) -> Any:  # noqa: ANN401
 
 
 _openvino = _load()
-# One for the process, and never closed. A core gives the thread that first uses it another stack for signals, and
-# takes it away when it ends. Of two cores that end in the order in which they began, the second puts back the stack
-# of the first, which is no more: the next Ctrl-C or SIGTERM would be a segmentation fault.
+# One for the process, and never closed. A core gives the thread that first uses it another stack for signals,
+# and takes it away when it ends. Of two cores that end in the order in which they began, the second puts back
+# the stack of the first, which is no more: the next Ctrl-C or SIGTERM would be a segmentation fault.
 _CORE = _openvino.Core()
 _HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
 # Compiling for one shape pays once a shape has taken so many times what compiling takes.
