@@ -28,7 +28,7 @@ from unrain.derainer import Derainer
 from unrain.errors import UnrainError
 
 SUMMARY = "For tests that need a summary of more words than fit beside the numbers."
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+SETTINGS = {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def process(*arguments, **options):
     """Run the real thing."""
     return subprocess.run(
         [sys.executable, "-m", "unrain", *map(str, arguments)],
-        env=ENVIRONMENT,
+        env={**os.environ, **SETTINGS},
         capture_output="stdout" not in options,
         timeout=60,
         check=False,
@@ -746,7 +746,9 @@ HEAVY = "'numpy', 'PIL', 'onnxruntime', 'torch', 'unrain.image', 'unrain.deraine
 )
 def test_what_must_be_quick_imports_nothing_heavy(code):
     code += f"; import sys; assert not {{{HEAVY}}} & set(sys.modules), sys.modules.keys()"
-    done = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **SETTINGS}, capture_output=True, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 

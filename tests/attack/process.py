@@ -22,8 +22,7 @@ _CODES = {0, 1, 2, 130, 143}
 _OURS = re.compile(r"unrain: |  |.* -> .* \(\d+\.\d s")
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
-ENVIRONMENT = {
-    **os.environ,
+_SETTINGS = {
     "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests")]),
     "OMP_NUM_THREADS": "1",
     "PYTHONUTF8": "1",
@@ -70,7 +69,7 @@ def start(command, *, cwd=None, stdin=None, out, err, limited=True, file_size=No
         stdin=stdin or subprocess.DEVNULL,
         stdout=out,
         stderr=err,
-        env=ENVIRONMENT,
+        env={**os.environ, **_SETTINGS},
         start_new_session=True,
         preexec_fn=limit,
     )

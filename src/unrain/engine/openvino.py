@@ -7,6 +7,7 @@ at nearly twice (`unrain bench speed`).
 import contextlib
 import hashlib
 import importlib
+import io
 import struct
 import sys
 import threading
@@ -163,7 +164,11 @@ class OpenVinoEngine(NetworkEngine):
         compiled = _CORE.compile_model(network, self._name, self._settings)
         seconds = time.perf_counter() - start
         if self._name == "CPU":
-            keep_network("openvino", key, _SECONDS.pack(seconds) + compiled.export_model().getvalue())
+            # What it returns without a stream differs between versions.
+            exported = io.BytesIO(_SECONDS.pack(seconds))
+            exported.seek(0, io.SEEK_END)
+            compiled.export_model(exported)
+            keep_network("openvino", key, exported.getvalue())
         return compiled, seconds
 
     def _key(self, shape: tuple[int, ...] | None) -> str:
