@@ -14,7 +14,7 @@ from toys import natural
 from unrain.derainer import Derainer
 from unrain.errors import UnrainError, UsageError
 from unrain.lab import checkpoint, export
-from unrain.lab.checkpoint import load_checkpoint
+from unrain.lab.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from unrain.lab.export import export_checkpoint, measure_halo
 from unrain.lab.nets import build
 from unrain.lab.nets.layers import RecursiveNet
@@ -195,6 +195,42 @@ def test_weights_to_train_on_from_are_stored_in_half_precision(tmp_path):
     for name, value in again.net.state_dict().items():
         assert value.dtype == net.state_dict()[name].dtype
         torch.testing.assert_close(value, net.state_dict()[name], rtol=1e-3, atol=1e-6)
+
+
+def test_the_mean_of_several_runs_is_written(tmp_path):
+    cards = (
+        {"recipe": "two.toml", "steps": 5, "went_on_from": {"recipe": "one.toml", "steps": 3}},
+        {"recipe": "one.toml", "steps": 3, "wall_time": 1},
+        {"recipe": "other.toml", "steps": 4, "wall_time": 2},
+    )
+    paths, states = [], []
+    for number, card in enumerate(cards):
+        net = trained("rdmc")
+        for value in net.state_dict().values():
+            value += number
+        states.append({name: value.clone() for name, value in net.state_dict().items()})
+        paths.append(tmp_path / f"{number}.safetensors")
+        save_checkpoint(paths[-1], Checkpoint(net, "rdmc", SMALL["rdmc"], card))
+    made = load_checkpoint(export_checkpoint(paths[0], tmp_path / "mean.safetensors", others=paths[1:]))
+    for name, value in made.net.state_dict().items():
+        if value.is_floating_point():
+            expected = sum(state[name].double() for state in states) / 3
+            torch.testing.assert_close(value.double(), expected, rtol=1e-3, atol=1e-6)
+        else:
+            assert (value == states[0][name]).all()
+    assert made.card["mean_with"] == [
+        {"recipe": "one.toml"},
+        {"recipe": "other.toml", "steps": 4, "wall_time": 2},
+    ]
+    assert made.card["went_on_from"] == cards[0]["went_on_from"]
+
+
+def test_networks_that_differ_have_no_mean(tmp_path):
+    one = write_checkpoint(tmp_path / "one.safetensors", "rdmc", trained("rdmc"))
+    other = write_checkpoint(tmp_path / "other.safetensors", "rdmc_lite", trained("rdmc_lite"))
+    with pytest.raises(UnrainError, match=r"one\.safetensors, .*other\.safetensors: their networks differ"):
+        export_checkpoint(one, tmp_path / "mean.safetensors", others=[other])
+    assert not (tmp_path / "mean.safetensors").exists()
 
 
 def test_weights_that_half_precision_would_spoil_stay_single(tmp_path, monkeypatch):

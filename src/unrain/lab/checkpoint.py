@@ -1,7 +1,8 @@
-"""Checkpoints of networks: load, save, interpolate, and identify by SHA-256."""
+"""Checkpoints of networks: load, save, interpolate, average, and identify by SHA-256."""
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,44 @@ def interpolate_weights(start: dict[str, Tensor], end: dict[str, Tensor], share:
         name: torch.lerp(start[name], value, share) if value.is_floating_point() else value
         for name, value in end.items()
     }
+
+
+def average(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
+    """Return the mean of several checkpoints' weights: runs that went on from the same weights gain by it.
+
+    Wortsman et al., "Model soups: averaging weights of multiple fine-tuned models improves accuracy without
+    increasing inference time", ICML 2022.
+
+    Args:
+        checkpoints: Of the same network. What no mean can be of (BatchNorm's counters) and the card are those
+            of the first; the card names the others under "mean_with", with steps and time where they are not
+            among what the first went on from.
+
+    Raises:
+        ValueError: Their networks differ.
+    """
+    first, *others = checkpoints
+    if any((other.network, other.arguments) != (first.network, first.arguments) for other in others):
+        raise ValueError("their networks differ")
+    states = [checkpoint.net.state_dict() for checkpoint in checkpoints]
+    means = {
+        name: torch.stack([state[name] for state in states]).mean(0) if value.is_floating_point() else value
+        for name, value in states[0].items()
+    }
+    net = build(first.network, **first.arguments)
+    net.load_state_dict(means)
+    net.levels = first.net.levels
+    chain, stage = set(), first.card
+    while stage:
+        chain.add(stage.get("recipe"))
+        stage = stage.get("went_on_from") or {}
+    told = []
+    for card in (other.card for other in others):
+        keys = ("recipe",) if card.get("recipe") in chain else ("recipe", "steps", "wall_time")
+        told.append({key: card[key] for key in keys if key in card})
+    return Checkpoint(
+        net.eval().requires_grad_(False), first.network, first.arguments, {**first.card, "mean_with": told}
+    )
 
 
 def sha256(path: Path) -> str:

@@ -137,6 +137,7 @@ def export(
     *,
     output: Annotated[Path | None, Parameter(alias="-o")] = None,
     darktable: Annotated[Path | None, Parameter(name="--darktable")] = None,
+    average: tuple[Path, ...] = (),
     recursions: Annotated[int | None, _Positive] = None,
     default: Annotated[int | None, _Positive] = None,
 ) -> None:
@@ -149,6 +150,8 @@ def export(
             weights in half precision to train on from.
         darktable: Instead of -o: the .dtmodel file to write, which darktable 5.6 imports in its preferences
             (AI, import from file) and uses in place of a denoiser.
+        average: More weights of the same network, of runs that went on from the same start; may be given
+            several times. The mean of all is written.
         recursions: Fix the number of recursions in the file; otherwise it is chosen when the model runs.
         default: Recursions when the user chooses none; the network's own number by default.
     """
@@ -156,8 +159,10 @@ def export(
         raise UsageError("export: give one of -o FILE and --darktable FILE")
     with extra("lab", "export"):
         if darktable is not None:
-            if recursions is not None or default is not None:
-                raise UsageError("export: --darktable takes the model's own recursions, leave the number out")
+            if recursions is not None or default is not None or average:
+                raise UsageError(
+                    "export: --darktable takes a model as it is: leave --average and numbers out"
+                )
             from unrain.lab.darktable import write_package
 
             write_package(zoo.find(source), darktable)
@@ -166,8 +171,8 @@ def export(
         assert output is not None
         from unrain.lab.export import export_checkpoint
 
-        made = export_checkpoint(Path(source), output, recursions=recursions, default=default)
-        print_line(f"{source} -> {made}")
+        made = export_checkpoint(Path(source), output, recursions=recursions, default=default, others=average)
+        print_line(f"{', '.join([source, *map(str, average)])} -> {made}")
         if output.suffix == ".onnx":
             print_line(f"use it: unrain IN --model {made}")
 

@@ -189,7 +189,7 @@ def _sum(card: dict[str, Any], key: str) -> float:
     """Sum a figure over the stages that led to a card."""
     total, stage = 0.0, card
     while stage:
-        total += stage.get(key) or 0
+        total += sum(one.get(key) or 0 for one in (stage, *stage.get("mean_with", ())))
         stage = stage.get("went_on_from") or {}
     return total
 

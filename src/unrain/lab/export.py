@@ -11,7 +11,7 @@ import json
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from unrain.engine.onnx_runtime import OnnxRuntimeEngine
 from unrain.errors import UnrainError, UsageError
 from unrain.files import write, writing_error
-from unrain.lab.checkpoint import load_checkpoint, save_checkpoint
+from unrain.lab.checkpoint import average, load_checkpoint, save_checkpoint
 from unrain.lab.nets.layers import RecursiveNet, pad_to_multiple
 from unrain.zoo import Model
 
@@ -131,6 +131,7 @@ def export_checkpoint(
     recursions: int | None = None,
     default: int | None = None,
     card: dict[str, Any] | None = None,
+    others: Sequence[Path] = (),
 ) -> Path:
     """Write a checkpoint as an ONNX file with its card beside it, both complete or not at all.
 
@@ -141,6 +142,7 @@ def export_checkpoint(
         recursions: Fix T and write all recursions into the file; None writes one, T is chosen at run time.
         default: Default number of recursions at run time; the network's own number when None.
         card: Entries that are added to the card, or replace those that training wrote.
+        others: More checkpoints of the same network; the mean of all weights is written.
 
     Returns:
         The written file.
@@ -154,6 +156,11 @@ def export_checkpoint(
     if any(count is not None and count < 1 for count in (recursions, default)):
         raise UsageError(f"recursions is {recursions}, by default {default}: give 1 or more")
     loaded = load_checkpoint(checkpoint)
+    if others:
+        try:
+            loaded = average([loaded, *map(load_checkpoint, others)])
+        except ValueError as error:
+            raise UnrainError(f"{checkpoint}, {', '.join(map(str, others))}: {error}, no mean") from error
     if out.suffix == ".safetensors":
         if recursions is not None or default is not None:
             raise UsageError(f"{out}: the number of recursions is for ONNX files, leave it out")

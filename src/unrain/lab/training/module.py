@@ -296,7 +296,7 @@ def start_from(module: Deraining, initial: Initial) -> None:
     except RuntimeError as error:
         reason = str(error).partition("\n")[2].strip().partition("\n")[0]
         raise UnrainError(f"{path}: weights of another network than the recipe's ({reason})") from error
-    earlier = ("recipe", "steps", "wall_time", "went_on_from")
+    earlier = ("recipe", "steps", "wall_time", "mean_with", "went_on_from")
     module.initial_card = {key: start.card[key] for key in earlier if key in start.card}
 
 
