@@ -36,9 +36,13 @@ def test_train_and_export_call_the_lab(monkeypatch):
     assert cli.main(["export", "last.ckpt", "-o", "new.onnx"]) == 0
     assert cli.main(["export", "last.ckpt", "-o", "new.onnx", "--recursions", "2"]) == 0
     assert cli.main(["export", "last.ckpt", "-o", "new.onnx", "--default", "1"]) == 0
-    chosen = [(None, None), (2, None), (None, 1)]
+    assert cli.main(["export", "last.ckpt", "-o", "new.onnx", "--average", "a", "--average", "b"]) == 0
+    none = {"recursions": None, "default": None, "others": ()}
+    changed = [{}, {"recursions": 2}, {"default": 1}, {"others": (Path("a"), Path("b"))}]
     files = (Path("last.ckpt"), Path("new.onnx"))
-    assert calls == [(files, {"recursions": fixed, "default": default}) for fixed, default in chosen]
+    assert calls == [
+        (files, {"recursions": fixed, "default": default, "others": ()}) for fixed, default in chosen
+    ]
 
 
 def test_training_and_export_end_with_what_they_made_and_what_to_do_with_it(monkeypatch, capsys):
