@@ -99,6 +99,7 @@ def test_sizes():
         ["-", "--raw", "4x4", "-o", "out.png"],
         ["-", "--raw", "4x4", "--crf", "3"],
         ["-", "--raw", "4x4", "--start", "3"],
+        ["-", "--raw", "4x4", "--encoder", "nvenc"],
         ["-", "--raw", "4x4", "--quality", "3"],
         ["-", "--raw", "4x4", "--dry-run"],
         ["-", "--raw", "4x4", "--compare"],

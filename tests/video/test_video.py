@@ -23,7 +23,7 @@ from unrain.derainer import Derainer
 from unrain.errors import UnrainError
 from unrain.files import DiskFullError
 from unrain.plan import make_plan
-from unrain.video import OptionError, VideoOptions, frames
+from unrain.video import OptionError, VideoOptions, frames, options, writer
 from unrain.video.writer import Output, Writer
 
 av = pytest.importorskip("av", reason="PyAV is not installed")
@@ -848,6 +848,8 @@ def test_sigterm_sums_up_a_folder_and_leaves_no_temporary_file(tmp_path):
         (["a.mp4", "-o", "a.avi"], "extension .avi: use one of .m4v .mkv .mov .mp4 .webm"),
         (["a.mp4", "-o", "a.jpg"], "extension .jpg: use one of .m4v"),
         (["a.png", "--crf", "20"], "are for videos, but none is named"),
+        (["a.png", "--encoder", "nvenc"], "are for videos, but none is named"),
+        (["a.webm", "--encoder", "nvenc"], "--encoder nvenc: a_derained.webm is written with vp9"),
     ],
 )
 def test_wrong_usage(here, capsys, arguments, words):
@@ -895,3 +897,264 @@ def test_hardware_that_cannot_decode_is_said_and_the_processor_does_it(tmp_path,
 def test_no_such_hardware():
     with pytest.raises(OptionError, match="--hwaccel gpu: unknown, choose one of cuda"):
         VideoOptions(hwaccel="gpu")
+
+
+def hardware(encoder, kind="nv12", **options):
+    """One of FFmpeg's hardware encoders, ready to be opened."""
+    try:
+        context = av.CodecContext.create(encoder, "w")
+    except ValueError:
+        pytest.skip(f"this build of PyAV has no {encoder}")
+    context.width, context.height, context.pix_fmt = 640, 480, kind
+    context.time_base, context.framerate = Fraction(1, 25), Fraction(25)
+    context.options = options
+    return context
+
+
+@pytest.mark.parametrize(
+    ("family", "codec"), [("nvenc", "h264"), ("qsv", "hevc"), ("amf", "av1"), ("videotoolbox", "h264")]
+)
+def test_hardware_that_cannot_encode_is_said_and_the_processor_does_it(tmp_path, capfd, family, codec):
+    """The real encoders, on a machine without their hardware; or a build of PyAV that does not have them."""
+    with contextlib.suppress(av.FFmpegError, pytest.skip.Exception):
+        hardware(f"{codec}_{family}").open()
+        pytest.skip("this machine has the hardware")
+    source = clip(tmp_path / "a.mp4", kind="yuv420p10le", frames=4)
+    plain, _ = run(source, target=tmp_path / "plain.mp4", codec=codec)
+    report, target = run(source, target=tmp_path / "hard.mp4", codec=codec, encoder=family)
+    assert report.warnings == (f"{family} cannot encode it here: the processor does", *plain.warnings)
+    assert target.read_bytes() == (tmp_path / "plain.mp4").read_bytes()
+    assert capfd.readouterr() == ("", "")
+
+
+class StandIn:
+    """Stands for PyAV with h264_nvenc on hardware: libx264, which also takes NV12.
+
+    Args:
+        monkeypatch: Of the test.
+        kinds: The pixel formats that it says it takes.
+        fails: At which frame it fails, over all streams; None for never.
+        refused: How many streams do not open after the trial.
+    """
+
+    def __init__(self, monkeypatch, kinds=("nv12", "p010le"), fails=None, refused=0):
+        self.options, self.encoded, self.fails, self.refused = [], 0, fails, refused
+        self.kinds = kinds
+        self.real = SimpleNamespace(Codec=av.Codec, CodecContext=av.CodecContext, open=av.open)
+        monkeypatch.setattr(av, "Codec", self.codec)
+        monkeypatch.setattr(av, "CodecContext", SimpleNamespace(create=self.create))
+        monkeypatch.setattr(av, "open", self.open)
+
+    def codec(self, name, mode):
+        if name != "h264_nvenc":
+            return self.real.Codec(name, mode)
+        return SimpleNamespace(video_formats=[av.VideoFormat(kind) for kind in self.kinds])
+
+    def create(self, name, mode):
+        assert name == "h264_nvenc"
+        return Watched(self.real.CodecContext.create("libx264", mode), encode=self.encode)
+
+    def open(self, *words, **more):
+        container = self.real.open(*words, **more)
+
+        def add_stream(name, *, options, **more):
+            if name != "h264_nvenc":
+                return container.add_stream(name, options=options, **more)
+            self.options.append(options)
+            stream = container.add_stream("libx264", options=options, **more)
+            context = Watched(stream.codec_context, open=self.opened)
+            return Watched(stream, encode=self.encode, codec_context=context)
+
+        return Watched(container, add_stream=add_stream)
+
+    def encode(self, real, frame=None):
+        self.encoded += frame is not None
+        if frame is not None and self.fails == self.encoded:
+            raise av.error.ExternalError(1, "Generic error in an external library")
+        return real.encode(frame)
+
+    def opened(self, real):
+        if self.refused:
+            self.refused -= 1
+            raise av.error.ExternalError(1, "no more sessions")
+        real.open()
+
+
+class Watched:
+    """Something of PyAV's, of which some attributes are replaced: methods get the real thing first."""
+
+    def __init__(self, real, add_stream=None, **replaced):
+        self.__dict__["real"] = real
+        for name, value in replaced.items():
+            self.__dict__[name] = (lambda *words, f=value: f(real, *words)) if callable(value) else value
+        if add_stream:
+            self.__dict__["add_stream"] = add_stream
+
+    def __getattr__(self, name):
+        return getattr(self.real, name)
+
+    def __setattr__(self, name, value):
+        setattr(self.real, name, value)
+
+    def __enter__(self):
+        self.real.__enter__()
+        return self
+
+    def __exit__(self, *details):
+        self.real.__exit__(*details)
+
+
+def test_hardware_that_can_encode_does(tmp_path, monkeypatch):
+    source = clip(tmp_path / "a.mp4", turned=True)
+    stand_in = StandIn(monkeypatch)
+    report, target = run(source, encoder="nvenc", crf=10)
+    # One frame more: the trial's.
+    assert (report.frames, report.warnings, stand_in.encoded) == (10, (), 11)
+    assert stand_in.options == [{"rc": "vbr", "cq": "11"}]
+    monkeypatch.undo()
+    before, after = Seen(source), Seen(target)
+    for what in ("pts", "seconds", "unit", "turn", "colours", "aspect", "size", "kind", "language", "sound"):
+        assert getattr(after, what) == getattr(before, what), what
+    assert psnr(before.frames, after.frames) > 30
+
+
+@pytest.mark.parametrize(
+    ("how", "size"),
+    [({"fails": 1}, (64, 48)), ({"refused": 1}, (64, 48)), ({"kinds": ()}, (64, 48)), ({}, (65, 48))],
+)
+def test_hardware_that_gives_up_before_the_first_frame_loses_nothing(tmp_path, monkeypatch, how, size):
+    """At its first frame, when the stream is opened, for want of a pixel format, or at an odd size."""
+    source = clip(tmp_path / "a.mkv", size=size, kind="yuv444p", sound=False)
+    plain, _ = run(source, target=tmp_path / "plain.mp4")
+    StandIn(monkeypatch, **how)
+    report, target = run(source, target=tmp_path / "hard.mp4", encoder="nvenc")
+    assert report.warnings == ("nvenc cannot encode it here: the processor does", *plain.warnings)
+    assert target.read_bytes() == (tmp_path / "plain.mp4").read_bytes()
+
+
+def test_hardware_that_gives_up_midway_leaves_nothing_and_says_what_to_do(tmp_path, monkeypatch):
+    source = clip(tmp_path / "a.mp4", sound=False)
+    StandIn(monkeypatch, fails=5)
+    words = r"nvenc failed after \d frames \(Generic error in an external library\), leave out --encoder"
+    with pytest.raises(UnrainError, match=words):
+        run(source, encoder="nvenc")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
+
+
+# As FFmpeg 8 lists them.
+_NVENC = (
+    "yuv420p",
+    "nv12",
+    "p010le",
+    "yuv444p",
+    "p016le",
+    "nv16",
+    "p210le",
+    "p216le",
+    "yuv444p10msble",
+    "bgr0",
+)
+_QSV = ("nv12", "p010le", "p012le", "yuyv422", "y210le", "qsv", "bgra", "x2rgb10le", "vuyx", "xv30le")
+
+
+@pytest.mark.parametrize(
+    ("offered", "source", "chosen", "said"),
+    [
+        (_NVENC, "yuv420p", "yuv420p", None),
+        (_NVENC, "yuv420p10le", "p010le", None),
+        (_NVENC, "yuv422p", "nv16", None),
+        (_NVENC, "yuv422p10le", "p210le", None),
+        (_NVENC, "yuv444p10le", "yuv444p10msble", None),
+        (_NVENC, "gbrp", "yuv444p", None),
+        (_QSV, "yuv420p", "nv12", None),
+        (_QSV, "yuv420p12le", "p012le", None),
+        (_QSV, "yuv422p", "yuyv422", None),
+        (_QSV, "yuv422p10le", "y210le", None),
+        (_QSV, "yuv444p", "vuyx", None),
+        (_QSV, "yuv444p10le", "xv30le", None),
+        (
+            ("nv12", "qsv"),
+            "yuv420p10le",
+            "nv12",
+            "10 bits per channel are reduced to 8, the most that enc has",
+        ),
+        (("nv12", "qsv"), "yuv444p", "nv12", r"enc stores colour at half resolution \(4:2:0\)"),
+    ],
+)
+def test_hardware_gets_the_sources_depth_and_chroma_or_says_so(offered, source, chosen, said):
+    writer = SimpleNamespace(
+        _target="a.mp4", _reader=SimpleNamespace(format=av.VideoFormat(source), width=64, height=48)
+    )
+    kind, warnings = Writer._pixel_format(
+        writer, "enc", [av.VideoFormat(name) for name in offered], even=True
+    )
+    assert kind == chosen
+    assert len(warnings) == (said is not None)
+    assert said is None or re.match(said, warnings[0])
+
+
+def test_the_formats_of_hardware_hold_the_same_pixels():
+    ramp = np.linspace(4000, 60000, 64).astype(np.uint16)
+    pixels = np.stack(
+        [np.tile(ramp, (48, 1)), np.tile(ramp[:48, None], (1, 64)), np.full((48, 64), 30000)], 2
+    )
+    how = {"dst_colorspace": 1, "src_color_range": 2, "dst_color_range": 1}
+    back = {"src_colorspace": 1, "src_color_range": 1, "dst_color_range": 2}
+    for (_, bits), kinds in writer._FORMATS.items():
+        for kind in kinds:
+            encoded = av.VideoFrame.from_ndarray(pixels.astype(np.uint16), "rgb48le").reformat(
+                format=kind, **how
+            )
+            seen = encoded.reformat(format="rgb48le", **back).to_ndarray()
+            assert np.abs(seen.astype(float) - pixels).mean() < (1000 if bits == 8 else 600), kind
+
+
+@pytest.mark.parametrize("family", options.ENCODERS)
+def test_ffmpeg_knows_the_options_of_hardware_and_their_bounds(family):
+    """FFmpeg refuses a value before it looks for hardware."""
+    refused = (ValueError, OverflowError)
+    for codec in options.ENCODERS[family].scales:
+        for crf in (None, 0, video.CODECS[codec].worst):
+            settings = options.ENCODERS[family].settings(codec, crf)
+            with contextlib.suppress(av.FFmpegError):
+                try:
+                    hardware(f"{codec}_{family}", **settings).open()
+                except refused as error:
+                    pytest.fail(f"{codec}_{family} {settings}: {error}")
+        for name in settings:
+            # Its HEVC has no B frames.
+            if (codec, name) != ("hevc", "qp_b"):
+                with pytest.raises(refused):
+                    hardware(f"{codec}_{family}", **{name: "x"}).open()
+
+
+def test_the_quality_of_hardware_goes_from_best_to_worst():
+    for family in options.ENCODERS.values():
+        for codec, (best, worst) in family.scales.items():
+            highest = video.CODECS[codec].worst
+            values = [int(family.settings(codec, crf)[family.quality[0]]) for crf in range(highest + 1)]
+            assert (values[0], values[-1]) == (best, worst)
+            assert values == sorted(values, reverse=best > worst)
+
+
+@pytest.mark.parametrize(
+    ("name", "chosen", "words"),
+    [
+        ("a.mp4", {"encoder": "gpu"}, "--encoder gpu: unknown, choose one of nvenc, qsv, amf, videotoolbox"),
+        (
+            "a.mp4",
+            {"encoder": "nvenc", "codec": "vp9"},
+            "nvenc: it has no vp9, choose --codec h264 or hevc or av1",
+        ),
+        (
+            "a.webm",
+            {"encoder": "amf"},
+            "a.webm is written with vp9, which it does not have, choose --codec av1",
+        ),
+        ("a.webm", {"encoder": "videotoolbox"}, "choose another container with -o, such as .mkv"),
+        ("a.gif", {"encoder": "nvenc"}, "an animation takes no .*--encoder"),
+    ],
+)
+def test_encoders_that_there_are_not(tmp_path, name, chosen, words):
+    with pytest.raises(OptionError, match=words):
+        VideoOptions(**chosen).check(tmp_path / name)

@@ -71,6 +71,7 @@ def derain(
     duration: Annotated[str | None, Parameter(group=_VIDEO, show_default="up to its end")] = None,
     neighbours: Annotated[bool, Parameter(negative="--no-neighbours", group=_VIDEO)] = True,
     hwaccel: Annotated[str | None, Parameter(group=_VIDEO, show_default="the processor")] = None,
+    encoder: Annotated[str | None, Parameter(group=_VIDEO, show_default="the processor")] = None,
     raw: Annotated[str | None, Parameter(group=_VIDEO, show_default="no")] = None,
     model: Annotated[str, Parameter(group=_MODEL)] = zoo.DEFAULT,
     recursions: Annotated[Count, Parameter(show_default="the model's own number")] = None,
@@ -114,6 +115,8 @@ def derain(
         neighbours: Steady the parts of a video that do not move with the frames before and after.
         hwaccel: Decode videos by hardware: cuda, qsv, vaapi, videotoolbox, d3d11va or amf. Where that cannot
             be had the processor does it, and a line says so.
+        encoder: Encode videos by hardware: nvenc, qsv, amf or videotoolbox. Where that cannot be had the
+            processor does it, and a line says so.
         raw: Standard input and output are raw frames of this size: WIDTHxHEIGHT, or WIDTHxHEIGHT:rgb48le for
             16 bits.
         model: A name that unrain models lists, or an ONNX file.
@@ -143,6 +146,7 @@ def derain(
         video.parse_time(duration, "--duration") if duration is not None else None,
         neighbours,
         hwaccel,
+        encoder,
     )
     devices.parse(device)
     devices.check_precision(precision)
@@ -256,8 +260,8 @@ def check_for_videos(settings: "VideoOptions", jobs: "Iterable[Job | Task]") -> 
 
     if settings != video.VideoOptions() and not any(job.is_video for job in jobs):
         raise plan.PlanError(
-            "--codec, --crf, --start, --duration, --hwaccel and --no-neighbours are for videos, but none is "
-            "named"
+            "--codec, --crf, --start, --duration, --hwaccel, --encoder and --no-neighbours are for videos, "
+            "but none is named"
         )
 
 

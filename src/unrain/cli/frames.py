@@ -29,8 +29,8 @@ def check(planned: "Plan", settings: "VideoOptions", *, quality: int | None, dry
         raise UsageError(f"--raw: frames come from standard input and go to standard output, {_EXAMPLE}")
     if replace(settings, neighbours=True) != video.VideoOptions() or quality is not None or dry_run:
         raise UsageError(
-            "--raw: --codec, --crf, --start, --duration, --hwaccel, --quality and --dry-run are not for raw "
-            "frames, leave them to the programs before and after"
+            "--raw: --codec, --crf, --start, --duration, --hwaccel, --encoder, --quality and --dry-run are "
+            "not for raw frames, leave them to the programs before and after"
         )
 
 

@@ -47,6 +47,45 @@ CODECS = {
 HWACCELS = ("cuda", "qsv", "vaapi", "videotoolbox", "d3d11va", "d3d12va", "amf", "drm", "vulkan")
 """FFmpeg's names of what may decode besides the processor."""
 
+
+@dataclass(frozen=True)
+class Hardware:
+    """FFmpeg's encoders on the hardware of one maker.
+
+    Attributes:
+        scales: The codecs there are, each with the encoder's own number for the best quality and the worst.
+        quality: The encoder's options that take this number.
+        options: Those that make it hold.
+    """
+
+    scales: dict[str, tuple[int, int]]
+    quality: tuple[str, ...]
+    options: dict[str, str] = field(default_factory=dict)
+
+    def settings(self, codec: str, crf: int | None) -> dict[str, str]:
+        """The encoder's options for a quality, which is spread over its own scale."""
+        best, worst = self.scales[codec]
+        chosen = CODECS[codec].crf if crf is None else crf
+        value = round(best + (worst - best) * chosen / CODECS[codec].worst)
+        return {**self.options, **dict.fromkeys(self.quality, str(value))}
+
+
+# VAAPI is missing: its encoders take frames in the graphics card's memory only, and PyAV's build has none.
+ENCODERS = {
+    # At 0 it would choose the quality itself.
+    "nvenc": Hardware({"h264": (1, 51), "hevc": (1, 51), "av1": (1, 63)}, ("cq",), {"rc": "vbr"}),
+    # 1 to 51 for all codecs: its "intelligent constant quality".
+    "qsv": Hardware(dict.fromkeys(CODECS, (1, 51)), ("global_quality",)),
+    "amf": Hardware(
+        {"h264": (0, 51), "hevc": (0, 51), "av1": (1, 255)}, ("qp_i", "qp_p", "qp_b"), {"rc": "cqp"}
+    ),
+    # 100 is the best there. FFmpeg divides by 118.
+    "videotoolbox": Hardware(
+        dict.fromkeys(("h264", "hevc"), (100 * 118, 118)), ("global_quality",), {"flags": "+qscale"}
+    ),
+}
+"""FFmpeg's names of what may encode besides the processor."""
+
 # What FFmpeg writes into each container; the first is the default.
 _CODECS_OF = {
     "mp4": tuple(CODECS),
@@ -68,6 +107,7 @@ class VideoOptions:
         neighbours: Whether to steady still areas with the frames before and after.
         hwaccel: What decodes it, as FFmpeg calls it: cuda, qsv, vaapi, videotoolbox, d3d11va, amf; None for
             the processor.
+        encoder: What encodes it, one of `ENCODERS`; None for the processor.
 
     Raises:
         OptionError: The codec is unknown or a number is out of range.
@@ -79,6 +119,7 @@ class VideoOptions:
     duration: Fraction | None = None
     neighbours: bool = True
     hwaccel: str | None = None
+    encoder: str | None = None
 
     def __post_init__(self) -> None:
         """Check everything that does not depend on the container."""
@@ -86,6 +127,11 @@ class VideoOptions:
             raise OptionError(f"--codec {self.codec}: unknown, choose one of {', '.join(CODECS)}")
         if self.hwaccel is not None and self.hwaccel not in HWACCELS:
             raise OptionError(f"--hwaccel {self.hwaccel}: unknown, choose one of {', '.join(HWACCELS)}")
+        if self.encoder is not None and self.encoder not in ENCODERS:
+            raise OptionError(f"--encoder {self.encoder}: unknown, choose one of {', '.join(ENCODERS)}")
+        if self.encoder is not None and self.codec not in (None, *ENCODERS[self.encoder].scales):
+            having = " or ".join(ENCODERS[self.encoder].scales)
+            raise OptionError(f"--encoder {self.encoder}: it has no {self.codec}, choose --codec {having}")
         possible = [held[0] for held in _CODECS_OF.values()] if self.codec is None else [self.codec]
         worst = max(CODECS[codec].worst for codec in possible)
         if self.crf is not None and not 0 <= self.crf <= worst:
@@ -104,18 +150,28 @@ class VideoOptions:
             target: The result, with an extension from `WRITTEN`, or of an animation.
 
         Raises:
-            OptionError: The container cannot hold the codec, or `crf` is out of the codec's range.
+            OptionError: The container or the encoder does not have the codec, or `crf` is out of
+                the codec's range.
         """
         if target.suffix.lower() in ANIMATIONS:
             if replace(self, neighbours=True) != VideoOptions():
                 raise OptionError(
-                    f"{target}: an animation takes no --codec, --crf, --start, --duration or --hwaccel"
+                    f"{target}: an animation takes no --codec, --crf, --start, --duration, --hwaccel or "
+                    "--encoder"
                 )
             return
         codec = self.codec_for(target)
         held = _CODECS_OF[WRITTEN[target.suffix.lower()]]
         if codec not in held:
             raise OptionError(f"--codec {codec}: {target} cannot hold it, choose {' or '.join(held)}")
+        having = tuple(held) if self.encoder is None else tuple(ENCODERS[self.encoder].scales)
+        if codec not in having:
+            both = " or ".join(name for name in held if name in having)
+            remedy = f"choose --codec {both}" if both else "choose another container with -o, such as .mkv"
+            raise OptionError(
+                f"--encoder {self.encoder}: {target} is written with {codec}, which it does not have, "
+                f"{remedy}"
+            )
         worst = CODECS[codec].worst
         if self.crf is not None and self.crf > worst:
             raise OptionError(f"--crf {self.crf}: {target} is written with {codec}, give 0 (best) to {worst}")

@@ -13,15 +13,30 @@ from unrain import files
 from unrain.errors import UnrainError
 from unrain.video.containers import WRITTEN
 from unrain.video.frames import FULL, LIMITED, Frame, Item, bit_depth, exact_interpolation
-from unrain.video.options import CODECS, Codec, VideoOptions
+from unrain.video.options import CODECS, ENCODERS, VideoOptions
 from unrain.video.reader import Reader
 
 if TYPE_CHECKING:
     from av.container import InputContainer
     from av.packet import Packet
     from av.stream import Stream
+    from av.video.codeccontext import VideoCodecContext
     from av.video.format import VideoFormat
+    from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
+
+# FFmpeg's names of pixel formats by chroma and bits: the processor's encoders take the first of each.
+_FORMATS = {
+    ("420", 8): ("yuv420p", "nv12"),
+    ("420", 10): ("yuv420p10le", "p010le"),
+    ("420", 12): ("yuv420p12le", "p012le"),
+    ("422", 8): ("yuv422p", "nv16", "yuyv422"),
+    ("422", 10): ("yuv422p10le", "p210le", "y210le"),
+    ("422", 12): ("yuv422p12le",),
+    ("444", 8): ("yuv444p", "vuyx"),
+    ("444", 10): ("yuv444p10le", "yuv444p10msble", "xv30le"),
+    ("444", 12): ("yuv444p12le",),
+}
 
 # Written by the muxer itself, or true of the source's encoding only.
 _NOT_METADATA = re.compile(
@@ -104,8 +119,6 @@ class Writer:
     """
 
     def __init__(self, file: BinaryIO, target: Path, reader: Reader, options: VideoOptions) -> None:
-        import av
-
         self.frames = 0
         self.until = 0
         self.warnings: list[str] = []
@@ -113,11 +126,12 @@ class Writer:
         self._output = Output(file)
         self._target = target
         self._reader = reader
-        kind = WRITTEN[target.suffix.lower()]
-        self._container = av.open(self._output, "w", format=kind, container_options=_options(kind, reader))
         self._shift = round(reader.origin / reader.time_base)
         self._durations: dict[int, int] = {}
-        self._video = self._add_video(options.codec_for(target), options.crf)
+        self._hardware = options.encoder or ""
+        name = options.codec_for(target)
+        if options.encoder is None or not self._begin_by_hardware(name, options.encoder, options.crf):
+            self._begin_by_processor(name, options.crf)
         self._copied = self._add_others(reader.container)
         self._container.metadata.update(_metadata(reader.container.metadata))
         self._container.set_chapters(self._chapters(options))
@@ -130,29 +144,82 @@ class Writer:
         with contextlib.suppress(Exception):
             self._container.close()
 
-    def _add_video(self, name: str, crf: int | None) -> "VideoStream":
+    def _begin_by_hardware(self, name: str, family: str, crf: int | None) -> bool:
+        """Begin the result with an encoder that is no part of the processor; say so if that cannot be had."""
+        import av
+
+        reader = self._reader
+        encoder, options = f"{name}_{family}", ENCODERS[family].settings(name, crf)
+        try:
+            offered = av.Codec(encoder, "w").video_formats or []
+            # Whether it keeps an odd size or cuts it could not be tried.
+            if reader.width % 2 or reader.height % 2:
+                raise ValueError("odd")
+            kind, warnings = self._pixel_format(encoder, offered, even=True)
+            context: VideoCodecContext = av.CodecContext.create(encoder, "w")  # type: ignore[assignment]
+            context.framerate, context.options = reader.rate, options
+            self._set_up(context, name, kind)
+            # Some say only at the first frame what they cannot do.
+            blank = av.VideoFrame.from_ndarray(np.zeros((reader.height, reader.width, 3), np.uint8), "rgb24")
+            if not [*context.encode(blank.reformat(format=kind)), *context.encode(None)]:
+                raise ValueError("nothing came out")
+            del context
+            self._add_video(encoder, name, kind, options)
+            self._video.codec_context.open()
+        except (av.FFmpegError, UnrainError, OSError, ValueError, RuntimeError, NotImplementedError):
+            self.warnings.append(f"{family} cannot encode it here: the processor does")
+            self._hardware = ""
+            return False
+        self.warnings += warnings
+        return True
+
+    def _begin_by_processor(self, name: str, crf: int | None) -> None:
+        import av
+
         codec, reader = CODECS[name], self._reader
         if reader.width < codec.least[0] or reader.height < codec.least[1]:
             raise UnrainError(
                 f"{self._target}: {reader.width} x {reader.height} is too small for {name}, choose another "
                 "--codec"
             )
-        before = reader.stream.codec_context
         options = {**codec.options, "crf": str(codec.crf if crf is None else crf)}
         if name == "av1":
             # SVT-AV1 writes to standard error directly, not through FFmpeg's log.
             os.environ.setdefault("SVT_LOG", "1")
         try:
-            stream = self._container.add_stream(codec.encoder, rate=reader.rate, options=options)
+            offered = av.Codec(codec.encoder, "w").video_formats or []
+            kind, warnings = self._pixel_format(name, offered, even=codec.even)
+            self._add_video(codec.encoder, name, kind, options)
         except ValueError as error:
             raise UnrainError(
                 f"{self._target}: {name} cannot be written here, choose another --codec"
             ) from error
-        video: VideoStream = stream  # type: ignore[assignment]
-        context = video.codec_context
-        context.width, context.height = reader.width, reader.height
-        context.pix_fmt = self._pixel_format(codec, name, stream.codec.video_formats or [])
-        context.time_base = video.time_base = reader.time_base
+        self.warnings += warnings
+
+    def _add_video(self, encoder: str, name: str, kind: str, options: dict[str, str]) -> None:
+        """Open the container, in which nothing is written yet, and add the stream of the frames."""
+        import av
+
+        reader = self._reader
+        container = WRITTEN[self._target.suffix.lower()]
+        self._container = av.open(
+            self._output, "w", format=container, container_options=_options(container, reader)
+        )
+        video: VideoStream = self._container.add_stream(encoder, rate=reader.rate, options=options)  # type: ignore[assignment]
+        self._set_up(video.codec_context, name, kind)
+        video.time_base = reader.time_base
+        if reader.rotation:
+            video.set_display_matrix(reader.rotation)
+        video.metadata.update(_metadata(reader.stream.metadata))
+        video.disposition = reader.stream.disposition
+        self._video = video
+
+    def _set_up(self, context: "VideoCodecContext", name: str, kind: str) -> None:
+        """Tell an encoder what comes."""
+        reader = self._reader
+        before = reader.stream.codec_context
+        context.width, context.height, context.pix_fmt = reader.width, reader.height, kind
+        context.time_base = reader.time_base
         context.color_range = FULL if reader.full_range else LIMITED if before.color_range else 0
         # RGB has no matrix: name the one that it is encoded with.
         context.colorspace = before.colorspace if not reader.format.is_rgb else reader.matrix
@@ -163,15 +230,25 @@ class Writer:
         if name == "hevc" and self._target.suffix.lower() in (".mp4", ".m4v", ".mov"):
             # Apple's players need this tag.
             context.codec_tag = "hvc1"
-        if reader.rotation:
-            video.set_display_matrix(reader.rotation)
-        video.metadata.update(_metadata(reader.stream.metadata))
-        video.disposition = reader.stream.disposition
-        return video
 
-    def _pixel_format(self, codec: Codec, name: str, offered: "Sequence[VideoFormat]") -> str:
-        """Choose the pixel format: the source's chroma and depth, as far as the codec can store them."""
+    def _pixel_format(
+        self, name: str, offered: "Sequence[VideoFormat]", *, even: bool
+    ) -> tuple[str, list[str]]:
+        """Choose the pixel format: the source's chroma and depth, as far as the encoder can store them.
+
+        Args:
+            name: What the encoder is called in warnings.
+            offered: What it takes.
+            even: Whether width and height must be even where colour is stored at half resolution.
+
+        Returns:
+            FFmpeg's name of the format, and what it does not keep.
+
+        Raises:
+            UnrainError: There is none.
+        """
         reader = self._reader
+        warnings: list[str] = []
         names = {format.name for format in offered}
         depth = bit_depth(reader.format)
         fine = reader.format.is_rgb
@@ -179,31 +256,20 @@ class Writer:
         down = 1 if fine else 16 // max(1, reader.format.chroma_height(16) or 8)
         odd = bool((across > 1 and reader.width % 2) or (down > 1 and reader.height % 2))
         chroma = "444" if (across, down) == (1, 1) else "422" if down == 1 else "420"
-        if odd and codec.even and f"yuv444p{'10le' * (depth > 8)}" in names:
+        if odd and even and names.intersection(_FORMATS["444", 10 if depth > 8 else 8]):
             chroma = "444"
-            self.warnings.append(
+            warnings.append(
                 f"{reader.width} x {reader.height} is odd: {name} keeps that size with colour at full "
                 "resolution (4:4:4), which not every player supports"
             )
         for wanted in (chroma, "444" if chroma == "422" else chroma, "420"):
-            for bits, suffix in ((12, "12le"), (10, "10le"), (8, "")):
-                if bits <= max(8, depth) and f"yuv{wanted}p{suffix}" in names:
+            for bits in (12, 10, 8):
+                kind = next((kind for kind in _FORMATS[wanted, bits] if kind in names), None)
+                if bits <= max(8, depth) and kind is not None:
                     if wanted != chroma:
-                        self.warnings.append(f"{name} stores colour at half resolution (4:2:0)")
-                    self._say_depth(name, depth, bits)
-                    return f"yuv{wanted}p{suffix}"
+                        warnings.append(f"{name} stores colour at half resolution (4:2:0)")
+                    return kind, [*warnings, *_depth_warnings(name, depth, bits)]
         raise UnrainError(f"{self._target}: {name} cannot store this video, choose another --codec")
-
-    def _say_depth(self, name: str, before: int, after: int) -> None:
-        if after < min(before, 10):
-            self.warnings.append(
-                f"{before} bits per channel are reduced to {after}, the most that {name} has here"
-            )
-        elif after > 8 and name == "h264":
-            self.warnings.append(
-                f"{after} bits per channel are kept, which some players do not support in H.264; "
-                "more support --codec hevc"
-            )
 
     def _add_others(self, container: "InputContainer") -> "dict[int, Stream]":
         """Add the streams that are copied; warn about those that cannot be."""
@@ -278,7 +344,20 @@ class Writer:
         self._durations[encoded.pts] = frame.duration
         self.frames += 1
         self.until = frame.pts + frame.duration
-        self._mux(self._video.encode(encoded))
+        self._mux(self._encoded(encoded))
+
+    def _encoded(self, frame: "VideoFrame | None") -> "list[Packet[Any]]":
+        from av import FFmpegError
+
+        try:
+            return self._video.encode(frame)
+        except FFmpegError as error:
+            if not self._hardware:
+                raise
+            raise UnrainError(
+                f"{self._target}: {self._hardware} failed after {self.frames} frames "
+                f"({files.one_line(error.strerror)}), leave out --encoder"
+            ) from error
 
     def _mux(self, packets: "list[Packet[Any]]") -> None:
         for packet in packets:
@@ -299,7 +378,7 @@ class Writer:
 
     def finish(self) -> None:
         """Write what the encoder still holds, and flush the file to the disk."""
-        self._mux(self._video.encode(None))
+        self._mux(self._encoded(None))
         self._container.close()
         self._output.check()
         # Not in the caller's thread, where Ctrl-C would interrupt it.
@@ -319,3 +398,14 @@ def _options(kind: str, reader: Reader) -> dict[str, str]:
 
 def _metadata(found: dict[str, str]) -> dict[str, str]:
     return {key: value for key, value in found.items() if not _NOT_METADATA.fullmatch(key)}
+
+
+def _depth_warnings(name: str, before: int, after: int) -> list[str]:
+    if after < min(before, 10):
+        return [f"{before} bits per channel are reduced to {after}, the most that {name} has here"]
+    if after > 8 and name.startswith("h264"):
+        return [
+            f"{after} bits per channel are kept, which some players do not support in H.264; more support "
+            "--codec hevc"
+        ]
+    return []
