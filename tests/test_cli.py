@@ -7,8 +7,10 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
 
@@ -23,6 +25,7 @@ import unrain
 from toys import ROOT, add_loop, flat_picture, png_of, tiny_network
 from unrain import cli, image, plan, zoo
 from unrain.cli.output import escaped
+from unrain.cli.signals import terminable
 from unrain.cli.topics import TOPICS
 from unrain.derainer import Derainer
 from unrain.errors import UnrainError
@@ -488,6 +491,32 @@ def test_interrupted(here, capsys, monkeypatch):
         "unrain: interrupted: 1 derained, 0 skipped, 0 failed, 2 not started"
     )
     assert sorted(path.name for path in Path("in").iterdir()) == ["a.png", "a_derained.png", "b.png", "c.png"]
+
+
+def test_sigterm_ends_a_run_and_means_afterwards_what_it_meant_before(here, capsys, monkeypatch):
+    def terminated(*_, **__):
+        assert signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(Derainer, "derain", terminated)
+    assert cli.main(["photo.jpg"]) == 143
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_another_programs_plans_with_sigterm_are_left_alone():
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with terminable(lambda: pytest.fail("called")):
+            signal.raise_signal(signal.SIGTERM)
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_only_the_main_thread_hears_signals():
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(lambda: terminable(list).__enter__()).result()
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 def test_progress_on_a_terminal(here, monkeypatch):

@@ -94,6 +94,21 @@ def test_stopping_ends_it(tmp_path, monkeypatch):
     assert list(watch.plans(tmp_path, tmp_path / "out", stop.is_set)) == []
 
 
+def test_sigterm_ends_the_command_and_means_afterwards_what_it_meant_before(tmp_path, monkeypatch):
+    pytest.importorskip("watchfiles")
+    (tmp_path / "in").mkdir()
+
+    def plans(folder, output, stopped):
+        assert signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
+        signal.raise_signal(signal.SIGTERM)
+        assert stopped()
+        return iter(())
+
+    monkeypatch.setattr(watch, "plans", plans)
+    assert cli.main(["watch", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "-q"]) == 0
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
 def test_a_missing_extra_is_said_before_anything_is_watched(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "watchfiles", None)
     (tmp_path / "in").mkdir()

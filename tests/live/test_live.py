@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -332,6 +333,21 @@ def gstreamer():
         return subprocess.run([SYSTEM_PYTHON, "-c", code], capture_output=True, check=False).returncode == 0
     except OSError:
         return False
+
+
+def test_sigterm_ends_the_command_and_means_afterwards_what_it_meant_before(
+    tmp_path, model_folder, monkeypatch
+):
+    def running(*_, stopped, **__):
+        assert signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
+        signal.raise_signal(signal.SIGTERM)
+        assert stopped()
+        return SimpleNamespace(frames=1, received=1, dropped=0)
+
+    monkeypatch.setattr("unrain.live.run.run", running)
+    words = ["live", "rtsp://127.0.0.1/cam", "-o", str(tmp_path / "out")]
+    assert cli.main([*words, "--model", str(model_folder / "tiny.onnx"), "--device", "cpu"]) == 0
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 @pytest.mark.slow

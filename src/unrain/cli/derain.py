@@ -1,13 +1,10 @@
 """`unrain IN...`: derain pictures, videos and folders."""
 
-import contextlib
 import re
-import signal
 import sys
-import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -24,6 +21,7 @@ from unrain.cli.output import (
     print_line,
 )
 from unrain.cli.progress import Bar
+from unrain.cli.signals import terminable
 from unrain.cluster.options import SCALE, Scale
 
 if TYPE_CHECKING:
@@ -230,7 +228,7 @@ def derain(
         return made
 
     screen = Screen(len(planned.jobs) + len(planned.settled), quiet=quiet, verbose=verbose)
-    with screen, terminable(screen):
+    with screen, terminable(screen.terminate):
         if verbose:
             screen.say(f"model {chosen.name} ({chosen.path})")
         if not quiet:
@@ -280,25 +278,6 @@ def _is_score(word: str) -> bool:
     if not re.fullmatch(r"\d+\.?\d*|\.\d+", word, re.ASCII):
         return False
     return float(word) <= 100 or not Path(word).exists()
-
-
-@contextlib.contextmanager
-def terminable(screen: "Screen") -> Iterator[None]:
-    """Let SIGTERM end a run as Ctrl-C does, unless whoever runs this has other plans with it."""
-    in_main = threading.current_thread() is threading.main_thread()
-    if not in_main or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
-        yield
-        return
-
-    def stop(*_: object) -> None:
-        screen.terminated = True
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def converted(jobs: Iterable["Job"]) -> list[str]:
@@ -364,6 +343,11 @@ class Screen:
     def say(self, line: str) -> None:
         """Write a line, above the progress bar if there is one."""
         self.bar.say(line)
+
+    def terminate(self) -> None:
+        """End the run as Ctrl-C does, with an exit code of its own."""
+        self.terminated = True
+        raise KeyboardInterrupt
 
     def tile_done(self, job: "Job", done: int, total: int) -> None:
         """Move the bar by one tile of a picture or one frame of a video."""

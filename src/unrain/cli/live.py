@@ -1,6 +1,5 @@
 """`unrain live SOURCE -o OUT`: derain what a camera sees."""
 
-import signal
 import sys
 import threading
 from contextlib import ExitStack
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter, validators
 
 from unrain.cli.output import EXIT_INTERRUPTED, devices_named, error_line
+from unrain.cli.signals import terminable
 from unrain.errors import UnrainError
 from unrain.files import writing_error
 
@@ -69,9 +69,7 @@ def live(
     with devices_named(error_line):
         derainer = Derainer(zoo.find(model), device=device, precision=precision, threads=threads)
     stop = threading.Event()
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    with ExitStack() as stack:
+    with ExitStack() as stack, terminable(stop.set):
         rain = None
         if events is not None:
             rain = RainEvents(derainer.scorer.threshold, _opened(events, stack))

@@ -1,7 +1,6 @@
 """`unrain watch IN -o OUT`: derain every file that appears in a folder."""
 
 import functools
-import signal
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +10,7 @@ from cyclopts import Parameter, validators
 from unrain import devices, zoo
 from unrain.cli.derain import Screen
 from unrain.cli.output import EXIT_INTERRUPTED, devices_named, extra
+from unrain.cli.signals import terminable
 from unrain.errors import UsageError
 
 if TYPE_CHECKING:
@@ -72,9 +72,7 @@ def watch(
             return settings.open(chosen)
 
     stop = threading.Event()
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    with Screen(0, quiet=quiet, verbose=verbose) as screen:
+    with Screen(0, quiet=quiet, verbose=verbose) as screen, terminable(stop.set):
         if not quiet:
             screen.say(f"unrain: watching {folder} (Ctrl-C to stop)")
         try:

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 
 from unrain import zoo
 from unrain.batch import Settings
-from unrain.cli.derain import Screen, check_for_videos, converted, left_aside, say_plan, terminable
+from unrain.cli.derain import Screen, check_for_videos, converted, left_aside, say_plan
 from unrain.cli.output import extra
+from unrain.cli.signals import terminable
 from unrain.cluster import command
 from unrain.cluster.options import Scale
 
@@ -57,7 +58,7 @@ def derain(
                 [*lines, *left_aside(work.ignored, verbose=verbose)],
             )
         screen = Screen(len(resumed.left) + len(resumed.over), quiet=quiet, verbose=verbose)
-        with screen, terminable(screen):
+        with screen, terminable(screen.terminate):
             if verbose:
                 screen.say(f"model {model.name} ({model.path})")
             if not quiet:
