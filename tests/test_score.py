@@ -3,6 +3,7 @@
 import csv
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from unrain import cli, image, zoo
 from unrain.cli.derain import AUTO, spelled_out
 from unrain.derainer import Derainer
 from unrain.devices import Processor
+from unrain.engine import open_engine
 from unrain.errors import UnrainError
 from unrain.score import Score, Scorer, _direction, scorer
 
@@ -155,6 +157,21 @@ def test_every_device_finds_what_the_cpu_finds(device, package, off):
         assert found(picture).score == pytest.approx(expected(picture).score, abs=off)
         assert found(picture).verdict == expected(picture).verdict
     assert Derainer("rdmc-lite-xs", device=device).scorer._engine.device.startswith(device.partition(":")[0])
+
+
+@pytest.mark.parametrize(("device", "package"), [("cpu", "onnxruntime"), ("openvino", "openvino")])
+def test_an_engine_that_was_opened_elsewhere_brings_its_processor_to_the_detector(device, package):
+    """Where there are both, `auto` would take one of them, and all threads."""
+    pytest.importorskip(package)
+    engine = open_engine(zoo.find("rdmc-lite-xs"), Processor(device, "fp32", 1))
+    detector = Derainer(engine).scorer._engine
+    assert detector.processor == engine.processor == Processor(device, "fp32", 1)
+
+
+def test_the_detector_of_an_engine_of_ones_own_runs_on_what_is_asked_for():
+    own = SimpleNamespace(multiple=1, halo=0, recursions=1, recursive=False, levels=1, device="abacus")
+    derainer = Derainer(own, device="cpu", threads=1)
+    assert derainer.scorer._engine.processor == Processor("cpu", "fp32", 1)
 
 
 def test_the_device_that_is_asked_for_is_the_detectors_too(here, capsys):

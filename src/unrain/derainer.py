@@ -22,7 +22,7 @@ from PIL import Image
 
 from unrain import zoo
 from unrain.devices import Processor
-from unrain.engine import Engine, Planes, open_engine
+from unrain.engine import Engine, NetworkEngine, Planes, open_engine
 from unrain.errors import UsageError
 from unrain.image import Array, from_pil, read, to_pil
 from unrain.layer import HARDLY_ANY_RAIN, at_strength, check_strength, mean_change, taken
@@ -280,10 +280,13 @@ class Derainer:
 
     @property
     def scorer(self) -> "Scorer":
-        """What tells how likely it rains in a picture, on the device and in the precision asked for."""
+        """What tells how likely it rains in a picture, where the network runs and in its precision.
+
+        Of an engine that does not open files its device is not known: then on what was asked for.
+        """
         from unrain.score import scorer
 
-        return scorer(self._processor)
+        return scorer(self.engine.processor if isinstance(self.engine, NetworkEngine) else self._processor)
 
     @overload
     def __call__(self, image: Array, *, strength: float = 1.0) -> Array: ...

@@ -15,6 +15,7 @@ import time
 import tomllib
 import zipfile
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -414,9 +415,9 @@ def test_the_score_is_that_of_the_command_line(client, app):
 
 def test_the_score_runs_on_the_processor_of_the_server(client, monkeypatch):
     asked = []
-    monkeypatch.setattr("unrain.web.job.scorer", lambda processor: asked.append(processor) or scorer())
+    monkeypatch.setattr("unrain.score.scorer", lambda processor: asked.append(processor) or scorer())
     assert client.post("/api/score", files={"picture": ("launch.jpg", LAUNCH)}).is_success
-    assert asked == [ONE_THREAD]
+    assert asked == [replace(ONE_THREAD, precision="fp32")]
 
 
 @pytest.mark.parametrize("path", ["/api/derain", "/api/strength", "/api/score"])

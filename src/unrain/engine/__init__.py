@@ -2,5 +2,6 @@
 
 from unrain.engine.choose import open_engine
 from unrain.engine.interface import Engine, Planes
+from unrain.engine.network import NetworkEngine
 
-__all__ = ["Engine", "Planes", "open_engine"]
+__all__ = ["Engine", "NetworkEngine", "Planes", "open_engine"]

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from unrain.devices import Processor
 from unrain.engine.interface import Planes
 from unrain.errors import UnrainError, UsageError
 from unrain.files import one_line, read
@@ -56,6 +57,7 @@ class NetworkEngine(ABC):
         loops: Whether the network repeats anything in a loop, which may never end.
         device: What it runs on, as `--device` calls it.
         precision: What it computes in.
+        threads: CPU threads, 0 for one on every physical core.
     """
 
     library: str
@@ -79,6 +81,7 @@ class NetworkEngine(ABC):
         if not model.path.exists():
             raise UnrainError(f"{model.path}: no such model file; `unrain models` lists the built-in ones")
         self._path = model.path
+        self.threads = threads
         # Read once, so that what is checked is what runs.
         data = read(model.path, LARGEST, "more than an ONNX file may have: give another model")
         try:
@@ -97,6 +100,11 @@ class NetworkEngine(ABC):
         self._read_contract(inside, model.card)
         if WEIGHTS not in model.path.parents:
             self._try()
+
+    @property
+    def processor(self) -> Processor:
+        """What another network is to be opened with to run where this one does."""
+        return Processor(self.device, self.precision, self.threads)
 
     @abstractmethod
     def _open(self, data: bytes, threads: int) -> tuple[dict[str, Port], dict[str, Port]]:

@@ -14,11 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from unrain import batch, image, layer
 from unrain.derainer import Derained, Derainer
-from unrain.devices import Processor
 from unrain.engine import Engine
 from unrain.errors import UnrainError
 from unrain.layer import MOST_STRENGTH
-from unrain.score import scorer
 
 MAX_RECURSIONS = 16
 MAX_TILE = 1152
@@ -167,11 +165,9 @@ class Networks:
 
     Attributes:
         engines: By the names of their models, the default first.
-        processor: What they run on.
     """
 
     engines: Mapping[str, Engine]
-    processor: Processor
 
     def engine(self, model: str | None) -> Engine:
         """Return a model's network; None is the default."""
@@ -348,7 +344,7 @@ class ScoreJob(WebJob):
             raise AbandonedError
         picture = self._decoded(self.data, self.name, max_pixels)
         self.data = b""
-        found = scorer(networks.processor)(picture.pixels)
+        found = Derainer(networks.engine(None)).scorer(picture.pixels)
         return Answer(
             json.dumps(found.as_dict()).encode(),
             "application/json",

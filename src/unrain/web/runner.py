@@ -92,7 +92,7 @@ class InProcess:
             UnrainError: One cannot be opened, two have the same name, or there is none.
         """
         self.engines = _open_engines(models, processor)
-        self._networks = Networks(self.engines, processor)
+        self._networks = Networks(self.engines)
         self._pixels = pixels
 
     @property
