@@ -866,6 +866,11 @@ def test_the_help_of_a_command_starts_as_its_docstring(name):
         (["bench", "x", "--sheet=a.png"], "unrain bench --sheet is now unrain bench sheet -o FILE"),
         (["help", "bench-tasks"], "unrain bench-tasks is now unrain bench tasks"),
         (["bench-tasks", "--data", "d"], "unrain bench-tasks is now unrain bench tasks"),
+        (["bench", "--csv", "a.csv"], "unrain bench: --csv a.csv is now --csv > a.csv"),
+        (
+            ["bench", "sizes", "x", "--csv=a.csv"],
+            "unrain bench: --csv a.csv is now --csv > a.csv",
+        ),
     ],
 )
 def test_an_old_spelling_is_answered_with_the_new_one(capsys, old, new):

@@ -246,6 +246,11 @@ def _refuse_old_spelling(tokens: Sequence[str]) -> None:
     Raises:
         UsageError: The command is spelled as it was once.
     """
+    for at, token in enumerate(tokens):
+        # Once it took the file: now that would be one of the models.
+        file = token.removeprefix("--csv=") if token != "--csv" else "".join(tokens[at + 1 : at + 2])
+        if tokens[0] == "bench" and token.startswith("--csv") and file.endswith(".csv"):
+            raise UsageError(f"unrain bench: --csv {file} is now --csv > {file}")
     for (command, option), new in _MOVED.items():
         options = [token.partition("=")[0] for token in tokens[1:]]
         if tokens[:1] == [command] and (not option or option in options):

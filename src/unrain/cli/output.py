@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from unrain.devices import DeviceWarning
@@ -53,6 +53,26 @@ def error_line(line: str) -> None:
     """Write a line to standard error, see `escaped`."""
     sys.stderr.write(escaped(line) + "\n")
     sys.stderr.flush()
+
+
+def check_form(*, csv: bool, json: bool) -> None:
+    """Refuse two forms of a result at once.
+
+    Raises:
+        UsageError: Both are wanted.
+    """
+    if csv and json:
+        raise UsageError("--csv and --json: give one of them")
+
+
+def csv_line(values: Iterable[object]) -> str:
+    """Return a line of CSV (RFC 4180) without its end; None is an empty field."""
+    import csv
+    import io
+
+    text = io.StringIO()
+    csv.writer(text).writerow(values)
+    return text.getvalue().removesuffix("\r\n")
 
 
 def run_module(app: App) -> None:

@@ -7,7 +7,7 @@ from cyclopts import Parameter, validators
 
 from unrain import devices
 from unrain.cli.derain import FileName
-from unrain.cli.output import EXIT_FAILED, devices_named, error_line, print_line
+from unrain.cli.output import EXIT_FAILED, check_form, csv_line, devices_named, error_line, print_line
 from unrain.cli.progress import Bar
 from unrain.errors import UnrainError, UsageError
 
@@ -34,15 +34,14 @@ def score(
 
     Args:
         inputs: Pictures, videos, and folders of them.
-        csv: Print comma-separated values.
-        json: Print JSON.
+        csv: Print the scores as CSV.
+        json: Print the scores as JSON.
         device: What the detector runs on, see unrain devices; auto for the fastest that works.
         precision: What it computes in: fp32, fp16 or bf16; auto for what the device is best at.
         threads: Processor threads, 0 for all.
         max_pixels: Refuse pictures with more pixels.
     """
-    if csv and json:
-        raise UsageError("--csv and --json: give one of them")
+    check_form(csv=csv, json=json)
     if not inputs:
         raise UsageError("score: name pictures or folders")
     devices.parse(device)
@@ -57,7 +56,7 @@ def score(
     with devices_named(error_line):
         find = scorer(devices.Processor(device, precision, threads))
     if not json:
-        print_line(",".join(("file", *_FIELDS)) if csv else "score  verdict  layer  direction  file")
+        print_line(csv_line(("file", *_FIELDS)) if csv else "score  verdict  layer  direction  file")
     with Bar(len(paths)) as bar:
         for number, path in enumerate(paths):
             try:
@@ -74,8 +73,7 @@ def score(
             if json:
                 rows.append({"file": str(path), **found})
             elif csv:
-                values = ["" if found.get(key) is None else str(found[key]) for key in _FIELDS]
-                bar.print(",".join((_quoted(str(path)), *values)))
+                bar.print(csv_line((path, *map(found.get, _FIELDS))))
             else:
                 tilt = "-" if found["direction"] is None else f"{found['direction']:+d}"
                 line = (
@@ -90,8 +88,3 @@ def score(
     if not paths:
         error_line("unrain: error: no picture or video in what was named")
     return EXIT_FAILED if failed or not paths else 0
-
-
-def _quoted(text: str) -> str:
-    """Return a field of CSV (RFC 4180)."""
-    return '"' + text.replace('"', '""') + '"' if any(mark in text for mark in '",\r\n') else text

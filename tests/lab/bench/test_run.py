@@ -211,9 +211,8 @@ def test_the_command_prints_every_score_and_notes_it_in_the_card(
     assert set(written["scores"]["photos T1"]) == {"pictures", "psnr", "ssim", "seconds"}
     peer = tmp_path / "peer.safetensors"
     save_file(build("prenet").state_dict(), peer)
-    table = tmp_path / "out" / "table.csv"
-    options = ["--json", "--peer", f"prenet:{peer}", "--truncate", "--metric", "rgb", "--csv", str(table)]
-    assert cli.main([*arguments, *options]) == 0
+    options = ["--peer", f"prenet:{peer}", "--truncate", "--metric", "rgb"]
+    assert cli.main([*arguments, *options, "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [(row["model"], row["suite"], row["truncated"]) for row in rows] == [
         (model, suite, truncated)
@@ -222,9 +221,11 @@ def test_the_command_prints_every_score_and_notes_it_in_the_card(
         for truncated in (False, True)
     ]
     assert all((row["psnr_rgb"] is None) == row["truncated"] for row in rows)
-    with table.open(newline="") as file:
-        written = list(csv.DictReader(file))
+    assert cli.main([*arguments, *options, "--csv"]) == 0
+    written = list(csv.DictReader(capsys.readouterr().out.splitlines()))
     assert [row["psnr"] for row in written] == [str(row["psnr"]) for row in rows]
+    assert cli.main([*arguments, "--csv", "--json"]) == 2
+    assert capsys.readouterr().err == "unrain: error: --csv and --json: give one of them\n"
 
 
 def test_real_rain_is_measured_without_a_clean_side(data, tiny_model, capsys, monkeypatch):

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from unrain import zoo
+from unrain.cli.output import check_form
 from unrain.errors import UnrainError, UsageError
 from unrain.lab.bench import candidates, fidelity
 from unrain.lab.bench.cache import FOLDER
@@ -51,6 +52,7 @@ def measure(models: Sequence[str], options: BenchOptions, *, say: Say, note: Say
         UsageError: There is nothing to measure on, or no such metric.
         UnrainError: Something is missing or broken.
     """
+    check_form(csv=options.csv, json=options.json)
     suites = _suites(options)
     for metric in options.metric:
         # A wrong name or a missing file is reported before anything is opened.
@@ -82,12 +84,11 @@ def measure(models: Sequence[str], options: BenchOptions, *, say: Say, note: Say
                 one.candidate, named[one.candidate], key[1], size=options.size, processor=options.processor
             )
         measured.append(one)
-        if options.csv:
-            tables.write_csv(options.csv, tables.as_rows(measured, costs, published=options.published))
-        if not options.json:
+        if not (options.csv or options.json):
             table.add(one, costs.get(key))
-    if options.json:
-        for line in tables.as_json(tables.as_rows(measured, costs, published=options.published)):
+    if options.csv or options.json:
+        rows = tables.as_rows(measured, costs, published=options.published)
+        for line in tables.as_csv(rows) if options.csv else tables.as_json(rows):
             say(line)
     else:
         table.end()
@@ -233,18 +234,20 @@ def compare_sizes(
     # Matplotlib takes a second to import.
     from unrain.lab.bench.report import sizes
 
+    check_form(csv=options.csv, json=options.json)
     found, given = _candidates(models, options)
     table = measure_sizes(found, given, photos, options, folder=FOLDER, progress=progress)
-    if options.csv:
-        sizes.write_csv(options.csv, table)
     if options.report:
         sizes.write_page(options.report, table)
-    if options.json:
-        for line in tables.as_json(asdict(table)):
-            say(line)
-    else:
-        for line in sizes.lines(table):
-            say(line)
+    lines = (
+        sizes.as_csv(table)
+        if options.csv
+        else tables.as_json(asdict(table))
+        if options.json
+        else sizes.lines(table)
+    )
+    for line in lines:
+        say(line)
     if table.unreadable:
         more = f" and {len(table.unreadable) - 1} more" * (len(table.unreadable) > 1)
         raise UnrainError(f"{table.unreadable[0]}{more}: left out, the table is of the others")

@@ -95,7 +95,7 @@ class BenchOptions(SuiteOptions):
         published: Also list what others have published for these sets, with the sources.
         card: Write the scores into the models' cards.
         readme: Then write the scores of all models' cards into this README, between its two marks.
-        csv: Also write the scores into this file.
+        csv: Print the scores as CSV.
         report: Also write an HTML page: tables with costs, plots, and the best, median and worst pictures.
         fresh: Measure again what an earlier run has measured.
         json: Print the scores as JSON.
@@ -108,7 +108,7 @@ class BenchOptions(SuiteOptions):
     published: bool = False
     card: bool = False
     readme: Path | None = None
-    csv: Path | None = None
+    csv: bool = False
     report: Path | None = None
     fresh: bool = False
     json: bool = False
@@ -178,7 +178,7 @@ class TaskOptions(RunOptions):
             default.
         seed: Another number puts the drops elsewhere.
         fresh: Measure again what an earlier run has measured.
-        csv: Also write the scores into this file.
+        csv: Print the scores as CSV.
         json: Print the scores as JSON.
     """
 
@@ -188,7 +188,7 @@ class TaskOptions(RunOptions):
     rain: tuple[str, ...] = ()
     seed: Annotated[int, _Count] = 0
     fresh: bool = False
-    csv: Path | None = None
+    csv: bool = False
     json: bool = False
 
 
@@ -206,7 +206,7 @@ class SizesOptions(RunOptions):
         peer_side: The long side up to which peers work at full size; larger ones are left out.
         seed: Another number gives other rain.
         fresh: Measure again what an earlier run has measured.
-        csv: Also write the table into this file.
+        csv: Print the table as CSV.
         report: Also write an HTML page with the table and plots of gain against size.
         json: Print the table as JSON.
     """
@@ -217,7 +217,7 @@ class SizesOptions(RunOptions):
     peer_side: Annotated[int, _Count] = 1280
     seed: Annotated[int, _Count] = 0
     fresh: bool = False
-    csv: Path | None = None
+    csv: bool = False
     report: Path | None = None
     json: bool = False
 

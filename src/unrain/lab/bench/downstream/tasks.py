@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from unrain.cli.output import check_form
 from unrain.errors import UnrainError, UsageError
 from unrain.image import size_of
 from unrain.lab.bench.cache import FOLDER, Results, fingerprint, identity, open_results
@@ -117,6 +118,7 @@ def bench_tasks(
     Raises:
         UnrainError: Something is missing or broken.
     """
+    check_form(csv=options.csv, json=options.json)
     if not (options.detect or options.segment):
         raise UsageError(
             "bench tasks: give a detector with --detect FILE, or a segmentation network with --segment FILE"
@@ -128,17 +130,17 @@ def bench_tasks(
     ]
     names = max(14, *(len(candidate.name) for candidate in candidates))
     networks = max(len(task.by) for task in tasks)
-    if not options.json:
+    if not (options.csv or options.json):
         say(head(names, networks))
     scores = []
     for score in measure_tasks(candidates, scenes, tasks, options, folder=FOLDER, progress=progress):
         scores.append(score)
-        if options.csv:
-            tables.write_csv(options.csv, map(asdict, scores), [field.name for field in fields(TaskScore)])
-        if not options.json:
+        if not (options.csv or options.json):
             say(line(score, names, networks))
-    if options.json:
-        for row in tables.as_json([asdict(score) for score in scores]):
+    if options.csv or options.json:
+        rows = [asdict(score) for score in scores]
+        columns = [field.name for field in fields(TaskScore)]
+        for row in tables.as_csv(rows, columns) if options.csv else tables.as_json(rows):
             say(row)
     reused = sum(score.reused for score in scores)
     if reused:

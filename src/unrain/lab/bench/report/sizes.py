@@ -88,13 +88,9 @@ def write_page(path: Path, table: SizesTable) -> None:
     tables.write(path, page)
 
 
-def write_csv(path: Path, table: SizesTable) -> None:
-    """Write the rows, atomically.
-
-    Raises:
-        UnrainError: The file cannot be written.
-    """
-    tables.write_csv(path, map(asdict, table.rows), COLUMNS)
+def as_csv(table: SizesTable) -> list[str]:
+    """Return the lines of the rows as CSV."""
+    return tables.as_csv(map(asdict, table.rows), COLUMNS)
 
 
 def _measured_on(table: SizesTable) -> str:

@@ -1,9 +1,7 @@
-"""What `unrain bench` prints and writes: lines of a table, JSON and CSV."""
+"""What `unrain bench` prints: lines of a table, JSON and CSV."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -11,6 +9,7 @@ from itertools import groupby
 from pathlib import Path
 
 from unrain import files
+from unrain.cli.output import csv_line
 from unrain.lab.bench.cache import FOLDER
 from unrain.lab.bench.candidates import Candidate
 from unrain.lab.bench.cost import Cost
@@ -192,22 +191,15 @@ def footnotes(measured: Sequence[Measured]) -> list[str]:
     return [line for line in notes if line]
 
 
-def write_csv(path: Path, rows: Iterable[Cells], columns: Iterable[str] = tuple(_ROW)) -> None:
-    """Write rows as CSV, atomically.
+def as_csv(rows: Iterable[Cells], columns: Iterable[str] = tuple(_ROW)) -> list[str]:
+    """Return the lines of a table as CSV.
 
     Args:
-        path: The file.
         rows: Values by column.
         columns: In their order; those of `as_rows` if not given.
-
-    Raises:
-        UnrainError: The file cannot be written.
     """
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(columns), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write(path, text.getvalue())
+    columns = list(columns)
+    return [csv_line(columns), *(csv_line(row[column] for column in columns) for row in rows)]
 
 
 def write(path: Path, text: str) -> None:
