@@ -6,6 +6,7 @@ import zlib
 from itertools import pairwise
 
 _PNG = b"\x89PNG\r\n\x1a\n"
+_HOLDERS = (b"moov", b"trak", b"edts", b"mdia", b"minf", b"dinf", b"stbl", b"udta", b"iprp", b"ipco")
 _NUMBERS = [
     struct.pack(order + kind, number & mask)
     for kind, mask in (("H", 0xFFFF), ("I", 0xFFFFFFFF), ("Q", 2**64 - 1))
@@ -37,8 +38,9 @@ def pieces(data):
             at += 8 + (int.from_bytes(data[at + 4 : at + 8], "little") + 1) // 2 * 2
             cuts.append(at)
     elif data[4:8] == b"ftyp":
-        while at + 8 <= len(data) and int.from_bytes(data[at : at + 4]) >= 8:
-            at += int.from_bytes(data[at : at + 4])
+        while at + 8 <= len(data) and (size := int.from_bytes(data[at : at + 4])) >= 8:
+            # What holds other boxes is cut between them.
+            at += 8 if data[at + 4 : at + 8] in _HOLDERS else size
             cuts.append(at)
     cuts = sorted({min(cut, len(data)) for cut in cuts} | {len(data)})
     if len(cuts) < 4:

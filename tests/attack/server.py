@@ -13,15 +13,17 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from importlib.util import find_spec
 from pathlib import Path
 
 from attack import bombs, seeds
 from attack.mutate import mutant
 from attack.process import kill, leftovers, start, unrain, watched
 
-# Fifty clients at once: with sound pictures, with damage, and without manners.
-GOOD, BAD, RUDE = 30, 12, 8
+# Fifty clients at once: with sound pictures, with damage, without manners; and two with videos.
+GOOD, BAD, RUDE, FILMS = 30, 12, 8, 2
 CLIENTS = GOOD + BAD + RUDE
+_FILM = "sound.mp4"
 _GOOD = ("rgb.png", "deep.png", "rgb.jpg", "lossless.webp", "rgb.tif", "rgb.bmp")
 _BOMBS = (
     "scans.jpg",
@@ -72,13 +74,14 @@ class Load:
 
     Attributes:
         url: Address and port.
-        right: The right answers to the good pictures.
+        right: The right answers to the good pictures, and to the sound video if there is PyAV.
         stop: Set when all are to come to an end.
         counts: What became of the requests.
     """
 
-    def __init__(self, campaign, process, port, right):
-        self.campaign, self.process, self.port, self.right = campaign, process, port, right
+    def __init__(self, campaign, process, port, right, videos):
+        self.campaign, self.process, self.port = campaign, process, port
+        self.right, self.videos = right, videos
         self.stop, self.lock, self.counts = threading.Event(), threading.Lock(), Counter()
         self.last_good, self.peak = time.monotonic(), 0.0
 
@@ -155,6 +158,63 @@ class Load:
                 status, _ = self.picture(name, data, **more)
                 self.count(refused=int(status != 200), results=int(status == 200))
 
+    def film(self, own):
+        """A client that sends videos, most of them damaged, and follows each to its end."""
+        while not self.stop.is_set():
+            sound = own.random() < 0.25
+            name = _FILM if sound else own.choice(list(self.videos))
+            data = self.videos[name]
+            data = data if sound else mutant(own, data, list(self.videos.values()))
+            try:
+                body = form(name, data, (), field="video")
+                status, _, answer = self.request("POST", "/api/videos", body, {"Content-Type": _FORM})
+                told = json.loads(answer)
+                if status == 202 and (told := self.followed(told["id"])) is None:
+                    return
+                self.judge(name, data, status, told, sound=sound)
+            except OSError as error:
+                if not self.stop.is_set():
+                    self.fault("wrong answer", f"{name}: {type(error).__name__}", {name: data})
+
+    def followed(self, identifier):
+        """Ask about a video until it is done or has failed; None if the attack ends before."""
+        while not self.stop.wait(0.1):
+            status, _, answer = self.request("GET", f"/api/videos/{identifier}")
+            told = json.loads(answer)
+            if status != 200 or told["state"] in ("done", "failed"):
+                return told
+        self.request("DELETE", f"/api/videos/{identifier}")
+        return None
+
+    def judge(self, name, data, status, told, *, sound):
+        """Judge what became of a video, and fetch its result."""
+        files, said = {name: data}, str(told.get("detail", ""))
+        done = told.get("state") == "done"
+        self.count(refused=int(not done), results=int(done))
+        self.counts["videos"] += 1
+        if status not in (202, 422, 429):
+            self.fault("wrong answer", f"{name}: status {status}\n{said}", files)
+        if "broke off" in said or "the server failed" in said:
+            self.fault("crash", f"{name}\n{said}", files)
+        if "\n" in said or "unrain-videos-" in said:
+            self.fault("stray line", f"{name}: more than a line, or a path of the server's\n{said}", files)
+        if not done:
+            if sound and status != 429 and not self.stop.is_set():
+                self.fault("wrong answer", f"{name}: {status}, {said}\na sound video is refused", files)
+            return
+        status, _, answer = self.request("GET", f"/api/videos/{told['id']}/result")
+        if status != 200 or len(answer) != told["bytes"]:
+            self.fault("wrong answer", f"{name}: status {status} and {len(answer)} bytes of a result", files)
+        elif sound and answer != self.right[name]:
+            self.fault("wrong answer", "another video than the command line's", {name: answer})
+        # The last byte is here before the server has deleted it.
+        end = time.monotonic() + 20
+        while self.request("GET", f"/api/videos/{told['id']}")[0] != 404:
+            if time.monotonic() > end:
+                self.fault("left-over", f"{name}: still there after it was fetched", files)
+                return
+            time.sleep(0.05)
+
     def rude(self, own):
         """A client that does not keep to the protocol, or takes its time."""
         held = []
@@ -197,8 +257,8 @@ class Load:
                 )
                 self.last_good = time.monotonic()
 
-    def run(self, seconds, roles, results=None):
-        """Let each role act in a thread of its own, for so long or until there are so many good answers."""
+    def run(self, seconds, roles, results=None, videos=0):
+        """Let each role act in a thread of its own, for so long or until there are so many answers."""
         self.stop.clear()
         self.counts.clear()
         self.last_good = began = time.monotonic()
@@ -211,7 +271,7 @@ class Load:
         for thread in threads:
             thread.start()
         while time.monotonic() < began + seconds and self.process.poll() is None:
-            if results is not None and self.counts["right"] >= results:
+            if results is not None and self.counts["right"] >= results and self.counts["videos"] >= videos:
                 break
             time.sleep(0.1)
         took = time.monotonic() - began
@@ -226,14 +286,18 @@ def attack(campaign):
     model, folder = seeds.model_file(campaign.fresh("model")), campaign.fresh("right")
     for name in _GOOD:
         (folder / name).write_bytes(seeds.pictures()[name])
+    videos = seeds.videos(campaign.fresh("videos")) if find_spec("av") else {}
+    names = [*_GOOD, *([_FILM] if videos else [])]
+    if videos:
+        (folder / _FILM).write_bytes(videos[_FILM])
     watched(unrain(folder, "-o", folder / "out", "--model", model, "--threads", "1"))
-    right = {name: (folder / "out" / name.replace(".", "_derained.")).read_bytes() for name in _GOOD}
+    right = {name: (folder / "out" / name.replace(".", "_derained.")).read_bytes() for name in names}
     seconds = min(campaign.stop - time.monotonic(), 3600) / 2
     for words in ([], ["--isolate"]):
-        _serve(campaign, model, right, words, seconds)
+        _serve(campaign, model, right, videos, words, seconds)
 
 
-def _serve(campaign, model, right, more, seconds):
+def _serve(campaign, model, right, videos, more, seconds):
     words = ["--model", model, "--port", "0", "--threads", "1", "--queue", CLIENTS, "--timeout", "30", *more]
     place = campaign.fresh("serve")
     with tempfile.NamedTemporaryFile("r+b") as err:
@@ -244,14 +308,19 @@ def _serve(campaign, model, right, more, seconds):
                     campaign.fault("crash", f"{Path(err.name).read_text()}\nthe server does not start", {})
                     return
                 time.sleep(0.1)
-            load = Load(campaign, process, int(found[1]), right)
+            load = Load(campaign, process, int(found[1]), right, videos)
             few = None if campaign.limit == float("inf") else campaign.limit // 8
             quiet = load.run(seconds / 4, [load.good] * GOOD + [load.watch], few)
             roles = [load.good] * GOOD + [load.bad] * BAD + [load.rude] * RUDE + [load.watch]
+            roles += [load.film] * FILMS if videos else []
+            if few is not None and videos and not more:
+                # A slice is over too soon for videos to come to their turn among the others.
+                load.run(seconds / 4, [load.film] * FILMS, 0, 2 * few)
             busy = load.run(seconds * 3 / 4, roles, few)
             campaign.notes.append(
                 f"server {' '.join(more)}: {quiet:.1f} good pictures a second in quiet, "
-                f"{busy:.1f} under attack; {load.counts['busy']} told to wait; {load.peak:.0f} MB at most"
+                f"{busy:.1f} under attack; {load.counts['busy']} told to wait; "
+                f"{load.counts['videos']} videos; {load.peak:.0f} MB at most"
             )
             _end(campaign, load)
         finally:
@@ -285,13 +354,13 @@ def _end(campaign, load):
         campaign.fault("hang", "does not stop within 30 s of Ctrl-C", {})
 
 
-def form(name, data, fields):
-    """A form with a picture and further fields."""
+def form(name, data, fields, *, field="picture"):
+    """A form with a file and further fields."""
     parts = [
         f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="{key}"\r\n\r\n{value}\r\n'.encode()
         for key, value in fields
     ]
-    head = f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="picture"; filename="{name}"\r\n\r\n'
+    head = f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="{field}"; filename="{name}"\r\n\r\n'
     return b"".join(parts) + head.encode() + data + f"\r\n--{_BOUNDARY}--\r\n".encode()
 
 

@@ -780,6 +780,18 @@ def test_nonsense_after_an_answer_ends_the_connection(model_folder, caplog):
     assert [record.getMessage() for record in caplog.records if record.name == "asyncio"] == []
 
 
+def test_nonsense_before_an_answer_is_answered_once(model_folder, caplog):
+    """The application may know its answer before it has read the body, in which uvicorn finds nonsense."""
+    with running(model_folder) as (port, _), socket.create_connection(("127.0.0.1", port)) as client:
+        client.settimeout(20)
+        head = b"POST /api/derain HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+        client.sendall(head + b"no length of a chunk\r\n")
+        answer = cut(client)
+        assert answer.startswith(b"HTTP/1.1 400 ") and answer.count(b"HTTP/1.1") == 1
+        assert httpx.get(f"http://127.0.0.1:{port}/healthz").status_code == 200
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
+
+
 def test_slow_clients_are_cut_and_others_are_served(model_folder, monkeypatch):
     monkeypatch.setattr(server.IdleTimeout, "idle", 1.0)
     with running(model_folder, transfer=1.0) as (port, queue):

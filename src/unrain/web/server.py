@@ -34,8 +34,8 @@ class IdleTimeout(H11Protocol):
 
     Uvicorn waits forever for the header of a request, for a client to receive the end of an answer, and for
     the rest of a refused upload. Here a connection without a request in progress is closed after `idle` to
-    twice `idle` seconds. Uvicorn's `loop`, `transport`, `cycle` and `cycle.response_complete` are not public:
-    pyproject.toml bounds its version, and a test names them.
+    twice `idle` seconds. Uvicorn's `loop`, `transport`, `cycle` and what is used of that are not public:
+    pyproject.toml bounds its version, and tests use them.
     """
 
     idle = 15.0
@@ -58,6 +58,10 @@ class IdleTimeout(H11Protocol):
             super().send_400_response(msg)
         except h11.LocalProtocolError:
             self.transport.abort()
+        if self.cycle is not None:
+            # What the application still says has nobody to say it to: uvicorn would fail on it.
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
 
     def _check(self, before: object) -> None:
         """Close the connection if no request has been in progress since the last check."""
