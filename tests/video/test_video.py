@@ -1071,6 +1071,7 @@ _QSV = ("nv12", "p010le", "p012le", "yuyv422", "y210le", "qsv", "bgra", "x2rgb10
         (_QSV, "yuv422p", "yuyv422", None),
         (_QSV, "yuv422p10le", "y210le", None),
         (_QSV, "yuv444p", "vuyx", None),
+        (("nv12", "p010le", "vuyx", "xv30le"), "yuv422p", "vuyx", None),
         (_QSV, "yuv444p10le", "xv30le", None),
         (
             ("nv12", "qsv"),

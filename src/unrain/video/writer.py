@@ -266,7 +266,7 @@ class Writer:
             for bits in (12, 10, 8):
                 kind = next((kind for kind in _FORMATS[wanted, bits] if kind in names), None)
                 if bits <= max(8, depth) and kind is not None:
-                    if wanted != chroma:
+                    if wanted == "420" != chroma:
                         warnings.append(f"{name} stores colour at half resolution (4:2:0)")
                     return kind, [*warnings, *_depth_warnings(name, depth, bits)]
         raise UnrainError(f"{self._target}: {name} cannot store this video, choose another --codec")
