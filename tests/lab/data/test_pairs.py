@@ -130,6 +130,7 @@ def test_pairs_of_one_name_in_two_sub_folders_are_two_pairs(tmp_path):
         ("rainy/rain-{}.png", "norain-{}.png"),  # PReNet's
         ("{}_in.png", "{}_GT.png"),
         ("rainy_image/901_{}.jpg", "ground_truth/901.jpg"),
+        ("rain/{}.jpg", "clean/{}_derained.jpg"),  # what unrain makes of the rainy ones
     ],
 )
 def test_downloads_are_trained_on_as_they_are(tmp_path, rain, clean):

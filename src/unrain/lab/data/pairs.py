@@ -34,8 +34,8 @@ TWO_SIDES = (
 )
 
 _PREFIX = re.compile(r"^(?:no)?rain-")
-# Rain100L's "x2", SPA-Data's "gt", and the endings of sets that keep both sides in one folder.
-_SUFFIX = re.compile(r"(?:x2|gt|_(?:in|gt|rain|rainy|clean|norain|input|target))$", re.IGNORECASE)
+# Rain100L's "x2", SPA-Data's "gt", our own results', and the endings of sets with both sides in one folder.
+_SUFFIX = re.compile(r"(?:x2|gt|_(?:in|gt|rain|rainy|clean|norain|input|target|derained))$", re.IGNORECASE)
 _IS_CLEAN = re.compile(r"^norain-|(?:gt|_(?:clean|norain|target))$", re.IGNORECASE)
 _VARIANT = re.compile(r"_\d+$")
 _in_use: WeakValueDictionary[tuple[str, int, int, bool], RGB8] = WeakValueDictionary()
