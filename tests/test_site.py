@@ -43,6 +43,7 @@ ELSEWHERE = {
     "docs/benchmark.md": "needs data: tests/lab/bench, tests/test_layer.py",
     "docs/cluster.md": "needs shares, Ray and object storage: tests/cluster",
     "examples/own_network/README.md": "needs an environment of its own: tests/lab/nets/test_own_network.py",
+    "recipes/README.md": "needs data and a trained network: tests/lab/data/test_pairs.py, tests/lab/training",
 }
 NOT_RUN = {
     "serve": "runs until it is stopped: tests/web",
