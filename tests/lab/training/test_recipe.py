@@ -122,6 +122,49 @@ def test_a_base_that_is_no_recipe_is_named(toy, base, words):
         read_recipe(toy / "toy.toml")
 
 
+def _with_named(toy, listed, more="sources_from = 'known.toml'"):
+    (toy / "known.toml").write_text(
+        "[streaks]\nphotos = ['set/clean']\nweight = 0.5\nrain = { scratch = 1.0, jpeg = 0.5 }\n"
+        "[wrong]\nphoto = 'set'\n"
+    )
+    (toy / "toy.toml").write_text(TOY.split("[[sources]]")[0].format(more=f"{more}\nsources = [{listed}]"))
+    return toy / "toy.toml"
+
+
+def test_a_source_can_be_taken_by_name_and_changed(toy):
+    lighter, plain = "{ use = 'streaks', weight = 0.2 }", "{ use = 'streaks', rain = {} }"
+    path = _with_named(toy, f"{{ pairs = 'set' }}, {lighter}, {plain}")
+    pairs, lighter, plain = read_recipe(path).sources
+    assert pairs == SourceSpec(pairs="set")
+    assert (lighter.weight, lighter.photos, lighter.rain.jpeg) == (0.2, ("set/clean",), 0.5)
+    assert (plain.weight, plain.rain.scratch, plain.rain.jpeg) == (0.5, 0.0, 0.0)
+    # The file is found from a recipe elsewhere that is based on this one; what is written needs it no more.
+    (toy / "far").mkdir()
+    (toy / "far/other.toml").write_text("base = '../toy.toml'\nsources = [{ use = 'streaks' }]\n")
+    other = read_recipe(toy / "far/other.toml")
+    assert other.sources == (replace(lighter, weight=0.5),)
+    write_recipe(other, toy / "far/copy.toml", "copy")
+    (toy / "known.toml").unlink()
+    assert read_recipe(toy / "far/copy.toml") == other
+
+
+@pytest.mark.parametrize(
+    ("listed", "more", "words"),
+    [
+        ("{ use = 'rain' }", None, "toy.toml: sources: .*known.toml has no 'rain', but streaks, wrong"),
+        ("{ use = 3 }", None, "known.toml has no 3, but streaks, wrong"),
+        ("{ use = 'wrong' }", None, "toy.toml: sources: unknown key 'photo'"),
+        ("{ use = 'streaks' }", "", "toy.toml: sources: use needs sources_from"),
+        ("{ use = 'streaks' }", "sources_from = 3", "toy.toml: sources_from: 3 is no name of a file"),
+        ("{ use = 'streaks' }", "sources_from = 'none.toml'", "none.toml"),
+    ],
+)
+def test_a_source_that_is_not_there_is_named(toy, listed, more, words):
+    path = _with_named(toy, listed, *([] if more is None else [more]))
+    with pytest.raises(UnrainError, match=words):
+        read_recipe(path)
+
+
 def test_the_papers_recipes_have_the_papers_schedule():
     for name, epoch in (("rdmc-rain100l", 375), ("rdmc-rain100h", 392)):
         recipe = read_recipe(FOLDER / "rdmc" / f"{name}.toml")

@@ -2,7 +2,8 @@
 
 Unknown keys and wrong types are refused by name. Sets of pictures are folders below the data folder; other
 files that a recipe names are relative to the recipe. `base` names another recipe: its keys hold where this
-one has none, and a table or an array is taken whole.
+one has none, and a table or an array is taken whole. `sources_from` names a file of sources, each a table
+under its name: `use` takes one of them, and the keys beside it replace its own.
 """
 
 from __future__ import annotations
@@ -443,7 +444,7 @@ def recipe_from(table: dict[str, Any], where: str, beside: Path) -> Recipe:
     Raises:
         UnrainError: As `read_recipe`; the message begins with `where`.
     """
-    recipe = from_table(Recipe, _beside(beside, table), where)
+    recipe = from_table(Recipe, _with_sources(_beside(beside, table), where), where)
     for key, value, known in (
         ("precision", recipe.precision, ("bf16", "fp32")),
         ("optimiser", recipe.optimiser, OPTIMISERS),
@@ -483,9 +484,35 @@ def recipe_from(table: dict[str, Any], where: str, beside: Path) -> Recipe:
     return recipe
 
 
+def _with_sources(table: dict[str, Any], where: str) -> dict[str, Any]:
+    """Return a recipe's table in which the sources taken by name are written out."""
+    file, listed = table.get("sources_from"), table.get("sources")
+    table = {key: value for key, value in table.items() if key != "sources_from"}
+    if file is not None and not isinstance(file, str):
+        raise UnrainError(f"{where}: sources_from: {file!r} is no name of a file")
+    # What is of another type is refused later, by name.
+    if not isinstance(listed, list) or not any(isinstance(one, dict) and "use" in one for one in listed):
+        return table
+    if file is None:
+        raise UnrainError(f"{where}: sources: use needs sources_from, the file that the names are in")
+    known = read_table(Path(file))
+
+    def written_out(source: Any) -> Any:  # noqa: ANN401  (TOML's values)
+        if not isinstance(source, dict) or "use" not in source:
+            return source
+        own = dict(source)
+        if not isinstance(name := own.pop("use"), str) or not isinstance(known.get(name), dict):
+            raise UnrainError(f"{where}: sources: {file} has no {name!r}, but {', '.join(known)}")
+        return known[name] | own
+
+    return table | {"sources": [written_out(one) for one in listed]}
+
+
 def _beside(folder: Path, table: dict[str, Any]) -> dict[str, Any]:
     """Return a recipe's table in which files, named relative to a folder, have absolute paths."""
     table = dict(table)
+    if isinstance(table.get("sources_from"), str):
+        table["sources_from"] = str((folder / table["sources_from"]).resolve())
     for key, name in (("initial", "weights"), ("distillation", "weights"), ("contrastive", "vgg")):
         inner = table.get(key)
         # What is of another type is refused later, by name.
