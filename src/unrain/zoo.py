@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,14 @@ def _load(path: Path) -> Model:
         return Model(name, path, json_object(data))
     except ValueError as error:
         raise UnrainError(f"{card_path}: the model's card cannot be read ({error}), get it again") from error
+
+
+def stages(card: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Give the stages of training that a card tells of, the last one, the card itself, first."""
+    stage: dict[str, Any] | None = card
+    while stage:
+        yield stage
+        stage = stage.get("went_on_from")
 
 
 def json_object(text: str | bytes) -> dict[str, Any]:

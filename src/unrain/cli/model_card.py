@@ -115,9 +115,9 @@ def _facts(model: "Model") -> Iterator[str]:
 
 def _made(card: dict[str, Any]) -> Iterator[str]:
     """Give a line for each stage of training, the last one first."""
-    stage: dict[str, Any] | None = card
-    while stage and stage.get("recipe"):
+    for stage in zoo.stages(card):
+        if not stage.get("recipe"):
+            return
         took = f", {stage['wall_time'] / 60:.0f} minutes" if stage.get("wall_time") else ""
         machine = f" on {stage['hardware']}" if stage.get("hardware") else ""
         yield f"- `{stage['recipe']}`: {stage.get('steps', 0):,} steps{took}{machine}"
-        stage = stage.get("went_on_from")

@@ -16,6 +16,7 @@ from unrain.errors import UnrainError
 from unrain.files import reading_problem, write
 from unrain.lab.nets import build
 from unrain.lab.nets.layers import RecursiveNet
+from unrain.zoo import stages
 
 # Widths, depths and numbers of recursions are far below.
 _LARGEST_ARGUMENT = 4096
@@ -160,10 +161,7 @@ def average(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
     net = build(first.network, **first.arguments)
     net.load_state_dict(means)
     net.levels = first.net.levels
-    chain, stage = set(), first.card
-    while stage:
-        chain.add(stage.get("recipe"))
-        stage = stage.get("went_on_from") or {}
+    chain = {stage.get("recipe") for stage in stages(first.card)}
     told = []
     for card in (other.card for other in others):
         keys = ("recipe",) if card.get("recipe") in chain else ("recipe", "steps", "wall_time")

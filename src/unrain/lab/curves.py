@@ -21,7 +21,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from unrain import files
+from unrain import files, zoo
 from unrain.cli.output import print_line, run_module
 from unrain.errors import UnrainError
 from unrain.lab.bench.report.plots import COLOURS
@@ -187,11 +187,9 @@ def _signed(value: float | None) -> str:
 
 def _sum(card: dict[str, Any], key: str) -> float:
     """Sum a figure over the stages that led to a card."""
-    total, stage = 0.0, card
-    while stage:
-        total += sum(one.get(key) or 0 for one in (stage, *stage.get("mean_with", ())))
-        stage = stage.get("went_on_from") or {}
-    return total
+    return sum(
+        one.get(key) or 0 for stage in zoo.stages(card) for one in (stage, *stage.get("mean_with", ()))
+    )
 
 
 def _git(repository: Path, *arguments: str) -> str:
