@@ -254,6 +254,19 @@ def test_rainy_inputs_have_the_published_scores():
         )
 
 
+def test_crossed_pairs_have_the_rain_of_one_and_the_clean_picture_of_another():
+    kinds = [(10, 5), (50, 20), (90, 40)]
+    sides = [
+        [np.full((16, 16, 3), value, np.uint8) for value in (clean + rain, clean)] for clean, rain in kinds
+    ]
+    source = Source(pairs=[Pair(str(i), *both) for i, both in enumerate(sides)], crossed=True)
+    drawn = set()
+    for seed in range(100):
+        rainy, clean = source.patch(8, np.random.default_rng(seed))
+        drawn.add((int(clean[0, 0, 0]), int(rainy[0, 0, 0]) - int(clean[0, 0, 0])))
+    assert drawn == {(clean, rain) for clean, _ in kinds for _, rain in kinds}
+
+
 def test_patches_on_a_grid_come_from_all_its_places_and_are_not_mirrored():
     y, x = np.mgrid[:40, :50].astype(np.uint8)
     picture = np.stack([y, x, y], -1)

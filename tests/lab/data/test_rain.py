@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unrain.lab.data.rain import (
+    Effect,
     LayerRain,
     RainMaker,
     StreakRain,
@@ -216,3 +217,56 @@ def test_sharp_crops_keep_more_of_the_finest_detail():
     exact = finest(whole=1.0)
     assert finest() < 0.5 * exact
     assert 0.55 * exact < finest(sharp=True) < exact
+
+
+def screened(clean, layer):
+    return np.rint(255 - (255 - clean.astype(float)) * (255 - layer[..., None].astype(float)) / 255).astype(
+        np.uint8
+    )
+
+
+@pytest.fixture
+def ground():
+    """Two pictures of every brightness up to 180, so that no rain is brighter than white, and their rain."""
+    ramp = np.linspace(0, 180, 256 * 256).reshape(256, 256)
+    clean = np.rint(ramp)[..., None].repeat(3, axis=2).astype(np.uint8)
+    drops = np.random.default_rng(3).random((256, 256)) < 0.2
+    return clean, np.ascontiguousarray(clean.transpose(1, 0, 2)), (60 * drops).astype(np.uint8)
+
+
+def test_added_rain_does_not_fade_and_screened_rain_does(ground):
+    clean, _, layer = ground
+    assert Effect.of(add_layer(clean, layer), clean).fading < 0.05
+    assert Effect.of(screened(clean, layer), clean).fading > 0.9
+    same = Effect.of(clean, clean)
+    assert same.fading == 0 and not same.tone.any()
+    # Of one brightness there is no line.
+    flat = np.full((40, 40, 3), 90, np.uint8)
+    assert Effect.of(flat + np.uint8(9), flat).fading == 0
+
+
+def test_rain_is_put_on_another_picture_as_it_would_fall_there(ground):
+    clean, other, layer = ground
+    rainy = add_layer(clean, layer)
+    assert np.array_equal(Effect.of(rainy, clean).onto(other, rainy, clean), add_layer(other, layer))
+    rainy = screened(clean, layer)
+    effect = Effect.of(rainy, clean)
+    wrong = np.abs(effect.onto(other, rainy, clean).astype(int) - screened(other, layer))
+    assert wrong.max() <= 12
+    # To take it for added rain would be wrong by more.
+    added = Effect(effect.tone, 0.0).onto(other, rainy, clean).astype(int)
+    assert np.abs(added - screened(other, layer)).max() > 30
+    # Where a pair is white no rain is seen, and none is made up.
+    white = np.full_like(clean, 255)
+    assert np.array_equal(Effect(0 * effect.tone, 1.0).onto(other, white, white), other)
+
+
+def test_a_change_of_contrast_is_no_rain(ground):
+    clean, other, layer = ground
+
+    def contrast(picture):
+        return np.clip(1.2 * picture.astype(float) + [-20, 0, 5], 0, 255).astype(np.uint8)
+
+    rainy = add_layer(contrast(clean), layer)
+    made = Effect.of(rainy, clean).onto(other, rainy, clean).astype(int)
+    assert np.abs(made - add_layer(contrast(other), layer)).mean() < 2

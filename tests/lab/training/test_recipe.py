@@ -227,6 +227,7 @@ def test_a_missing_key_and_a_missing_recipe_are_named(toy):
         (SourceSpec(photos=("x",), enlarged=(3.0, 2.0)), "enlarged is 3.0 to 2.0"),
         (SourceSpec(pairs="x", enlarged=(1.0, 2.0)), "enlarged is 1.0 to 2.0: .* for photos only"),
         (SourceSpec(pairs="x", stride=0), "stride is 0"),
+        (SourceSpec(photos=("x",), crossed=True), "crossed is for pairs"),
     ],
 )
 def test_a_wrong_source_is_refused(tmp_path, spec, message):

@@ -26,6 +26,8 @@ class Source:
 
     Args:
         pairs: Ready pairs; or
+        crossed: The rain of one of them on the clean picture of another: as many pictures in rain as there
+            are couples of pairs.
         photos: Clean photographs, with
         layers: Rain layers for the maker, and
         maker: The RainMaker; None leaves the photograph as it is (rainy = clean), which teaches a network to
@@ -46,6 +48,7 @@ class Source:
         self,
         *,
         pairs: list[Pair] | None = None,
+        crossed: bool = False,
         photos: list[RGB8] | None = None,
         layers: list[RGB8] | None = None,
         maker: RainMaker | None = None,
@@ -61,6 +64,7 @@ class Source:
         self.pairs, self.photos, self.layers = pairs, photos, layers or []
         self.maker, self.turns, self.flip, self.stride = maker, turns, flip, stride
         self.exposure, self.upright, self.enlarged = exposure, upright, enlarged
+        self.crossed = crossed
 
     def __len__(self) -> int:
         """Return how many pictures it draws from."""
@@ -72,6 +76,10 @@ class Source:
         if self.pairs is not None:
             pair = self.pairs[index]
             rainy, clean = _crop((pair.rainy, pair.clean), size, self.stride, rng)
+            if self.crossed:
+                other = self.pairs[int(rng.integers(len(self)))]
+                (ground,) = _crop((other.clean,), size, self.stride, rng)
+                rainy, clean = pair.effect.onto(ground, rainy, clean), ground
         else:
             assert self.photos is not None
             side = size

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -23,7 +24,7 @@ from PIL import Image
 from unrain import image
 from unrain.errors import UnrainError
 from unrain.image import size_of
-from unrain.lab.data.rain import RGB8, add_layer
+from unrain.lab.data.rain import RGB8, Effect, add_layer
 
 MAX_PIXELS = 1_500_000
 SUFFIXES = frozenset(image.FORMATS)
@@ -49,6 +50,11 @@ class Pair:
     name: str
     rainy: RGB8
     clean: RGB8
+
+    @cached_property
+    def effect(self) -> Effect:
+        """What separates the two sides."""
+        return Effect.of(self.rainy, self.clean)
 
 
 def read(path: Path) -> RGB8:

@@ -33,6 +33,96 @@ def add_layer(clean: RGB8, layer: NDArray[np.uint8]) -> RGB8:
 
 
 @dataclass(frozen=True)
+class Effect:
+    """What separates the two sides of a pair, so that it can be put on another picture.
+
+    Makers of sets do more than add streaks. In Rain100L the rain is added and as strong everywhere; in most
+    pairs of Rain800 it is screened, which leaves less of it on bright ground, and often the contrast is
+    another one.
+
+    Attributes:
+        tone: By how much a level of each channel is usually changed, rain or not: 3 x levels, for levels
+            evenly spaced from 0 to 255.
+        fading: k in [0, 1]: the rain is proportional to 1 - k clean / 255; 0 for added, 1 for screened rain.
+    """
+
+    tone: NDArray[np.float32]
+    fading: float
+
+    @classmethod
+    def of(cls, rainy: RGB8, clean: RGB8) -> Effect:
+        """Estimate the effect from a whole pair.
+
+        Shape:
+            rainy, clean: H x W x 3 uint8.
+
+        Returns:
+            As tone the medians of rainy - clean in steps of brightness; as fading what a line through the
+            strong values of the rest (95 of 100 are below) has, 0 where there are too few of these.
+        """
+        change = rainy.astype(np.float32) - clean
+        tone = np.stack([_medians(clean[..., channel], change[..., channel]) for channel in range(3)])
+        still = cls(tone, 0.0)
+        ground, rain = clean.mean(axis=2, dtype=np.float32), still._rain(rainy, clean)
+        steps = []
+        for low in range(0, 224, 32):
+            here = (ground >= low) & (ground < low + 32)
+            if here.mean() < 0.02:
+                continue
+            strong = np.percentile(rain[here], 95)
+            # What is brighter than white is not seen.
+            if low + 32 + strong < 250:
+                steps.append((low + 16, strong, np.sqrt(here.sum())))
+        if len(steps) < 2:
+            return still
+        at, strongest, sure = np.array(steps).T
+        slope, on_black = np.polyfit(at, strongest, 1, w=sure)
+        return cls(tone, float(np.clip(-slope * 255 / on_black, 0, 1)) if on_black > 0 else 0.0)
+
+    def onto(self, ground: RGB8, rainy: RGB8, clean: RGB8) -> RGB8:
+        """Put the effect of a pair, or of the same crop of both its sides, on another clean picture.
+
+        Shape:
+            ground, rainy, clean: H x W x 3 uint8.
+
+        Returns:
+            ground + tone + rain f / g, where g = 1 - fading clean / 255, f the same of the ground, rounded
+            and clipped. The quotient is damped where the pair is so bright that hardly any rain is left in
+            it.
+        """
+        here, there = (1 - np.float32(self.fading / 255) * side.mean(axis=2) for side in (clean, ground))
+        least = np.float32(0.1 * self.fading) ** 2
+        rain = self._rain(rainy, clean) * (there * here * (1 + least) / (here**2 + least))
+        changed = ground + self._toned(ground) + rain[..., None]
+        result: RGB8 = np.clip(np.rint(changed), 0, 255).astype(np.uint8)
+        return result
+
+    def _toned(self, picture: RGB8) -> NDArray[np.float32]:
+        levels = np.linspace(0, 255, self.tone.shape[1])
+        curves = [np.interp(np.arange(256), levels, curve) for curve in self.tone]
+        return np.stack([curves[i][picture[..., i]] for i in range(3)], axis=-1).astype(np.float32)
+
+    def _rain(self, rainy: RGB8, clean: RGB8) -> NDArray[np.float32]:
+        """Return what is neither the clean picture nor the tone, as light without colour."""
+        rain: NDArray[np.float32] = (rainy - clean.astype(np.float32) - self._toned(clean)).mean(axis=2)
+        return rain
+
+
+def _medians(level: NDArray[np.uint8], change: NDArray[np.float32], steps: int = 9) -> NDArray[np.float32]:
+    """Return the median change around evenly spaced levels; those that hardly occur take the next ones'."""
+    levels = np.linspace(0, 255, steps)
+    half = 255 / (steps - 1) / 2
+    found = []
+    for at in levels:
+        here = np.abs(level - at) <= half
+        if here.mean() >= 0.005:
+            found.append((at, np.median(change[here])))
+    at, medians = np.array(found).T
+    curve: NDArray[np.float32] = np.interp(levels, at, medians).astype(np.float32)
+    return curve
+
+
+@dataclass(frozen=True)
 class LayerRain:
     """Rain from given layers: sums of flipped, turned, scaled and re-weighted crops.
 

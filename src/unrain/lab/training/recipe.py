@@ -51,6 +51,7 @@ class SourceSpec:
 
     Attributes:
         pairs: A set of pairs, for example "rain100l/train"; or
+        crossed: of these, the rain of one on the clean picture of another; or
         photos: folders of clean photographs.
         layers: Folders of rain layers for the rain maker.
         rain: How rain is added to the photographs; without it they stay clean.
@@ -71,6 +72,7 @@ class SourceSpec:
     """
 
     pairs: str | None = None
+    crossed: bool = False
     photos: tuple[str, ...] = ()
     layers: tuple[str, ...] = ()
     rain: RainMaker | None = None
@@ -90,7 +92,8 @@ class SourceSpec:
         """Return a line for the model's card."""
         if self.pairs is not None:
             without = f" without its twins in {self.without_twins_in}" if self.without_twins_in else ""
-            return f"{self.pairs}{without}"
+            crossed = ", the rain of one pair on the clean picture of another" if self.crossed else ""
+            return f"{self.pairs}{without}{crossed}"
         dry = self.rain is None or self.rain.dry == 1
         rain = "left clean" if dry else f"with rain made from {', '.join(self.layers) or 'scratch'}"
         if self.rain and self.rain.grain:
@@ -115,6 +118,8 @@ class SourceSpec:
         """
         if (self.pairs is None) == (not self.photos):
             raise UnrainError("recipe: a source needs either pairs or photos")
+        if self.crossed and self.pairs is None:
+            raise UnrainError("recipe: crossed is for pairs, photos have no rain of their own")
         if self.stride < 1:
             raise UnrainError(f"recipe: stride is {self.stride}, but starts at 1")
         low, high = self.exposure
@@ -144,7 +149,9 @@ class SourceSpec:
 
         if self.pairs is not None:
             found = part(pairs(root, self.pairs, without_twins_in=self.without_twins_in))
-            return Source(pairs=found, turns=self.turns, flip=self.flip, stride=self.stride)
+            return Source(
+                pairs=found, crossed=self.crossed, turns=self.turns, flip=self.flip, stride=self.stride
+            )
         return Source(
             # Folder by folder: sources that share one hold out the same pictures.
             photos=[
