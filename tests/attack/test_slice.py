@@ -13,7 +13,7 @@ from attack.seeds import pictures
 
 _NEEDS = {"video": "av", "server": "fastapi", "parsers": "hypothesis"}
 # How many cases of each part.
-_SLICE = {"files": 130, "video": 17, "models": 80, "parsers": 350, "disk": 7, "kills": 3, "server": 60}
+_SLICE = {"files": 110, "video": 17, "models": 50, "parsers": 280, "disk": 7, "kills": 3, "server": 60}
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and Linux's limits")
 
