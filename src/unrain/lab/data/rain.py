@@ -41,8 +41,7 @@ class Effect:
     another one.
 
     Attributes:
-        tone: By how much a level of each channel is usually changed, rain or not: 3 x levels, for levels
-            evenly spaced from 0 to 255.
+        tone: By how much each level of each channel is usually changed, rain or not: 3 x 256.
         fading: k in [0, 1]: the rain is proportional to 1 - k clean / 255; 0 for added, 1 for screened rain.
     """
 
@@ -93,32 +92,28 @@ class Effect:
         here, there = (1 - np.float32(self.fading / 255) * side.mean(axis=2) for side in (clean, ground))
         least = np.float32(0.1 * self.fading) ** 2
         rain = self._rain(rainy, clean) * (there * here * (1 + least) / (here**2 + least))
-        changed = ground + self._toned(ground) + rain[..., None]
+        changed = ground + self._tone_of(ground) + rain[..., None]
         result: RGB8 = np.clip(np.rint(changed), 0, 255).astype(np.uint8)
         return result
 
-    def _toned(self, picture: RGB8) -> NDArray[np.float32]:
-        levels = np.linspace(0, 255, self.tone.shape[1])
-        curves = [np.interp(np.arange(256), levels, curve) for curve in self.tone]
-        return np.stack([curves[i][picture[..., i]] for i in range(3)], axis=-1).astype(np.float32)
+    def _tone_of(self, picture: RGB8) -> NDArray[np.float32]:
+        return np.stack([self.tone[i][picture[..., i]] for i in range(3)], axis=-1)
 
     def _rain(self, rainy: RGB8, clean: RGB8) -> NDArray[np.float32]:
         """Return what is neither the clean picture nor the tone, as light without colour."""
-        rain: NDArray[np.float32] = (rainy - clean.astype(np.float32) - self._toned(clean)).mean(axis=2)
+        rain: NDArray[np.float32] = (rainy - clean.astype(np.float32) - self._tone_of(clean)).mean(axis=2)
         return rain
 
 
 def _medians(level: NDArray[np.uint8], change: NDArray[np.float32], steps: int = 9) -> NDArray[np.float32]:
-    """Return the median change around evenly spaced levels; those that hardly occur take the next ones'."""
-    levels = np.linspace(0, 255, steps)
+    """Return the change of each of 256 levels: medians around evenly spaced ones, lines between."""
     half = 255 / (steps - 1) / 2
     found = []
-    for at in levels:
+    for at in np.linspace(0, 255, steps):
         here = np.abs(level - at) <= half
         if here.mean() >= 0.005:
             found.append((at, np.median(change[here])))
-    at, medians = np.array(found).T
-    curve: NDArray[np.float32] = np.interp(levels, at, medians).astype(np.float32)
+    curve: NDArray[np.float32] = np.interp(np.arange(256), *np.array(found).T).astype(np.float32)
     return curve
 
 

@@ -497,16 +497,15 @@ def _with_sources(table: dict[str, Any], where: str) -> dict[str, Any]:
     table = {key: value for key, value in table.items() if key != "sources_from"}
     if file is not None and not isinstance(file, str):
         raise UnrainError(f"{where}: sources_from: {file!r} is no name of a file")
-    # What is of another type is refused later, by name.
-    if not isinstance(listed, list) or not any(isinstance(one, dict) and "use" in one for one in listed):
+    if not isinstance(listed, list):  # refused later, by name
         return table
-    if file is None:
-        raise UnrainError(f"{where}: sources: use needs sources_from, the file that the names are in")
-    known = read_table(Path(file))
+    known = read_table(Path(file)) if file is not None else {}
 
     def written_out(source: Any) -> Any:  # noqa: ANN401  (TOML's values)
         if not isinstance(source, dict) or "use" not in source:
             return source
+        if file is None:
+            raise UnrainError(f"{where}: sources: use needs sources_from, the file that the names are in")
         own = dict(source)
         if not isinstance(name := own.pop("use"), str) or not isinstance(known.get(name), dict):
             raise UnrainError(f"{where}: sources: {file} has no {name!r}, but {', '.join(known)}")
