@@ -86,8 +86,9 @@ def watched(command, *, patience=PATIENCE, meanwhile=None, **options):
     """
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         process = start(command, out=out, err=err, **options)
-        end, state = time.monotonic() + patience, None
+        end, state, peak = time.monotonic() + patience, None, 0.0
         while True:
+            peak = max(peak, _peak(process))
             pid, status, usage = os.wait4(process.pid, os.WNOHANG)
             if pid:
                 break
@@ -104,7 +105,18 @@ def watched(command, *, patience=PATIENCE, meanwhile=None, **options):
             stream.seek(0)
             texts.append(stream.read().decode("utf-8", "backslashreplace"))
     code = None if state else process.returncode
-    return Ran(code, *texts, usage.ru_maxrss / 1024, usage.ru_utime + usage.ru_stime)
+    return Ran(code, *texts, peak, usage.ru_utime + usage.ru_stime)
+
+
+def _peak(process):
+    """The most memory that a process has had, in megabytes; 0 when it has ended.
+
+    Not ru_maxrss: a child inherits the peak of the process that started it.
+    """
+    with contextlib.suppress(OSError):
+        if told := re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process.pid}/status").read_text()):
+            return int(told[1]) / 1024
+    return 0.0
 
 
 def kill(process):

@@ -1,8 +1,10 @@
 """Checkpoints of networks: load, save, interpolate, average, and identify by SHA-256."""
 
+import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -136,8 +138,8 @@ def interpolate_weights(start: dict[str, Tensor], end: dict[str, Tensor], share:
     }
 
 
-def average(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
-    """Return the mean of several checkpoints' weights: runs that went on from the same weights gain by it.
+def average(checkpoints: Sequence[Checkpoint], shares: Sequence[float] = ()) -> Checkpoint:
+    """Return the weighted mean of several checkpoints: runs that went on from the same weights gain by it.
 
     Wortsman et al., "Model soups: averaging weights of multiple fine-tuned models improves accuracy without
     increasing inference time", ICML 2022.
@@ -146,16 +148,28 @@ def average(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
         checkpoints: Of the same network. What no mean can be of (BatchNorm's counters) and the card are those
             of the first; the card names the others under "mean_with", with steps and time where they are not
             among what the first went on from.
+        shares: Of each checkpoint, in their order; equal when empty. They are divided by their sum.
 
     Raises:
-        ValueError: Their networks differ.
+        ValueError: The networks differ, or the shares are not positive numbers, one for each checkpoint.
     """
     first, *others = checkpoints
     if any((other.network, other.arguments) != (first.network, first.arguments) for other in others):
         raise ValueError("their networks differ")
+    equal = not shares
+    shares = shares or [1.0] * len(checkpoints)
+    if len(shares) != len(checkpoints):
+        raise ValueError(f"{len(shares)} shares for {len(checkpoints)} checkpoints")
+    if not all(0 < share < math.inf for share in shares):
+        raise ValueError("each share must be a number above 0")
     states = [checkpoint.net.state_dict() for checkpoint in checkpoints]
+    parts = torch.tensor(shares, dtype=torch.float64) / sum(shares)
     means = {
-        name: torch.stack([state[name] for state in states]).mean(0) if value.is_floating_point() else value
+        name: torch.einsum("s,s...->...", parts, torch.stack([state[name].double() for state in states])).to(
+            value.dtype
+        )
+        if value.is_floating_point()
+        else value
         for name, value in states[0].items()
     }
     net = build(first.network, **first.arguments)
@@ -163,11 +177,35 @@ def average(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
     net.levels = first.net.levels
     chain = {stage.get("recipe") for stage in stages(first.card)}
     told = []
-    for card in (other.card for other in others):
+    for card, share in zip((other.card for other in others), parts[1:].tolist(), strict=True):
         keys = ("recipe",) if card.get("recipe") in chain else ("recipe", "steps", "wall_time")
-        told.append({key: card[key] for key in keys if key in card})
+        own = {} if equal else {"share": round(share, 4)}
+        told.append({key: card[key] for key in keys if key in card} | own)
     return Checkpoint(
         net.eval().requires_grad_(False), first.network, first.arguments, {**first.card, "mean_with": told}
+    )
+
+
+def with_arguments(checkpoint: Checkpoint, changes: Mapping[str, Any]) -> Checkpoint:
+    """Return a checkpoint's weights in a network with other arguments, such as RDMC-lite's threshold.
+
+    Args:
+        checkpoint: The weights.
+        changes: Arguments of the network that have no weights, by name.
+
+    Raises:
+        ValueError: The network has no such argument, refuses the value, or would need other weights.
+    """
+    arguments = {**checkpoint.arguments, **changes}
+    try:
+        net = build(checkpoint.network, **arguments)
+        net.load_state_dict(checkpoint.net.state_dict())
+    except (TypeError, RuntimeError) as error:
+        given = ", ".join(f"{name} = {value}" for name, value in changes.items())
+        raise ValueError(f"{checkpoint.network} does not take {given} with these weights") from error
+    net.levels = checkpoint.net.levels
+    return dataclasses.replace(
+        checkpoint, net=net.eval().requires_grad_(False), arguments=arguments
     )
 
 

@@ -138,6 +138,8 @@ def export(
     output: Annotated[Path | None, Parameter(alias="-o")] = None,
     darktable: Annotated[Path | None, Parameter(name="--darktable")] = None,
     average: tuple[Path, ...] = (),
+    share: tuple[float, ...] = (),
+    argument: dict[str, float] | None = None,
     recursions: Annotated[int | None, _Positive] = None,
     default: Annotated[int | None, _Positive] = None,
 ) -> None:
@@ -152,6 +154,10 @@ def export(
             (AI, import from file) and uses in place of a denoiser.
         average: More weights of the same network, of runs that went on from the same start; may be given
             several times. The mean of all is written.
+        share: Of SOURCE in the mean, then of each --average in their order; equal by default. 3, 1 and 1 are the
+            same as 0.6, 0.2 and 0.2.
+        argument: A setting of the network that has no weights, such as --argument.threshold 1.5 for
+            rdmc-lite; that of the checkpoint otherwise.
         recursions: Fix the number of recursions in the file; otherwise it is chosen when the model runs.
         default: Recursions when the user chooses none; the network's own number by default.
     """
@@ -159,10 +165,8 @@ def export(
         raise UsageError("export: give one of -o FILE and --darktable FILE")
     with extra("lab", "export"):
         if darktable is not None:
-            if recursions is not None or default is not None or average:
-                raise UsageError(
-                    "export: --darktable takes a model as it is: leave --average and numbers out"
-                )
+            if recursions is not None or default is not None or average or share or argument:
+                raise UsageError("export: --darktable takes a model as it is: leave the other options out")
             from unrain.lab.darktable import write_package
 
             write_package(zoo.find(source), darktable)
@@ -171,7 +175,15 @@ def export(
         assert output is not None
         from unrain.lab.export import export_checkpoint
 
-        made = export_checkpoint(Path(source), output, recursions=recursions, default=default, others=average)
+        made = export_checkpoint(
+            Path(source),
+            output,
+            recursions=recursions,
+            default=default,
+            others=average,
+            shares=share,
+            arguments=argument,
+        )
         print_line(f"{', '.join([source, *map(str, average)])} -> {made}")
         if output.suffix == ".onnx":
             print_line(f"use it: unrain IN --model {made}")

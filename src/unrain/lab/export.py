@@ -11,7 +11,7 @@ import json
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from unrain.engine.onnx_runtime import OnnxRuntimeEngine
 from unrain.errors import UnrainError, UsageError
 from unrain.files import write, writing_error
-from unrain.lab.checkpoint import average, load_checkpoint, save_checkpoint
+from unrain.lab.checkpoint import average, load_checkpoint, save_checkpoint, with_arguments
 from unrain.lab.nets.layers import RecursiveNet, pad_to_multiple
 from unrain.zoo import Model
 
@@ -132,6 +132,8 @@ def export_checkpoint(
     default: int | None = None,
     card: dict[str, Any] | None = None,
     others: Sequence[Path] = (),
+    shares: Sequence[float] = (),
+    arguments: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write a checkpoint as an ONNX file with its card beside it, both complete or not at all.
 
@@ -143,24 +145,28 @@ def export_checkpoint(
         default: Default number of recursions at run time; the network's own number when None.
         card: Entries that are added to the card, or replace those that training wrote.
         others: More checkpoints of the same network; the mean of all weights is written.
+        shares: Of the mean, for each checkpoint in their order; equal when empty.
+        arguments: Arguments of the network that have no weights, such as RDMC-lite's threshold; those of the
+            checkpoint otherwise.
 
     Returns:
         The written file.
 
     Raises:
-        UnrainError: The checkpoint cannot be read, the file cannot be written, or ONNX Runtime's results
-            differ from PyTorch's by 1e-3 or more.
+        UnrainError: A checkpoint cannot be read, the networks differ, the shares or arguments do not fit, the
+            file cannot be written, or ONNX Runtime's results differ from PyTorch's by 1e-3 or more.
     """
     if out.suffix not in (".onnx", ".safetensors"):
         raise UsageError(f"{out}: give a name that ends in .onnx, or in .safetensors")
     if any(count is not None and count < 1 for count in (recursions, default)):
         raise UsageError(f"recursions is {recursions}, by default {default}: give 1 or more")
-    loaded = load_checkpoint(checkpoint)
-    if others:
-        try:
-            loaded = average([loaded, *map(load_checkpoint, others)])
-        except ValueError as error:
-            raise UnrainError(f"{checkpoint}, {', '.join(map(str, others))}: {error}, no mean") from error
+    parts = [load_checkpoint(one) for one in (checkpoint, *others)]
+    try:
+        if arguments:
+            parts = [with_arguments(one, arguments) for one in parts]
+        loaded = average(parts, shares) if others or shares else parts[0]
+    except ValueError as error:
+        raise UnrainError(f"{', '.join(map(str, (checkpoint, *others)))}: {error}") from error
     if out.suffix == ".safetensors":
         if recursions is not None or default is not None:
             raise UsageError(f"{out}: the number of recursions is for ONNX files, leave it out")
