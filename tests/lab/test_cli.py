@@ -37,8 +37,16 @@ def test_train_and_export_call_the_lab(monkeypatch):
     assert cli.main(["export", "last.ckpt", "-o", "new.onnx", "--recursions", "2"]) == 0
     assert cli.main(["export", "last.ckpt", "-o", "new.onnx", "--default", "1"]) == 0
     assert cli.main(["export", "last.ckpt", "-o", "new.onnx", "--average", "a", "--average", "b"]) == 0
-    none = {"recursions": None, "default": None, "others": ()}
-    changed = [{}, {"recursions": 2}, {"default": 1}, {"others": (Path("a"), Path("b"))}]
+    mean = ["--average", "a", "--share", "0.7", "--share", "0.3", "--argument.threshold", "1.5"]
+    assert cli.main(["export", "last.ckpt", "-o", "new.onnx", *mean]) == 0
+    none = {"recursions": None, "default": None, "others": (), "shares": (), "arguments": None}
+    changed = [
+        {},
+        {"recursions": 2},
+        {"default": 1},
+        {"others": (Path("a"), Path("b"))},
+        {"others": (Path("a"),), "shares": (0.7, 0.3), "arguments": {"threshold": 1.5}},
+    ]
     files = (Path("last.ckpt"), Path("new.onnx"))
     assert calls == [(files, none | change) for change in changed]
 

@@ -225,6 +225,46 @@ def test_the_mean_of_several_runs_is_written(tmp_path):
     assert made.card["went_on_from"] == cards[0]["went_on_from"]
 
 
+def test_a_mean_has_the_shares_and_settings_that_were_asked_for(tmp_path):
+    paths, states = [], []
+    for number in range(2):
+        net = trained("rdmc_lite")
+        for value in net.state_dict().values():
+            value += number
+        states.append({name: value.clone() for name, value in net.state_dict().items()})
+        paths.append(tmp_path / f"{number}.safetensors")
+        arguments = SMALL["rdmc_lite"] | {"threshold": float(number)}
+        save_checkpoint(paths[-1], Checkpoint(net, "rdmc_lite", arguments, {"recipe": f"{number}.toml"}))
+    out = tmp_path / "mean.safetensors"
+    with pytest.raises(UnrainError, match=r"0\.safetensors, .*1\.safetensors: their networks differ"):
+        export_checkpoint(paths[0], out, others=paths[1:], shares=(3, 1))
+    export_checkpoint(paths[0], out, others=paths[1:], shares=(3, 1), arguments={"threshold": 1.5})
+    made = load_checkpoint(out)
+    for name, value in made.net.state_dict().items():
+        expected = 0.75 * states[0][name].double() + 0.25 * states[1][name].double()
+        torch.testing.assert_close(value.double(), expected, rtol=1e-3, atol=1e-6)
+    assert made.arguments == SMALL["rdmc_lite"] | {"threshold": 1.5}
+    assert made.net.threshold == 1.5
+    assert made.card["mean_with"] == [{"recipe": "1.toml", "share": 0.25}]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"shares": (1,)}, "1 shares for 2 checkpoints"),
+        ({"shares": (1, 0)}, "each share must be a number above 0"),
+        ({"shares": (1, float("nan"))}, "each share must be a number above 0"),
+        ({"arguments": {"treshold": 1}}, "rdmc_lite does not take treshold = 1 with these weights"),
+        ({"arguments": {"width": 24}}, "rdmc_lite does not take width = 24 with these weights"),
+    ],
+)
+def test_what_makes_no_mean_is_said(options, told, tmp_path):
+    one = write_checkpoint(tmp_path / "one.safetensors", "rdmc_lite", trained("rdmc_lite"))
+    with pytest.raises(UnrainError, match=rf"one\.safetensors: {told}"):
+        export_checkpoint(one, tmp_path / "mean.safetensors", others=[one], **options)
+    assert not (tmp_path / "mean.safetensors").exists()
+
+
 def test_networks_that_differ_have_no_mean(tmp_path):
     one = write_checkpoint(tmp_path / "one.safetensors", "rdmc", trained("rdmc"))
     other = write_checkpoint(tmp_path / "other.safetensors", "rdmc_lite", trained("rdmc_lite"))

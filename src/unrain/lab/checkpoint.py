@@ -204,9 +204,7 @@ def with_arguments(checkpoint: Checkpoint, changes: Mapping[str, Any]) -> Checkp
         given = ", ".join(f"{name} = {value}" for name, value in changes.items())
         raise ValueError(f"{checkpoint.network} does not take {given} with these weights") from error
     net.levels = checkpoint.net.levels
-    return dataclasses.replace(
-        checkpoint, net=net.eval().requires_grad_(False), arguments=arguments
-    )
+    return dataclasses.replace(checkpoint, net=net.eval().requires_grad_(False), arguments=arguments)
 
 
 def sha256(path: Path) -> str:

@@ -154,8 +154,8 @@ def export(
             (AI, import from file) and uses in place of a denoiser.
         average: More weights of the same network, of runs that went on from the same start; may be given
             several times. The mean of all is written.
-        share: Of SOURCE in the mean, then of each --average in their order; equal by default. 3, 1 and 1 are the
-            same as 0.6, 0.2 and 0.2.
+        share: Of SOURCE in the mean, then of each --average in their order; equal by default. 3, 1 and 1 are
+            the same as 0.6, 0.2 and 0.2.
         argument: A setting of the network that has no weights, such as --argument.threshold 1.5 for
             rdmc-lite; that of the checkpoint otherwise.
         recursions: Fix the number of recursions in the file; otherwise it is chosen when the model runs.
