@@ -23,6 +23,7 @@ from unrain.lab.bench.downstream.detection import (
     average_precision,
     letterbox,
     read_boxes,
+    resampled_precision,
     strongest,
 )
 from unrain.lab.bench.downstream.segmentation import (
@@ -250,6 +251,34 @@ def test_average_precision_is_what_can_be_worked_out_by_hand():
         average_precision(nothing, nothing)
 
 
+def random_boxes(random, count):
+    corners, sizes = random.uniform(0, 60, (count, 2)), random.uniform(10, 40, (count, 2))
+    return np.column_stack((corners, sizes, random.uniform(0.1, 1, count), random.integers(0, 3, count)))
+
+
+def test_the_precision_of_a_set_drawn_is_that_of_its_pictures():
+    random = np.random.default_rng(0)
+    truth = {name: random_boxes(random, 5) for name in "abcd"} | {"e": np.zeros((0, 6))}
+    found = {
+        name: np.vstack(
+            (boxes + random.normal(0, 1.5, boxes.shape) * [1, 1, 1, 1, 0, 0], random_boxes(random, 2))
+        )
+        for name, boxes in truth.items()
+    }
+    draws = np.array([[0, 1, 2, 3, 4], [3, 3, 0, 4, 4], [1, 0, 1, 1, 2], [4, 4, 4, 4, 4]])
+    values = resampled_precision(truth, found, draws)
+    for draw, value in zip(draws[:-1], values, strict=False):
+        chosen = {str(i): list(truth)[place] for i, place in enumerate(draw)}
+        expected, _ = average_precision(
+            {name: truth[one] for name, one in chosen.items()},
+            {name: found[one] for name, one in chosen.items()},
+        )
+        assert value == pytest.approx(expected) and 0 < value < 100
+    assert np.isnan(values[-1])
+    with pytest.raises(ValueError, match="not one true box"):
+        resampled_precision({"a": truth["e"]}, {"a": found["a"]}, draws[:, :1])
+
+
 def test_every_class_of_voc_has_its_coco_class():
     table = MASKS["semantic"]
     assert sorted(table[1:201][table[1:201] > 0].tolist()) == list(range(1, 21))
@@ -446,6 +475,19 @@ def test_the_command_scores_every_candidate_in_every_rain(arguments, tmp_path, c
     for one in rows[::2]:
         assert one["map"] > 90 and one["map50"] == 100 and one["miou"] is None and one["classes"] == 1
     assert all(one["map"] is None and 0 <= one["miou"] <= 100 for one in rows[1::2])
+    # The detector finds the same boxes up to a pixel; the input has nothing to differ from.
+    for one in rows:
+        if one["model"] == "input":
+            assert one["low"] is None and one["high"] is None
+        else:
+            change = "miou" if one["map"] is None else "map"
+            before = next(
+                r for r in rows if (r["rain"], r["by"], r["model"]) == (one["rain"], one["by"], "input")
+            )
+            assert (
+                one["low"] <= one[change] - before[change] + 0.01
+                and one[change] - before[change] - 0.01 <= one["high"]
+            )
     # Background and person.
     assert all(one["classes"] == 2 for one in rows[1::2])
     arguments = [one for one in arguments if one != "--json"]

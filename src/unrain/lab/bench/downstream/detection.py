@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import re
 from collections.abc import Callable, Mapping
 from functools import lru_cache
@@ -268,15 +269,54 @@ def average_precision(truth: Mapping[str, Boxes], found: Mapping[str, Boxes]) ->
     Raises:
         ValueError: There is not one true box.
     """
-    if not any(len(boxes) for boxes in truth.values()):
-        raise ValueError("not one true box")
-    # pycocotools prints what it does.
     with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = COCOeval(_coco(truth, truth), _coco(truth, found), "bbox")
-        evaluation.evaluate()
+        evaluation = _evaluated(truth, found)
         evaluation.accumulate()
         evaluation.summarize()
     return 100 * float(evaluation.stats[0]), 100 * float(evaluation.stats[1])
+
+
+def resampled_precision(
+    truth: Mapping[str, Boxes], found: Mapping[str, Boxes], draws: NDArray[np.intp]
+) -> NDArray[np.float64]:
+    """Return COCO's mAP50-95 in per cent for sets drawn from the pictures, for bootstrap intervals.
+
+    Args:
+        truth: The true boxes of each picture, by name.
+        found: What was found in the same pictures.
+        draws: A row for each set: places of pictures in the order of `truth`; one may be there several times.
+
+    Returns:
+        A value for each set; NaN for one without a true box.
+
+    Raises:
+        ValueError: There is not one true box.
+    """
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation = _evaluated(truth, found, all_sizes_only=True)
+        of_class = np.array(evaluation.evalImgs, object).reshape(-1, len(truth))
+        values = []
+        for draw in draws:
+            evaluation.evalImgs = of_class[:, draw].ravel().tolist()
+            evaluation.accumulate()
+            precision = evaluation.eval["precision"]
+            occurs = precision > -1
+            values.append(100 * float(precision[occurs].mean()) if occurs.any() else math.nan)
+    return np.array(values)
+
+
+def _evaluated(
+    truth: Mapping[str, Boxes], found: Mapping[str, Boxes], *, all_sizes_only: bool = False
+) -> COCOeval:
+    """Match boxes picture by picture. pycocotools prints what it does: the caller keeps it quiet."""
+    if not any(len(boxes) for boxes in truth.values()):
+        raise ValueError("not one true box")
+    evaluation = COCOeval(_coco(truth, truth), _coco(truth, found), "bbox")
+    if all_sizes_only:
+        limits = evaluation.params
+        limits.areaRng, limits.areaRngLbl, limits.maxDets = limits.areaRng[:1], ["all"], limits.maxDets[-1:]
+    evaluation.evaluate()
+    return evaluation
 
 
 def _coco(names: Mapping[str, Boxes], boxes: Mapping[str, Boxes]) -> COCO:

@@ -7,6 +7,7 @@ picture's name and a seed, so that every candidate sees the same drops, in this 
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -41,6 +42,9 @@ RAINS: dict[str, RainMaker | None] = {
     ),
     "heavy": RainMaker(from_scratch=StreakRain(depths=(3, 3), density=(0.006, 0.012), intensity=(110, 170))),
 }
+
+# Sets of pictures for an interval.
+DRAWS = 200
 
 # What a value depends on beside what `results.code` looks at.
 _LIBRARIES = ("opencv-python-headless", "ai-edge-litert")
@@ -151,6 +155,10 @@ def bench_tasks(
         )
 
 
+# A row for each set: places of pictures, one may be there several times.
+Draws = NDArray[np.intp]
+
+
 class Task(Protocol):
     """Something that is done with a picture.
 
@@ -169,6 +177,9 @@ class Task(Protocol):
 
     def score(self, rows: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
         """Return what the results of all pictures, by name, are worth: fields of `TaskScore`."""
+
+    def resampled(self, rows: Mapping[str, dict[str, Any]], draws: Draws) -> NDArray[np.float64]:
+        """Return mAP50-95 or mIoU, in per cent, of each set drawn; NaN where there is none."""
 
 
 class Detection:
@@ -216,10 +227,17 @@ class Detection:
 
     def score(self, rows: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
         """Return the average precision, and of how many classes."""
-        found = {name: np.array(row["boxes"], np.float64).reshape(-1, 6) for name, row in rows.items()}
-        precision, at_half = detection.average_precision(self._truth, found)
+        precision, at_half = detection.average_precision(self._truth, _boxes(rows))
         classes = len({int(kind) for boxes in self._truth.values() for kind in boxes[:, 5]})
         return {"map": round(precision, 2), "map50": round(at_half, 2), "classes": classes}
+
+    def resampled(self, rows: Mapping[str, dict[str, Any]], draws: Draws) -> NDArray[np.float64]:
+        """Return the average precision of each set drawn."""
+        return detection.resampled_precision(self._truth, _boxes(rows), draws)
+
+
+def _boxes(rows: Mapping[str, dict[str, Any]]) -> dict[str, detection.Boxes]:
+    return {name: np.array(row["boxes"], np.float64).reshape(-1, 6) for name, row in rows.items()}
 
 
 class Segmentation:
@@ -264,15 +282,30 @@ class Segmentation:
 
     def score(self, rows: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
         """Return the mean IoU, and of how many classes."""
-        total = np.zeros((len(segmentation.VOC),) * 2, np.int64)
-        for row in rows.values():
-            for i, j, count in row["counts"]:
-                total[i, j] += count
         try:
-            iou, classes = segmentation.mean_iou(total)
+            iou, classes = segmentation.mean_iou(_counts(rows).sum(0))
         except ValueError as error:
             raise UnrainError(f"{self._kind}: {error} in these masks; choose another --suite") from error
         return {"miou": round(iou, 2), "classes": classes}
+
+    def resampled(self, rows: Mapping[str, dict[str, Any]], draws: Draws) -> NDArray[np.float64]:
+        """Return the mean IoU of each set drawn."""
+        counts, values = _counts(rows), []
+        for draw in draws:
+            try:
+                values.append(segmentation.mean_iou(counts[draw].sum(0))[0])
+            except ValueError:
+                values.append(math.nan)
+        return np.array(values)
+
+
+def _counts(rows: Mapping[str, dict[str, Any]]) -> NDArray[np.int64]:
+    """Return the table of each picture: how many pixels of which class were taken for which."""
+    tables = np.zeros((len(rows), *(len(segmentation.VOC),) * 2), np.int64)
+    for table, row in zip(tables, rows.values(), strict=True):
+        for i, j, count in row["counts"]:
+            table[i, j] = count
+    return tables
 
 
 @dataclass(frozen=True)
@@ -291,6 +324,10 @@ class TaskScore:
         map: COCO's mAP50-95 in per cent.
         map50: The same at an overlap of a half only.
         miou: Mean IoU in per cent.
+        low: From here to `high` is the change of mAP50-95 or mIoU that deraining makes, in points, with 95 %
+            confidence: `DRAWS` sets of as many pictures are drawn from these (paired bootstrap). None for
+            "input".
+        high: See `low`.
         classes: How many classes the truth has, of which the values are the means.
         reused: How many pictures an earlier run had measured already.
     """
@@ -306,6 +343,8 @@ class TaskScore:
     map: float | None = None
     map50: float | None = None
     miou: float | None = None
+    low: float | None = None
+    high: float | None = None
     classes: int = 0
     reused: int = 0
 
@@ -357,7 +396,9 @@ def measure_tasks(
             raise UnrainError(f"{candidate.name}: these pictures were derained from other rain; give a model")
     pictures_print = onnx_network.identity([*scenes.files.values()])
     present = {one.name: one.version for one in metadata.distributions() if one.name in _LIBRARIES}
+    draws = np.random.default_rng(0).integers(0, len(scenes.files), (DRAWS, len(scenes.files)))
     for rain in rains:
+        as_it_is: list[NDArray[np.float64]] = []
         for candidate in [INPUT, *candidates]:
             for restore, count in restorers(candidate, rain, options.recursions, options.processor):
                 kept = [
@@ -387,7 +428,7 @@ def measure_tasks(
                     _look(name, rain, options.seed, scenes, restore, tasks, kept)
                     if progress:
                         progress(label, done, len(scenes.files))
-                for task, results in zip(tasks, kept, strict=True):
+                for place, (task, results) in enumerate(zip(tasks, kept, strict=True)):
                     rows = {name: results.rows[name] for name in scenes.files}
                     unchanged = candidate is INPUT and RAINS[rain] is None
                     psnr = (
@@ -395,6 +436,12 @@ def measure_tasks(
                         if unchanged
                         else round(float(np.mean([row["psnr"] for row in rows.values()])), 2)
                     )
+                    resampled = task.resampled(rows, draws)
+                    low = high = None
+                    if candidate is INPUT:
+                        as_it_is.append(resampled)
+                    else:
+                        low, high = _interval(resampled - as_it_is[place])
                     yield TaskScore(
                         candidate.name,
                         count,
@@ -405,8 +452,19 @@ def measure_tasks(
                         task.title,
                         task.by,
                         **task.score(rows),
+                        low=low,
+                        high=high,
                         reused=results.reused,
                     )
+
+
+def _interval(changes: NDArray[np.float64]) -> tuple[float | None, float | None]:
+    """Return the middle 95 per cent of what deraining changed in each set drawn."""
+    known = changes[np.isfinite(changes)]
+    if not len(known):
+        return None, None
+    low, high = np.percentile(known, (2.5, 97.5)).tolist()
+    return round(low, 2), round(high, 2)
 
 
 def _look(
@@ -433,7 +491,7 @@ def head(names: int, networks: int) -> str:
     """Return the table's first line; names of models and of networks' files get this many characters."""
     return (
         f"{'rain':9} {'model':{names}} {'T':>2} {'PSNR':>6}  {'network':{networks}} {'mAP50-95':>8} "
-        f"{'mAP50':>6} {'mIoU':>6} {'classes':>7}"
+        f"{'mAP50':>6} {'mIoU':>6} {'change, 95 %':>16} {'classes':>7}"
     )
 
 
@@ -444,8 +502,9 @@ def line(score: TaskScore, names: int, networks: int) -> str:
         return f"{'-':>{width}}" if value is None else f"{value:{width}.2f}"
 
     reused = f" {score.reused} reused" if score.reused else ""
+    change = "-" if score.low is None else f"{score.low:+.2f} to {score.high:+.2f}"
     return (
         f"{score.rain:9} {score.model:{names}} {score.recursions or '-':>2} {cell(score.psnr, 6)}  "
         f"{score.by:{networks}} {cell(score.map, 8)} {cell(score.map50, 6)} {cell(score.miou, 6)} "
-        f"{score.classes:7}{reused}"
+        f"{change:>16} {score.classes:7}{reused}"
     )
