@@ -235,7 +235,11 @@ def test_real_rain_is_measured_without_a_clean_side(data, tiny_model, capsys, mo
     out, err = capsys.readouterr()
     assert "NIQE is left out: UNRAIN_NIQE is not set" in err
     rows = json.loads(out)
-    assert [row["model"] for row in rows] == ["input", "tiny"]
+    assert [(row["model"], row["suite"]) for row in rows] == [("input", "wet"), ("tiny", "wet")]
+    # Beside --data, too, a set is called by a name and not by its whole path.
+    beside = ["--data", str(data), "--real", str(data / "real" / "wet"), "--json"]
+    assert cli.main(["bench", str(tiny_model), *beside]) == 0
+    assert {row["suite"] for row in json.loads(capsys.readouterr().out)} == {"wet"}
     assert all(row["psnr"] is None and row["niqe"] is None for row in rows)
     assert rows[0]["change_away"] in (0, None)
     assert cli.main(["bench", str(tiny_model), "--data", str(data), "--suite", "real/wet"]) == 0

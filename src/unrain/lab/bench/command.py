@@ -302,7 +302,8 @@ def _suites(options: SuiteOptions | FidelityOptions) -> list[tuple[Path, str, bo
                 raise UsageError(f"{data / suite}: no such test set; name one below {data} with --suite")
             found.append((data, suite, False))
     for folder in options.real:
-        if data is not None and (data / folder).is_dir():
+        # An absolute path is no name: it would stand in tables and cards.
+        if data is not None and not Path(folder).is_absolute() and (data / folder).is_dir():
             found.append((data, folder, True))
         else:
             path = Path(folder).resolve()
