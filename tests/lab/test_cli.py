@@ -38,17 +38,19 @@ def test_train_and_export_call_the_lab(monkeypatch):
     assert cli.main(["export", "last.ckpt", "-o", "new.onnx", "--default", "1"]) == 0
     assert cli.main(["export", "last.ckpt", "-o", "new.onnx", "--average", "a", "--average", "b"]) == 0
     mean = ["--average", "a", "--share", "0.7", "--share", "0.3", "--argument.threshold", "1.5"]
+    mean += ["--argument.recursions", "3"]
     assert cli.main(["export", "last.ckpt", "-o", "new.onnx", *mean]) == 0
-    none = {"recursions": None, "default": None, "others": (), "shares": (), "arguments": None}
+    none = {"recursions": None, "default": None, "others": (), "shares": (), "arguments": {}}
     changed = [
         {},
         {"recursions": 2},
         {"default": 1},
         {"others": (Path("a"), Path("b"))},
-        {"others": (Path("a"),), "shares": (0.7, 0.3), "arguments": {"threshold": 1.5}},
+        {"others": (Path("a"),), "shares": (0.7, 0.3), "arguments": {"threshold": 1.5, "recursions": 3}},
     ]
     files = (Path("last.ckpt"), Path("new.onnx"))
     assert calls == [(files, none | change) for change in changed]
+    assert isinstance(calls[-1][1]["arguments"]["recursions"], int)
 
 
 def test_training_and_export_end_with_what_they_made_and_what_to_do_with_it(monkeypatch, capsys):

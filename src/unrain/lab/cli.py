@@ -182,7 +182,8 @@ def export(
             default=default,
             others=average,
             shares=share,
-            arguments=argument,
+            # A count is a whole number.
+            arguments={name: int(v) if v.is_integer() else v for name, v in (argument or {}).items()},
         )
         print_line(f"{', '.join([source, *map(str, average)])} -> {made}")
         if output.suffix == ".onnx":
