@@ -18,7 +18,6 @@ from typing import TypeVar
 
 import numpy as np
 import pytorch_lightning as pl
-import torch
 from torch import Tensor
 
 from unrain import zoo
@@ -229,14 +228,7 @@ def recipe_for(
         licence=start.card.get("licence", Recipe.licence),
         ema=0.99,
         checkpoint_every=steps,
-        precision=_precision(),
     )
-
-
-def _precision() -> str:
-    """Return bf16 where the hardware has it, else float32: emulated bf16 is slow."""
-    able = torch.cpu.get_capabilities()
-    return "bf16" if torch.cuda.is_available() or able.get("avx512_bf16") or able.get("amx_bf16") else "fp32"
 
 
 def _sources(

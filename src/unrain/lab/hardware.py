@@ -1,4 +1,4 @@
-"""The machine: its name, for model cards and reports, and its devices as PyTorch names them."""
+"""The machine: its name for model cards and reports, its devices as PyTorch names them, and their bf16."""
 
 import os
 import platform
@@ -25,6 +25,18 @@ def hardware(device: torch.device, count: int = 1) -> str:
         else []
     )
     return f"{os.cpu_count()} cores, {names[0] if names else platform.processor() or platform.machine()}"
+
+
+def has_bf16(kind: str = "cpu") -> bool:
+    """Return whether there are instructions for bf16; emulated, it is slower than float32.
+
+    Args:
+        kind: What computes, as `torch.device.type` has it.
+    """
+    if kind == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    able = torch.cpu.get_capabilities() if kind == "cpu" else {}
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
 
 def torch_device(text: str) -> torch.device:

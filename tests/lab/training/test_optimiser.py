@@ -41,11 +41,15 @@ def newton_schulz(matrix: torch.Tensor, iterations: int) -> torch.Tensor:
     return x.T if matrix.shape[0] > matrix.shape[1] else x
 
 
+@pytest.mark.parametrize("bf16", [False, True])
 @pytest.mark.parametrize("shape", [(1, 24, 24), (3, 64, 32), (2, 32, 288)])
-def test_orthogonalisation_follows_the_published_loop_and_flattens_the_spectrum(shape):
+def test_orthogonalisation_follows_the_published_loop_and_flattens_the_spectrum(shape, bf16, monkeypatch):
+    monkeypatch.setattr(optimiser, "has_bf16", lambda kind: bf16)
     torch.manual_seed(1)
     matrices = torch.randn(shape)
-    results = orthogonalised(matrices, 5).float()
+    results = orthogonalised(matrices, 5)
+    assert results.dtype == (torch.bfloat16 if bf16 else torch.float32)
+    results = results.float()
     for matrix, result in zip(matrices, results, strict=True):
         torch.testing.assert_close(result, newton_schulz(matrix, 5).float(), atol=0.03, rtol=0.05)
         values = torch.linalg.svdvals(result)

@@ -35,7 +35,7 @@ class Toy(RecursiveNet):
 
 
 def test_preflight_names_the_layer_whose_gradient_is_off():
-    recipe = Recipe("x", (), (Stage(1),), LossWeights(l1=1.0))
+    recipe = Recipe("x", (), (Stage(1),), LossWeights(l1=1.0), precision="bf16")
     rng = np.random.default_rng(0)
     batch = tuple(torch.from_numpy(rng.integers(0, 256, (2, 3, 24, 24), dtype=np.uint8)) for _ in range(2))
     fine = preflight(Toy(wrong=False), batch, recipe)
@@ -43,6 +43,7 @@ def test_preflight_names_the_layer_whose_gradient_is_off():
     with pytest.raises(UnrainError, match=r"bad\.weight \(4[01]%\)") as caught:
         preflight(Toy(wrong=True), batch, recipe)
     assert "good" not in str(caught.value)
+    assert 'precision = "fp32"' in str(caught.value)
 
 
 def test_preflight_leaves_out_inputs_of_a_few_numbers():
@@ -57,7 +58,7 @@ def test_preflight_leaves_out_inputs_of_a_few_numbers():
 
 
 def test_preflight_looks_behind_layers_that_start_at_zero():
-    recipe = Recipe("x", (), (Stage(1),), LossWeights(l1=1.0))
+    recipe = Recipe("x", (), (Stage(1),), LossWeights(l1=1.0), precision="bf16")
     net = Toy(wrong=False)
     nn.init.zeros_(net.bad.weight)
     batch = (torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8),) * 2

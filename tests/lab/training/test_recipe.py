@@ -183,7 +183,7 @@ def test_the_papers_recipes_have_the_papers_schedule():
         ("speed = 3", "unknown key 'speed'"),
         ("seed = 'x'", "seed: 'x' is no int"),
         ("seed = true", "seed: True is no int"),
-        ("precision = 'fp8'", "precision is 'fp8', choose bf16 or fp32"),
+        ("precision = 'fp8'", "precision is 'fp8', choose auto, bf16 or fp32"),
         ("betas = 3", "betas: 3 is no"),
         (
             "initial = 'a.safetensors'",

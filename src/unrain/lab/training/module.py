@@ -246,7 +246,7 @@ class Deraining(pl.LightningModule):
             return
         steps = range(max(0, recipe.steps - count), recipe.steps)
         rainy = (to_unit(batches.batch(step)[0].to(self.device)) for step in steps)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.bf16):
             recalibrate_batchnorm(self.net, lambda batch: self.estimates(batch, last), rainy)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

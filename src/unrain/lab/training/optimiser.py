@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw as adamw_step
 
+from unrain.lab.hardware import has_bf16
 from unrain.lab.training.stage import Stage, stage_at
 
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ def is_matrix(parameter: Tensor) -> bool:
 
 
 def orthogonalised(matrices: Tensor, iterations: int = 5) -> Tensor:
-    """Move all singular values of matrices close to 1 by Newton-Schulz iteration in bf16.
+    """Move all singular values of matrices close to 1 by Newton-Schulz iteration, in bf16 where there is one.
 
     Jordan et al.'s quintic, which is fast rather than exact: singular values end between 0.7 and 1.2.
 
@@ -177,12 +178,14 @@ def orthogonalised(matrices: Tensor, iterations: int = 5) -> Tensor:
         iterations: How many.
 
     Returns:
-        The same shape, bf16.
+        The same shape, bf16 or float32.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = (matrices.mT if tall else matrices).float()
-    x = (x / x.norm(dim=(-2, -1), keepdim=True).clamp_min(1e-7)).bfloat16()
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp_min(1e-7)
+    if has_bf16(x.device.type):
+        x = x.bfloat16()
     for _ in range(iterations):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)

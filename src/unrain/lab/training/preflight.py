@@ -55,7 +55,7 @@ def preflight(
             noise = torch.randn(parameter.shape, generator=generator) * 0.05
             parameter.data.copy_(noise)
     rainy, clean = (to_unit(side) for side in batch[:2])
-    bf16 = recipe.precision == "bf16"
+    bf16 = recipe.bf16
     calls: dict[str, list[Call]] = {}
     layers = {
         name: layer
@@ -88,8 +88,8 @@ def preflight(
             for name, error in wrong.items()
         )
         raise UnrainError(
-            f"recipe: gradients in {recipe.precision} differ from float32 in {named}; "
-            "compute these layers in float32 or change them (dilation, channels)"
+            f"recipe: gradients in {'bf16' if bf16 else 'fp32'} differ from float32 in {named}; "
+            'compute these layers in float32, change them (dilation, channels), or give precision = "fp32"'
         )
     return off
 

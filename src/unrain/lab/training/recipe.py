@@ -23,6 +23,7 @@ from unrain.lab.checkpoint import load_checkpoint, sha256
 from unrain.lab.data.batches import Source, Unpaired
 from unrain.lab.data.pairs import pairs, photographs, rain_layers
 from unrain.lab.data.rain import RainMaker
+from unrain.lab.hardware import has_bf16, torch_device
 from unrain.lab.nets.layers import RecursiveNet
 from unrain.lab.nets.vgg import load_vgg19
 from unrain.lab.training.losses import CONTRAST_LAYERS, ContrastivePrior
@@ -363,7 +364,7 @@ class Recipe:
         weight_decay: Its decay; without any it is Adam.
         clip: Largest gradient norm; inf for no limit.
         ema: Decay of the exponential moving average of the weights; 0 for the last weights.
-        precision: "bf16" (autocast) or "fp32".
+        precision: "bf16" (autocast), "fp32", or "auto": bf16 where the hardware has instructions for it.
         compile: Whether torch.compile is used.
         workers: Processes that make patches; 0 for the training process itself.
         seed: Seed of weights and patches.
@@ -395,7 +396,7 @@ class Recipe:
     weight_decay: float = 0.0
     clip: float = 1.0
     ema: float = 0.999
-    precision: str = "bf16"
+    precision: str = "auto"
     compile: bool = False
     workers: int = 0
     seed: int = 0
@@ -404,6 +405,11 @@ class Recipe:
     def steps(self) -> int:
         """Return the optimiser steps of the whole run."""
         return sum(stage.steps for stage in self.stages)
+
+    @property
+    def bf16(self) -> bool:
+        """Return whether this machine trains the recipe in bf16."""
+        return self.precision == "bf16" or (self.precision == "auto" and has_bf16(torch_device("").type))
 
     @property
     def training_data(self) -> list[str]:
@@ -453,7 +459,7 @@ def recipe_from(table: dict[str, Any], where: str, beside: Path) -> Recipe:
     """
     recipe = from_table(Recipe, _with_sources(_beside(beside, table), where), where)
     for key, value, known in (
-        ("precision", recipe.precision, ("bf16", "fp32")),
+        ("precision", recipe.precision, ("auto", "bf16", "fp32")),
         ("optimiser", recipe.optimiser, OPTIMISERS),
         ("layers", recipe.contrastive.layers, tuple(CONTRAST_LAYERS)),
     ):

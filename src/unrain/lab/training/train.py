@@ -162,7 +162,7 @@ def trainer_for(
         devices=devices,
         num_nodes=nodes,
         strategy="ddp" if devices * nodes > 1 else "auto",
-        precision="bf16-mixed" if plan.precision == "bf16" else "32-true",
+        precision="bf16-mixed" if plan.bf16 else "32-true",
         max_steps=plan.steps * optimisers,
         max_epochs=-1,
         val_check_interval=min(plan.validate_every or plan.steps, plan.steps),
