@@ -57,6 +57,24 @@ def test_what_goes_in_unchanged_comes_out_unchanged(dtype, shape):
     np.testing.assert_allclose(result, image, rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "height, width, halo, least, most",
+    [
+        (1000, 1496, 80, 1496, 1496),
+        (1000, 1504, 80, 833, 1152),
+        (1560, 1600, 80, 833, 1152),
+        (1568, 1600, 80, 600, 832),
+        (1568, 1600, 96, 833, 960),
+        (1568, 1600, 160, 961, 1152),
+        (1568, 1600, 600, 1152, 1224),
+    ],
+)
+def test_large_pictures_have_smaller_tiles_where_the_context_allows_it(height, width, halo, least, most):
+    engine = Fake(halo=halo, recursions=1)
+    Derainer(engine, levels=1)(np.zeros((height, width), np.uint8))
+    assert least <= max(side for shape in engine.shapes for side in shape[-2:]) <= most
+
+
 def test_results_are_rounded_and_clipped():
     image = np.array([[[0, 100, 255]]], np.uint8)
     assert Derainer(Fake(gain=0.6 / 255), recursions=1)(image).tolist() == [[[1, 101, 255]]]

@@ -10,6 +10,7 @@ from toys import ROOT
 from unrain import zoo
 from unrain.derainer import Derainer
 from unrain.engine.onnx_runtime import OnnxRuntimeEngine
+from unrain.onnx_file import has_loops
 
 pytestmark = pytest.mark.slow
 
@@ -28,6 +29,11 @@ every_model = pytest.mark.parametrize("model", MODELS, ids=lambda model: model.n
 def test_the_default_ships():
     assert zoo.DEFAULT in [model.name for model in MODELS]
     assert sum(model.path.stat().st_size for model in MODELS) < 40e6
+
+
+@pytest.mark.parametrize("path", sorted(zoo.WEIGHTS.rglob("*.onnx")), ids=lambda path: path.stem)
+def test_nothing_that_ships_has_loops(path):
+    assert not has_loops(path.read_bytes())
 
 
 @every_model

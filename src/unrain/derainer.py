@@ -51,6 +51,10 @@ Progress = Callable[[int, int], None]
 
 _WHOLE_UP_TO = 1_500_000
 _DEFAULT_TILE = 1152
+# A bigger picture needs the memory itself. Not below ten halos, which would be computed again and again.
+_SMALL_TILE_FROM = 2_500_000
+_SMALL_TILE = 832
+_LEAST_HALOS = 10
 MOST_LEVELS = 8
 # Side of a sample of a finer octave, in that octave's pixels, and its context: less than a tile's does for a
 # decision.
@@ -227,7 +231,8 @@ class Derainer:
                 what can be seen, in steps of 8 bits. x_0 is the picture itself, so one without rain may stop
                 after the first recursion. `recursions` is then the most.
             tile: Side of the largest square fed to the network, in pixels. None takes pictures up to
-                1.5 megapixels whole and bigger ones in tiles of 1152.
+                1.5 megapixels whole, and bigger ones in tiles of 1152 or, from 2.5 megapixels on, 832 if the
+                network's context allows it.
             overlap: Width of the linear passage between tiles, in pixels.
             device: What the network runs on, see `Processor`; an engine of your own has its own.
             precision: What it computes in, see `Processor`.
@@ -271,6 +276,8 @@ class Derainer:
             )
         self._chosen_tile = None if tile is None else tile // self._multiple * self._multiple
         self._default_tile = max(_up(_DEFAULT_TILE, self._multiple), smallest)
+        small = max(_SMALL_TILE, _LEAST_HALOS * self._halo)
+        self._small_tile = min(self._default_tile, max(_up(small, self._multiple), smallest))
 
     @property
     def processor(self) -> str:
@@ -514,7 +521,9 @@ class Derainer:
         height, width = _up(image_height, self._multiple), _up(image_width, self._multiple)
         tile = self._chosen_tile
         if tile is None:
-            tile = max(height, width) if height * width <= _WHOLE_UP_TO else self._default_tile
+            tile = self._default_tile if height * width < _SMALL_TILE_FROM else self._small_tile
+            if height * width <= _WHOLE_UP_TO:
+                tile = max(height, width)
         shape = {"halo": self._halo, "overlap": self._overlap, "multiple": self._multiple}
         return _Grid(
             y=np.pad(np.arange(image_height), (0, height - image_height), mode="reflect"),

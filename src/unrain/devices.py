@@ -1,7 +1,6 @@
 """The processors that `--device` names, and what `--precision` can be."""
 
 from dataclasses import dataclass
-from importlib import metadata
 
 from unrain.errors import UsageError
 
@@ -110,6 +109,9 @@ class Processor:
 
 def version(distribution: str) -> str:
     """Return the version of an installed distribution; empty if it is not installed."""
+    # Takes as long to import as a small picture to read.
+    from importlib import metadata
+
     try:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
