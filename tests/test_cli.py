@@ -52,6 +52,11 @@ def here(tmp_path, monkeypatch, tiny_model):
         },
         "scores_by": "unrain bench rdmc-lite",
         "scores_commit": "abc",
+        "recipe": "long.toml",
+        "steps": 1000,
+        "wall_time": 120,
+        "hardware": "2 cores, Z80",
+        "precision": "bf16",
         "licence": "Apache-2.0",
     }
     (weights / f"{zoo.DEFAULT}.json").write_text(json.dumps(card))
@@ -664,6 +669,7 @@ def test_a_card_as_a_markdown_page(own, capsys):
     assert text.lstrip().startswith(f"# {zoo.DEFAULT}\n\n{SUMMARY}\n")
     assert f"unrain photo.jpg --model {zoo.DEFAULT}" in text
     assert "| Rain100L | 1 | 100 | 34.00 | 0.9600 | 0.1 |" in text
+    assert "- `long.toml`: 1,000 steps, 2 minutes on 2 cores, Z80 in bf16\n" in text
     assert cli.main(["models", "--markdown"]) == 2
     assert cli.main(["models", "good.onnx", "--markdown"]) == 0
     assert "made by hand for tests" in capsys.readouterr().out

@@ -120,4 +120,5 @@ def _made(card: dict[str, Any]) -> Iterator[str]:
             return
         took = f", {stage['wall_time'] / 60:.0f} minutes" if stage.get("wall_time") else ""
         machine = f" on {stage['hardware']}" if stage.get("hardware") else ""
-        yield f"- `{stage['recipe']}`: {stage.get('steps', 0):,} steps{took}{machine}"
+        computed = f" in {stage['precision']}" if stage.get("precision") else ""
+        yield f"- `{stage['recipe']}`: {stage.get('steps', 0):,} steps{took}{machine}{computed}"

@@ -34,7 +34,7 @@ def has_bf16(kind: str = "cpu") -> bool:
         kind: What computes, as `torch.device.type` has it.
     """
     if kind == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     able = torch.cpu.get_capabilities() if kind == "cpu" else {}
     return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 

@@ -17,6 +17,7 @@ from safetensors.torch import load_file  # noqa: E402
 
 from unrain.errors import UnrainError  # noqa: E402
 from unrain.lab.checkpoint import save_checkpoint, sha256  # noqa: E402
+from unrain.lab.hardware import has_bf16  # noqa: E402
 from unrain.lab.nets.vgg import VGG19  # noqa: E402
 from unrain.lab.training import recipe as recipes  # noqa: E402
 from unrain.lab.training import train as trainer  # noqa: E402
@@ -47,6 +48,8 @@ def test_a_killed_run_resumes_with_the_same_result(toy, dies_at):
         with safe_open(toy / run / "weights.safetensors", framework="pt") as file:
             card = json.loads(file.metadata()["card"])
         assert card["steps"] == 6
+        # What "auto" was here.
+        assert card["precision"] == ("bf16" if has_bf16("cpu") else "fp32")
         assert set(card["validation"]) == {"psnr/set/T1", "psnr/set/T2"}
         assert card["training_data"] == ["set", "set/clean: with rain made from scratch"]
 

@@ -224,6 +224,7 @@ class Deraining(pl.LightningModule):
             "optimiser": recipe.optimiser,
             "levels": self.net.levels,
             "hardware": hardware(self.device, trainer.world_size),
+            "precision": "bf16" if recipe.bf16 else "fp32",
             "torch": str(torch.__version__),
             "licence": recipe.licence,
             "validation": scores,
