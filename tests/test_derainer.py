@@ -66,7 +66,6 @@ def test_what_goes_in_unchanged_comes_out_unchanged(dtype, shape):
         (1568, 1600, 80, 600, 832),
         (1568, 1600, 96, 833, 960),
         (1568, 1600, 160, 961, 1152),
-        (1568, 1600, 600, 1152, 1224),
     ],
 )
 def test_large_pictures_have_smaller_tiles_where_the_context_allows_it(height, width, halo, least, most):
@@ -324,8 +323,8 @@ def test_every_model_of_the_zoo_tiles_without_seams(model, kind):
         image = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
     else:
         image = natural(side, side)
-    whole = Derainer(engine, tile=side + engine.multiple)(image)
-    tiled = Derainer(engine, tile=smallest)(image)
+    whole = Derainer(engine, recursions=1, tile=side + engine.multiple)(image)
+    tiled = Derainer(engine, recursions=1, tile=smallest)(image)
     assert np.abs(whole.astype(int) - tiled).max() <= 1
 
 

@@ -150,7 +150,7 @@ def test_a_run_whose_teacher_is_missing_says_so_before_it_reads_pictures(toy):
 def test_a_network_with_batch_normalisation_trains_without_averaging(toy):
     text = TOY.format(more="").replace("ema = 0.5", "ema = 0.0\nclip = inf")
     text = text.replace("rdmc_lite", "rdmc").replace("encoder = [1, 1]", "").replace("decoder = [1]", "")
-    text = text.replace("width = 24", "width = 8").replace("patch = 16", "patch = 32")
+    text = text.replace("width = 24", "width = 4").replace("patch = 16", "patch = 32")
     (toy / "toy.toml").write_text(text)
     trainer.train(toy / "toy.toml", toy / "data", out=toy / "run")
     averaged = load_file(toy / "run" / "weights.safetensors")
