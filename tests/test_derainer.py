@@ -66,6 +66,8 @@ def test_what_goes_in_unchanged_comes_out_unchanged(dtype, shape):
         (1568, 1600, 80, 600, 832),
         (1568, 1600, 96, 833, 960),
         (1568, 1600, 160, 961, 1152),
+        # Two halos, the overlap and a step are more than either tile.
+        (1136, 2208, 568, 1160, 1160),
     ],
 )
 def test_large_pictures_have_smaller_tiles_where_the_context_allows_it(height, width, halo, least, most):

@@ -521,9 +521,10 @@ class Derainer:
         height, width = _up(image_height, self._multiple), _up(image_width, self._multiple)
         tile = self._chosen_tile
         if tile is None:
-            tile = self._default_tile if height * width < _SMALL_TILE_FROM else self._small_tile
             if height * width <= _WHOLE_UP_TO:
                 tile = max(height, width)
+            else:
+                tile = self._default_tile if height * width < _SMALL_TILE_FROM else self._small_tile
         shape = {"halo": self._halo, "overlap": self._overlap, "multiple": self._multiple}
         return _Grid(
             y=np.pad(np.arange(image_height), (0, height - image_height), mode="reflect"),
