@@ -76,6 +76,16 @@ def test_large_pictures_have_smaller_tiles_where_the_context_allows_it(height, w
     assert least <= max(side for shape in engine.shapes for side in shape[-2:]) <= most
 
 
+@settings(deadline=None)
+@given(st.integers(1, 300), st.integers(1, 300), st.sampled_from([64, 72, 128]), st.sampled_from([0, 8, 16]))
+def test_tiles_of_a_picture_have_one_size_and_cover_it(height, width, tile, halo):
+    engine = Fake(halo=halo, recursions=1)
+    image = np.random.default_rng(0).integers(0, 256, (height, width), np.uint8)
+    np.testing.assert_array_equal(Derainer(engine, tile=tile, levels=1)(image), image)
+    assert len(set(engine.shapes)) == 1
+    assert max(engine.shapes[0][-2:]) <= tile
+
+
 def test_results_are_rounded_and_clipped():
     image = np.array([[[0, 100, 255]]], np.uint8)
     assert Derainer(Fake(gain=0.6 / 255), recursions=1)(image).tolist() == [[[1, 101, 255]]]

@@ -149,12 +149,12 @@ def _spans(extent: int, tile: int, *, halo: int, overlap: int, multiple: int) ->
     if extent <= tile:
         return [_Span(slice(0, extent), 0, extent, 0)]
     shared = 2 * halo + _up(overlap, multiple)
-    # Crops of one size: no sliver at the end which costs a whole halo.
+    # Crops of one size: no sliver at the end that costs a whole halo; libraries prepare for one size only.
     stride = _up(math.ceil((extent - shared) / math.ceil((extent - shared) / (tile - shared))), multiple)
-    crops = [
-        slice(start, min(start + stride + shared, extent)) for start in range(0, extent - shared, stride)
-    ]
-    starts = [0, *(crop.start + halo for crop in crops[1:])]
+    size = stride + shared
+    firsts = range(0, extent - shared, stride)
+    crops = [slice(min(first, extent - size), min(first + size, extent)) for first in firsts]
+    starts = [0, *(first + halo for first in firsts[1:])]
     stops = [*(start + overlap for start in starts[1:]), extent]
     blends = [0] + [overlap] * (len(crops) - 1)
     return [_Span(*span) for span in zip(crops, starts, stops, blends, strict=True)]

@@ -191,6 +191,23 @@ def test_a_size_that_lasts_is_compiled_for_itself_and_kept(tiny_model, kept, mon
         assert len(list(kept.glob("*.blob"))) == wanted
 
 
+def test_a_large_size_is_compiled_for_itself_once_it_is_a_third_of_what_came(tiny_model, monkeypatch):
+    monkeypatch.setattr(engine_openvino, "_WORTH", 0.0)
+    monkeypatch.setattr(engine_openvino, "_LARGE", 3 * 16 * 16)
+    engine = open_engine(zoo.find(tiny_model), Processor("openvino", "fp32", 1))
+    often = np.zeros((1, 3, 24, 32), np.float32)
+    others = [np.zeros((1, 3, 8 * rows, 24), np.float32) for rows in range(1, 9)]
+    for odd in others:
+        engine.step(odd, odd)
+    for odd in others[:7]:
+        engine.step(often, often)
+        engine.step(odd, odd)
+    assert often.shape not in engine._of_shape
+    engine.step(often, often)
+    engine.step(often, often)
+    assert often.shape in engine._of_shape
+
+
 def test_the_librarys_converter_is_there_for_others():
     code = """
 import sys

@@ -8,10 +8,12 @@ import contextlib
 import hashlib
 import importlib
 import io
+import math
 import struct
 import sys
 import threading
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -57,6 +59,10 @@ _CORE = _openvino.Core()
 _HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
 # Compiling for one shape pays once a shape has taken so many times what compiling takes.
 _WORTH = 3.0
+# One of more values also has to be a third of those that came lately, as frames and tiles of one size are:
+# beside a network for the others it takes half as much memory again.
+_LARGE = 3 * 640 * 640
+_LATELY = 24
 # For so many shapes at once: each keeps the network's weights anew.
 _SHAPES = 4
 _ABILITIES = "OPTIMIZATION_CAPABILITIES"
@@ -100,7 +106,8 @@ class OpenVinoEngine(NetworkEngine):
         self.precision = self._precision(precision)
         self._own = threading.local()
         self._lock = threading.Lock()
-        # Of each shape how long it has run so far, and what was compiled for it.
+        # The shapes that ran lately; of each how long it has run so far, and what was compiled for it.
+        self._lately: deque[tuple[int, ...]] = deque(maxlen=_LATELY)
         self._spent: dict[tuple[int, ...], float] = {}
         self._of_shape: dict[tuple[int, ...], Any] = {}
         super().__init__(model, threads)
@@ -196,6 +203,7 @@ class OpenVinoEngine(NetworkEngine):
             request.infer()
             results = tuple(np.array(tensor.data) for tensor in request.output_tensors)
             with self._lock:
+                self._lately.append(shape)
                 self._spent[shape] = self._spent.get(shape, 0.0) + time.perf_counter() - start
             return results
 
@@ -206,7 +214,7 @@ class OpenVinoEngine(NetworkEngine):
         requests: dict[Any, Any] = self._own.__dict__.setdefault("requests", {})
         with self._lock:
             compiled = self._of_shape.get(shape)
-            if compiled is None and self._spent.get(shape, 0.0) > _WORTH * self._compiling:
+            if compiled is None and self._lasts(shape):
                 # It holds memory for the largest picture that it has seen, and is had again from the cache.
                 self._any_shape = None
                 requests.clear()
@@ -225,6 +233,12 @@ class OpenVinoEngine(NetworkEngine):
                 del requests[old]
             requests[compiled] = compiled.create_infer_request()
         return requests[compiled]
+
+    def _lasts(self, shape: tuple[int, ...]) -> bool:
+        """Whether a shape has come so much that a network of its own pays."""
+        if math.prod(shape) > _LARGE and 3 * self._lately.count(shape) < _LATELY:
+            return False
+        return self._spent.get(shape, 0.0) > _WORTH * self._compiling
 
 
 def _ports(ports: list[Any]) -> dict[str, Port]:
