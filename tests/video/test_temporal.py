@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from toys import natural
-from unrain.video.temporal import TemporalMedian, _median_of_five
+from unrain.video.temporal import TemporalMedian, _means, _median_of_five
 
 
 def steadied(rainy, derained):
@@ -74,6 +74,15 @@ def test_a_moving_thing_stays():
         assert (
             error([result[place]], [clean[t][place]]) <= error([derained[t][place]], [clean[t][place]]) * 1.05
         )
+
+
+@pytest.mark.parametrize("shape", [(48, 64), (49, 70), (7, 5), (16, 100), (33, 16)])
+def test_means_of_blocks(shape):
+    plane = np.random.default_rng(0).random(shape, np.float32)
+    means = _means(plane)
+    for (row, column), mean in np.ndenumerate(means):
+        assert mean == pytest.approx(plane[16 * row : 16 * row + 16, 16 * column : 16 * column + 16].mean())
+    assert means.shape == tuple(-(-side // 16) for side in shape)
 
 
 def test_sixteen_bits():

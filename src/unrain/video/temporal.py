@@ -176,9 +176,16 @@ def _overlap(
 def _means(plane: Plane) -> Plane:
     """The mean of each block; blocks at the edge may be smaller."""
     rows, columns = (np.arange(0, length, _BLOCK) for length in plane.shape)
-    sums = np.add.reduceat(np.add.reduceat(plane, rows, axis=0), columns, axis=1)
-    high = np.diff(np.append(rows, plane.shape[0]))
-    wide = np.diff(np.append(columns, plane.shape[1]))
+    whole = plane.shape[0] // _BLOCK * _BLOCK
+    # Whole blocks are summed several times as fast as by `reduceat`.
+    high_sums = plane[:whole].reshape(-1, _BLOCK, plane.shape[1]).sum(axis=1)
+    if whole < plane.shape[0]:
+        high_sums = np.concatenate([high_sums, plane[whole:].sum(axis=0, keepdims=True)])
+    sums = np.add.reduceat(high_sums, columns, axis=1)
+    high, wide = (
+        np.minimum(_BLOCK, length - firsts)
+        for length, firsts in zip(plane.shape, (rows, columns), strict=True)
+    )
     means: Plane = (sums / np.outer(high, wide)).astype(np.float32)
     return means
 
