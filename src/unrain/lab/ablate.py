@@ -268,12 +268,7 @@ def write_held_out(recipe: Recipe, data: Path, folder: Path) -> None:
             continue
         held_out = spec.load(data, held_out=True)
         for index in range(len(held_out)):
-            one = copy.copy(held_out)
-            if one.pairs is not None:
-                one.pairs = one.pairs[index : index + 1]
-            elif one.photos is not None:
-                one.photos = one.photos[index : index + 1]
-            pair = one.patch(HELD_OUT_SIDE, np.random.default_rng((number, index)))
+            pair = held_out.patch(HELD_OUT_SIDE, np.random.default_rng((number, index)), index)
             for side, picture in zip(("rain", "clean"), pair, strict=True):
                 file = io.BytesIO()
                 Image.fromarray(picture).save(file, "PNG")

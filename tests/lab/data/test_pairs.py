@@ -265,6 +265,12 @@ def test_crossed_pairs_have_the_rain_of_one_and_the_clean_picture_of_another():
         rainy, clean = source.patch(8, np.random.default_rng(seed))
         drawn.add((int(clean[0, 0, 0]), int(rainy[0, 0, 0]) - int(clean[0, 0, 0])))
     assert drawn == {(clean, rain) for clean, _ in kinds for _, rain in kinds}
+    # The rain of a given one still falls on all.
+    drawn = {
+        (int(clean[0, 0, 0]), int(rainy[0, 0, 0]) - int(clean[0, 0, 0]))
+        for rainy, clean in (source.patch(8, np.random.default_rng(seed), index=1) for seed in range(50))
+    }
+    assert drawn == {(clean, 20) for clean, _ in kinds}
 
 
 def test_patches_on_a_grid_come_from_all_its_places_and_are_not_mirrored():
