@@ -71,7 +71,7 @@ class Source:
         return len(self.pairs if self.pairs is not None else self.photos or [])
 
     def patch(self, size: int, rng: np.random.Generator, index: int | None = None) -> tuple[RGB8, RGB8]:
-        """Draw one random patch of any picture, or of one by number: rainy and clean, size x size x 3 uint8."""
+        """Draw one random patch, of any picture or of one by number: rainy, clean, size x size x 3 uint8."""
         if index is None:
             index = int(rng.integers(len(self)))
         if self.pairs is not None:
