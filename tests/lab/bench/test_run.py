@@ -164,7 +164,10 @@ def test_a_checkpoint_is_measured_without_exporting_it(data, tmp_path):
             return to_8_bit(derained.transpose(1, 2, 0))
 
         (expected,) = measure(restore, data, "set/test", recursions)
-        assert (score.recursions, score.psnr, score.ssim) == (recursions, expected.psnr, expected.ssim)
+        assert score.recursions == recursions
+        # The last digit may differ: what is half-way between two levels is rounded up or down.
+        assert score.psnr == pytest.approx(expected.psnr, abs=2e-3)
+        assert score.ssim == pytest.approx(expected.ssim, abs=2e-4)
     with pytest.raises(UnrainError, match="run: only exported models have a card"):
         scores(candidate, data, "set/test", card=True)
 
