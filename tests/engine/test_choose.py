@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from importlib import metadata
 from types import SimpleNamespace
 
 import numpy as np
@@ -120,7 +121,7 @@ def test_the_fastest_is_taken_and_remembered(tiny_model, fresh, monkeypatch):
     assert open_engine(zoo.find(tiny_model)) is fast
     assert opened == ["cpu", "cuda", "cuda", "cuda"]
     # With another version it is.
-    monkeypatch.setattr(choose, "version", lambda name: "99")
+    monkeypatch.setattr(choose, "_installed", lambda: ["onnxruntime-99.dist-info"])
     with pytest.raises(StopIteration):
         monkeypatch.setattr(choose, "_timed", lambda engine, rainy: next(iter([])))
         open_engine(zoo.find(tiny_model))
@@ -336,3 +337,13 @@ def test_a_device_that_does_not_start_is_listed_with_the_reason(capsys, monkeypa
     assert cli.main(["devices"]) == 0
     out = capsys.readouterr().out
     assert f"no card: {INSTALL['cuda']}" in out and "buy" not in out
+
+
+def test_the_packages_that_bring_devices_are_found_with_their_versions(monkeypatch, tmp_path):
+    (own,) = [name for name in choose._installed() if name.startswith("onnxruntime-")]
+    assert own == f"onnxruntime-{metadata.version('onnxruntime')}.dist-info"
+    for name in ("onnxruntime_gpu-1.2.3.dist-info", "openvino_dev-1.0.dist-info", "openvino-7.dist-info"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "archive.zip").write_bytes(b"")
+    monkeypatch.setattr("sys.path", [str(tmp_path / "missing"), str(tmp_path / "archive.zip"), str(tmp_path)])
+    assert choose._installed() == ["onnxruntime_gpu-1.2.3.dist-info", "openvino-7.dist-info"]

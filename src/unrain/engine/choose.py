@@ -1,13 +1,16 @@
 """Which of the processors work here, and the engine for one of them."""
 
+import contextlib
 import hashlib
 import importlib
 import importlib.util
 import os
 import platform
+import sys
 import time
 import warnings
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +24,6 @@ from unrain.devices import (
     Processor,
     check_precision,
     parse,
-    version,
 )
 from unrain.engine.cache import keep, recall
 from unrain.engine.interface import Planes
@@ -196,10 +198,28 @@ def _key(processor: Processor) -> str:
     """Return what a self-test depends on, in a few letters."""
     facts = [
         __version__,
-        *(f"{name} {version(name)}" for name in ("onnxruntime", *PACKAGES)),
+        *_installed(),
         platform.node(),
         platform.machine(),
         str(os.cpu_count()),
         str(processor),
     ]
     return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:24]
+
+
+def _installed() -> list[str]:
+    """Return which packages that bring devices are installed, as the folders with their metadata are called.
+
+    That is name and version. `importlib.metadata` takes as long to import as a small picture to read.
+    """
+    wanted = {name.replace("-", "_") for name in ("onnxruntime", *PACKAGES)}
+    found = set()
+    for place in sys.path:
+        # Some are missing, some are archives.
+        with contextlib.suppress(OSError):
+            found |= {
+                path.name
+                for path in Path(place).iterdir()
+                if path.suffix == ".dist-info" and path.name.partition("-")[0].lower() in wanted
+            }
+    return sorted(found)
