@@ -147,6 +147,8 @@ def test_results_in_sub_folders_are_told_apart(tmp_path):
 
 def test_a_checkpoint_is_measured_without_exporting_it(data, tmp_path):
     arguments = {"width": 24, "encoder": [1, 1], "decoder": [1]}
+    # With some weights a value half-way between two levels is rounded up here and down there.
+    torch.manual_seed(0)
     net = build("rdmc_lite", **arguments)
     torch.nn.init.normal_(net.exit.weight, std=0.05)
     path = tmp_path / "run" / "weights.safetensors"
@@ -164,10 +166,7 @@ def test_a_checkpoint_is_measured_without_exporting_it(data, tmp_path):
             return to_8_bit(derained.transpose(1, 2, 0))
 
         (expected,) = measure(restore, data, "set/test", recursions)
-        assert score.recursions == recursions
-        # The last digit may differ: what is half-way between two levels is rounded up or down.
-        assert score.psnr == pytest.approx(expected.psnr, abs=2e-3)
-        assert score.ssim == pytest.approx(expected.ssim, abs=2e-4)
+        assert (score.recursions, score.psnr, score.ssim) == (recursions, expected.psnr, expected.ssim)
     with pytest.raises(UnrainError, match="run: only exported models have a card"):
         scores(candidate, data, "set/test", card=True)
 
