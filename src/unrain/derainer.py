@@ -153,7 +153,7 @@ def _spans(extent: int, tile: int, *, halo: int, overlap: int, multiple: int) ->
     stride = _up(math.ceil((extent - shared) / math.ceil((extent - shared) / (tile - shared))), multiple)
     size = stride + shared
     firsts = range(0, extent - shared, stride)
-    crops = [slice(min(first, extent - size), min(first + size, extent)) for first in firsts]
+    crops = [slice(start, start + size) for start in (min(first, extent - size) for first in firsts)]
     starts = [0, *(first + halo for first in firsts[1:])]
     stops = [*(start + overlap for start in starts[1:]), extent]
     blends = [0] + [overlap] * (len(crops) - 1)
