@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter, validators
 
+from unrain.cli.derain import AUTO
 from unrain.devices import Processor
 
 SIZE = "481x321"
@@ -177,6 +178,7 @@ class TaskOptions(RunOptions):
         rain: Strength of the rain: none, light, middling or heavy; may be given several times, all by
             default.
         seed: Another number puts the drops elsewhere.
+        only_rainy: Leave pictures alone in which it does not rain: those with a lower score (unrain score).
         fresh: Measure again what an earlier run has measured.
         csv: Print the scores as CSV.
         json: Print the scores as JSON.
@@ -187,6 +189,9 @@ class TaskOptions(RunOptions):
     suite: str = "coco"
     rain: tuple[str, ...] = ()
     seed: Annotated[int, _Count] = 0
+    only_rainy: Annotated[
+        float | None, Parameter(validator=validators.Number(gte=AUTO, lte=100), show_default="all pictures")
+    ] = None
     fresh: bool = False
     csv: bool = False
     json: bool = False

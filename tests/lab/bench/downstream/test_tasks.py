@@ -36,6 +36,7 @@ from unrain.lab.bench.downstream.segmentation import (
     read_mask,
 )
 from unrain.lab.metrics import psnr_ssim
+from unrain.lab.metrics.measures import UNCHANGED
 
 COCO_CONFIG = SHARED / "data" / "coco" / "semantic_segmentation_config.yaml"
 
@@ -515,6 +516,22 @@ def test_the_networks_see_the_derained_pictures(arguments, data, tmp_path, tiny_
             psnr.append(psnr_ssim.psnr(shown, clean))
         assert one["miou"] == round(mean_iou(counted)[0], 2)
         assert one["psnr"] == round(np.mean(psnr), 2)
+
+
+def test_pictures_without_rain_are_left_alone_where_that_is_wanted(arguments, capsys):
+    arguments += ["--rain", "none", "--rain", "heavy"]
+    assert cli.main([*arguments, "--only-rainy"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [one["left"] for one in rows] == [0, 0, 2, 2, 0, 0, 0, 0]
+    assert [one["psnr"] for one in rows[2:4]] == [UNCHANGED] * 2
+    assert all(one["low"] == one["high"] == 0 for one in rows[2:4])
+    assert cli.main(arguments) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert all(one["left"] == 0 for one in rows)
+    # The pictures as they are, but not what a candidate makes of them, are those of the first run.
+    assert [one["reused"] for one in rows] == [2, 2, 0, 0, 2, 2, 0, 0]
+    assert cli.main([one for one in [*arguments, "--only-rainy"] if one != "--json"]) == 0
+    assert capsys.readouterr().out.count("2 left alone 2 reused") == 2
 
 
 def test_a_killed_run_goes_on_and_a_second_one_reuses(arguments, derained, tmp_path, capsys):

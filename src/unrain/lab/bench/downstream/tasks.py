@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from unrain.cli.derain import AUTO
 from unrain.cli.output import check_form
 from unrain.errors import UnrainError, UsageError
 from unrain.image import size_of
@@ -31,6 +32,7 @@ from unrain.lab.data.pairs import Pair, pictures, read
 from unrain.lab.data.rain import RGB8, RainMaker, StreakRain
 from unrain.lab.metrics import psnr_ssim
 from unrain.lab.metrics.measures import finite
+from unrain.score import DETECTOR, Scorer
 
 # The one place that says how strong each rain is. The three leave a picture about as near to the clean one as
 # the rain of Rain100L, Rain800 and Rain100H does.
@@ -329,6 +331,7 @@ class TaskScore:
             "input".
         high: See `low`.
         classes: How many classes the truth has, of which the values are the means.
+        left: How many pictures the candidate left as they are, for want of rain (`TaskOptions.only_rainy`).
         reused: How many pictures an earlier run had measured already.
     """
 
@@ -346,6 +349,7 @@ class TaskScore:
     low: float | None = None
     high: float | None = None
     classes: int = 0
+    left: int = 0
     reused: int = 0
 
 
@@ -396,6 +400,11 @@ def measure_tasks(
             raise UnrainError(f"{candidate.name}: these pictures were derained from other rain; give a model")
     pictures_print = onnx_network.identity([*scenes.files.values()])
     present = {one.name: one.version for one in metadata.distributions() if one.name in _LIBRARIES}
+    scorer, detector = None, None
+    if options.only_rainy is not None:
+        threshold = None if options.only_rainy == AUTO else options.only_rainy
+        scorer = Scorer(threshold=threshold, processor=options.processor)
+        detector = f"{onnx_network.identity([DETECTOR])} {scorer.threshold}"
     draws = np.random.default_rng(0).integers(0, len(scenes.files), (DRAWS, len(scenes.files)))
     for rain in rains:
         as_it_is: list[NDArray[np.float64]] = []
@@ -413,6 +422,7 @@ def measure_tasks(
                             "processor": asdict(options.processor),
                             "rain": rain,
                             "seed": options.seed,
+                            "only rainy": None if candidate is INPUT else detector,
                             "task": task.title,
                             "by": task.by,
                             **task.about,
@@ -425,7 +435,8 @@ def measure_tasks(
                 ]
                 label = f"{candidate.name} T={count or '-'} in rain: {rain}"
                 for done, name in enumerate(scenes.files, 1):
-                    _look(name, rain, options.seed, scenes, restore, tasks, kept)
+                    looked = None if candidate is INPUT else scorer
+                    _look(name, rain, options.seed, scenes, restore, looked, tasks, kept)
                     if progress:
                         progress(label, done, len(scenes.files))
                 for place, (task, results) in enumerate(zip(tasks, kept, strict=True)):
@@ -454,6 +465,7 @@ def measure_tasks(
                         **task.score(rows),
                         low=low,
                         high=high,
+                        left=sum(row["left"] for row in rows.values()),
                         reused=results.reused,
                     )
 
@@ -473,6 +485,7 @@ def _look(
     seed: int,
     scenes: Scenes,
     restore: Callable[[Pair], NDArray[np.uint8] | NDArray[np.float32]],
+    scorer: Scorer | None,
     tasks: Sequence[Task],
     kept: Sequence[Results],
 ) -> None:
@@ -481,10 +494,12 @@ def _look(
     if not missing:
         return
     clean = read(scenes.files[name])
-    derained = to_8_bit(restore(Pair(name, add_rain(clean, name, rain, seed), clean)))
+    rainy = add_rain(clean, name, rain, seed)
+    left = scorer is not None and scorer(rainy).score < scorer.threshold
+    derained = rainy if left else to_8_bit(restore(Pair(name, rainy, clean)))
     psnr = finite(psnr_ssim.psnr(derained, clean))
     for task, results in missing:
-        results.add(name, {"psnr": psnr, **task.predict(name, derained)})
+        results.add(name, {"psnr": psnr, "left": left, **task.predict(name, derained)})
 
 
 def head(names: int, networks: int) -> str:
@@ -501,10 +516,11 @@ def line(score: TaskScore, names: int, networks: int) -> str:
     def cell(value: float | None, width: int) -> str:
         return f"{'-':>{width}}" if value is None else f"{value:{width}.2f}"
 
+    left = f" {score.left} left alone" if score.left else ""
     reused = f" {score.reused} reused" if score.reused else ""
     change = "-" if score.low is None else f"{score.low:+.2f} to {score.high:+.2f}"
     return (
         f"{score.rain:9} {score.model:{names}} {score.recursions or '-':>2} {cell(score.psnr, 6)}  "
         f"{score.by:{networks}} {cell(score.map, 8)} {cell(score.map50, 6)} {cell(score.miou, 6)} "
-        f"{change:>16} {score.classes:7}{reused}"
+        f"{change:>16} {score.classes:7}{left}{reused}"
     )
