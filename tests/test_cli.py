@@ -787,6 +787,17 @@ def test_what_must_be_quick_imports_nothing_heavy(code):
     assert done.returncode == 0, done.stderr
 
 
+def test_a_picture_does_not_wait_for_what_videos_need(here):
+    code = (
+        "from unrain.cli import main; assert main(['photo.jpg']) == 0; import sys; "
+        "assert 'unrain.video.pipeline' not in sys.modules"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **SETTINGS}, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_help_shows_first_what_people_do(capsys):
     assert cli.main(["--help"]) == 0
     printed = capsys.readouterr().out

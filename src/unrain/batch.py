@@ -177,7 +177,7 @@ def run_job(
 
 def _video(
     job: Job, target: Path, derainer: "Derainer", settings: Settings, progress: Progress | None
-) -> video.VideoReport:
+) -> "video.VideoReport":
     assert job.source is not None
 
     def step(done: int, total: int) -> None:
@@ -197,7 +197,7 @@ def _video(
     )
 
 
-def _told(job: Job, target: Path, report: video.VideoReport, seconds: float) -> Outcome:
+def _told(job: Job, target: Path, report: "video.VideoReport", seconds: float) -> Outcome:
     problem = (
         report.problem and f"{job.name}: {report.problem}; {target} holds what was done and can be played"
     )
