@@ -275,6 +275,25 @@ def test_the_means_become_convolutions():
     assert means() == []
 
 
+def test_a_mean_is_used_twice_in_a_network_of_one_shape():
+    """OpenVINO then leaves no subtraction to be computed by itself, and the result is the same."""
+    core = engine_openvino._openvino.Core()
+    network = core.read_model(zoo.find("rdmc-lite-xs").path.read_bytes(), b"")
+    engine_openvino.means_as_convolutions(network)
+    network.reshape({port.get_any_name(): [1, 3, 48, 64] for port in network.inputs})
+    rainy = natural(48, 64).transpose(2, 0, 1)[None].astype(np.float32) / 255
+    planes, alone = [], []
+    for change in (lambda network: None, engine_openvino.use_means_twice):
+        change(network)
+        compiled = core.compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "PERF_COUNT": True})
+        request = compiled.create_infer_request()
+        planes.append(request.infer([rainy, rainy])[0])
+        ran = [node for node in request.profiling_info if node.status == node.Status.EXECUTED]
+        alone.append(sum(node.node_type == "Add" for node in ran))
+    assert alone[1] == 0 < alone[0]
+    np.testing.assert_allclose(planes[1], planes[0], atol=1e-5)
+
+
 def test_a_network_that_uses_its_flattened_features_otherwise_is_left_alone():
     ov = engine_openvino._openvino
     ops = ov.opset13

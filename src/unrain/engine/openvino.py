@@ -168,6 +168,7 @@ class OpenVinoEngine(NetworkEngine):
         if shape is not None:
             network = network.clone()
             network.reshape({port.get_any_name(): list(shape) for port in network.inputs})
+            use_means_twice(network)
         compiled = _CORE.compile_model(network, self._name, self._settings)
         seconds = time.perf_counter() - start
         if self._name == "CPU":
@@ -295,6 +296,26 @@ def means_as_convolutions(network: "ov.Model") -> None:
         elif node in flat:
             node.validate_and_infer_types()
     network.validate_nodes_and_infer_types()
+
+
+def use_means_twice(network: "ov.Model") -> None:
+    """Turn (features - mean) * scale into features * scale - mean * scale, in place.
+
+    OpenVINO would join a convolution and the one subtraction that uses it, which it cannot do where one mean
+    serves all channels, and then computes that by itself, slowly. A mean that is used twice it leaves to the
+    kernels that it writes for what is elementwise. It only does for networks of one shape.
+    """
+    ops = _openvino.opset13
+    for node in network.get_ordered_ops():
+        if node.get_type_name() != "Multiply":
+            continue
+        centred, scale = node.input_values()
+        if centred.get_node().get_type_name() != "Subtract":
+            continue
+        features, mean = centred.get_node().input_values()
+        if mean.get_node().get_type_name() == "Convolution":
+            apart = ops.subtract(ops.multiply(features, scale), ops.multiply(mean, scale))
+            _rewire(node, apart.output(0))
 
 
 def _flattens(node: "ov.Node") -> bool:
