@@ -49,6 +49,15 @@ def test_rain_scores_high_and_its_absence_low():
     assert clear.score < scorer().threshold and clear.verdict == "clear" and clear.layer < 0.5
 
 
+def test_so_much_light_is_rain_whatever_the_features_say(monkeypatch):
+    for levels, verdict, score in ((60, "heavy", 100), (2, "clear", pytest.approx(0.67, abs=0.01))):
+        seen = np.array([-5.0], np.float32), np.full((32, 32), levels / 255, np.float32)
+        monkeypatch.setattr(Scorer, "evidence", lambda self, image, seen=seen: seen)
+        found = scorer()(sky())
+        assert (found.score, found.verdict) == (score, verdict)
+        assert found.layer == pytest.approx(levels, rel=1e-3)
+
+
 @pytest.mark.parametrize("angle", [-60, -20, 0, 15, 45, 80])
 def test_the_direction_is_that_of_the_streaks(angle):
     found = _direction(streaks(angle))

@@ -21,10 +21,13 @@ from unrain.octaves import coarsest, shrink
 Verdict = Literal["clear", "light", "heavy"]
 
 DETECTOR = zoo.WEIGHTS / "score" / "rain.onnx"
-MOST = 100
+MOST = 100.0
 # Light that rain adds, in 8-bit levels on average, from which on it is heavy: that of the lighter half of
 # Rain100L, whose rain everybody calls so.
 HEAVY = 4.0
+# From so much light on it rains, whatever the features say, which have not seen rain as dense as that. The
+# clean photographs that were measured have 2 at most.
+CERTAIN = 16.0
 # Layers with less light, in the same unit, or with less agreement of their gradients have no direction.
 _FAINT, _AGREED = 0.05, 0.15
 _SMALLEST = 16
@@ -36,7 +39,8 @@ class Score:
     """What is said of a picture.
 
     Attributes:
-        score: How likely it rains in it, in percent, if half of all pictures are of rain.
+        score: How likely it rains in it, in percent, if half of all pictures are of rain; 100 from `CERTAIN`
+            on.
         verdict: `clear` below the detector's threshold; else `light`, or `heavy` from `HEAVY` on.
         layer: Light that the rain adds, in 8-bit levels on average.
         direction: Of the streaks: degrees from upright, -90 to 90, positive if they lean to the right at
@@ -91,8 +95,8 @@ class Scorer:
             image: H x W x 3 RGB or H x W grey, uint8 or uint16 in full range, or float in [0, 1].
         """
         evidence, layer = self.evidence(image)
-        score = MOST / (1 + math.exp(-float(np.clip(evidence[0], -50, 50))))
         light = 255 * float(np.maximum(layer, 0).mean())
+        score = MOST / (1 + math.exp(-float(np.clip(evidence[0], -50, 50)))) if light < CERTAIN else MOST
         verdict: Verdict = "clear" if score < self.threshold else "heavy" if light >= HEAVY else "light"
         return Score(score, verdict, light, _direction(layer) if light >= _FAINT else None)
 
