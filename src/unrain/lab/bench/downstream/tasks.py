@@ -409,6 +409,7 @@ def measure_tasks(
     for rain in rains:
         as_it_is: list[NDArray[np.float64]] = []
         for candidate in [INPUT, *candidates]:
+            looked = None if candidate is INPUT else scorer
             for restore, count in restorers(candidate, rain, options.recursions, options.processor):
                 kept = [
                     open_results(
@@ -422,7 +423,7 @@ def measure_tasks(
                             "processor": asdict(options.processor),
                             "rain": rain,
                             "seed": options.seed,
-                            "only rainy": None if candidate is INPUT else detector,
+                            "only rainy": detector if looked else None,
                             "task": task.title,
                             "by": task.by,
                             **task.about,
@@ -435,7 +436,6 @@ def measure_tasks(
                 ]
                 label = f"{candidate.name} T={count or '-'} in rain: {rain}"
                 for done, name in enumerate(scenes.files, 1):
-                    looked = None if candidate is INPUT else scorer
                     _look(name, rain, options.seed, scenes, restore, looked, tasks, kept)
                     if progress:
                         progress(label, done, len(scenes.files))
@@ -495,7 +495,7 @@ def _look(
         return
     clean = read(scenes.files[name])
     rainy = add_rain(clean, name, rain, seed)
-    left = scorer is not None and scorer(rainy).score < scorer.threshold
+    left = scorer is not None and scorer(rainy).verdict == "clear"
     derained = rainy if left else to_8_bit(restore(Pair(name, rainy, clean)))
     psnr = finite(psnr_ssim.psnr(derained, clean))
     for task, results in missing:
