@@ -46,6 +46,11 @@ def keep(key: str, value: dict[str, object]) -> None:
             files.write(json.dumps(value).encode(), there / f"{key}.json")
 
 
+def is_kept(name: str, key: str) -> bool:
+    """Whether a compiled network was kept for a key; it may still be damaged."""
+    return (there := folder(name)) is not None and (there / f"{key}.blob").exists()
+
+
 def recall_network(name: str, key: str) -> bytes | None:
     """Return a compiled network; None if none was kept, it is damaged, or others may write there.
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from unrain.engine.cache import folder, keep_network, recall_network
+from unrain.engine.cache import folder, is_kept, keep_network, recall_network
 from unrain.engine.interface import Planes
 from unrain.engine.network import NetworkEngine, Port, Run
 from unrain.errors import UnrainError
@@ -58,10 +58,11 @@ _openvino = _load()
 _CORE = _openvino.Core()
 _HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
 # Compiling for one shape pays once a shape has taken so many times what compiling takes.
-_WORTH = 3.0
-# One of more values also has to be a third of those that came lately, as frames and tiles of one size are:
-# beside a network for the others it takes half as much memory again.
+_WORTH = 2.0
+# One of more values also has to have a share in those that came lately, as frames and tiles of one size do:
+# beside a network for the others it takes half as much memory again. One that was compiled before pays at once.
 _LARGE = 3 * 640 * 640
+_SHARE = 1 / 6
 _LATELY = 24
 # For so many shapes at once: each keeps the network's weights anew.
 _SHAPES = 4
@@ -131,6 +132,7 @@ class OpenVinoEngine(NetworkEngine):
 
     def _open(self, data: bytes, threads: int) -> tuple[dict[str, Port], dict[str, Port]]:
         self._data = data
+        self._digest = hashlib.sha256(data).hexdigest()
         self._settings: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": _HINTS[self.precision],
             "PERFORMANCE_HINT": "LATENCY",
@@ -188,7 +190,7 @@ class OpenVinoEngine(NetworkEngine):
             *sorted(_CORE.get_property(self._name, _ABILITIES)),
             *(f"{name} {value}" for name, value in sorted(self._settings.items())),
             str(shape),
-            hashlib.sha256(self._data).hexdigest(),
+            self._digest,
         ]
         return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:24]
 
@@ -215,12 +217,13 @@ class OpenVinoEngine(NetworkEngine):
         requests: dict[Any, Any] = self._own.__dict__.setdefault("requests", {})
         with self._lock:
             compiled = self._of_shape.get(shape)
-            if compiled is None and self._lasts(shape):
+            if compiled is None and self._pays(shape):
                 # It holds memory for the largest picture that it has seen, and is had again from the cache.
                 self._any_shape = None
                 requests.clear()
-                if len(self._of_shape) >= _SHAPES:
-                    self._of_shape.pop(next(iter(self._of_shape)))
+                for old in list(self._of_shape):
+                    if len(self._of_shape) >= _SHAPES or (_is_large(old) and not self._comes_often(old)):
+                        del self._of_shape[old]
                 # In which it runs at up to half as much speed again.
                 compiled, _ = self._compiled(shape)
                 self._of_shape[shape] = compiled
@@ -235,11 +238,22 @@ class OpenVinoEngine(NetworkEngine):
             requests[compiled] = compiled.create_infer_request()
         return requests[compiled]
 
-    def _lasts(self, shape: tuple[int, ...]) -> bool:
-        """Whether a shape has come so much that a network of its own pays."""
-        if math.prod(shape) > _LARGE and 3 * self._lately.count(shape) < _LATELY:
-            return False
+    def _pays(self, shape: tuple[int, ...]) -> bool:
+        """Whether a shape has come so much that a network of its own pays, or there is one already."""
+        if _is_large(shape):
+            if self._name == "CPU" and is_kept("openvino", self._key(shape)):
+                return True
+            if not self._comes_often(shape):
+                return False
         return self._spent.get(shape, 0.0) > _WORTH * self._compiling
+
+    def _comes_often(self, shape: tuple[int, ...]) -> bool:
+        values = [math.prod(one) for one in self._lately]
+        return self._lately.count(shape) * math.prod(shape) >= _SHARE * sum(values)
+
+
+def _is_large(shape: tuple[int, ...]) -> bool:
+    return math.prod(shape) > _LARGE
 
 
 def _ports(ports: list[Any]) -> dict[str, Port]:
