@@ -191,39 +191,38 @@ def test_a_size_that_lasts_is_compiled_for_itself_and_kept(tiny_model, kept, mon
         assert len(list(kept.glob("*.blob"))) == wanted
 
 
-def test_a_large_size_is_compiled_for_itself_once_it_is_much_of_what_came(tiny_model, kept, monkeypatch):
+def test_a_large_size_is_compiled_for_itself_once_it_is_a_third_of_what_came(tiny_model, kept, monkeypatch):
     monkeypatch.setattr(engine_openvino, "_WORTH", 0.0)
     monkeypatch.setattr(engine_openvino, "_LARGE", 3 * 16 * 16)
     engine = open_engine(zoo.find(tiny_model), Processor("openvino", "fp32", 1))
-    often, odd = (np.zeros((1, 3, *size), np.float32) for size in ((24, 32), (192, 32)))
-    for _ in range(2):
+    often = np.zeros((1, 3, 24, 32), np.float32)
+    others = [np.zeros((1, 3, 8 * rows, 24), np.float32) for rows in range(1, 9)]
+    for odd in others:
         engine.step(odd, odd)
+    for odd in others[:7]:
         engine.step(often, often)
+        engine.step(odd, odd)
     assert often.shape not in engine._of_shape
-    for _ in range(9):
-        engine.step(often, often)
+    engine.step(often, often)
+    engine.step(often, often)
     assert often.shape in engine._of_shape
 
 
-def test_a_large_size_that_was_compiled_before_is_taken_at_once(tiny_model, kept, monkeypatch):
+def test_a_large_size_that_is_most_of_what_came_is_compiled_and_then_taken_at_once(
+    tiny_model, kept, monkeypatch
+):
     monkeypatch.setattr(engine_openvino, "_LARGE", 3 * 16 * 16)
-    first, second, small = (np.zeros((1, 3, 24, side), np.float32) for side in (32, 40, 8))
+    large, small, other = (np.zeros((1, 3, *size), np.float32) for size in ((160, 160), (8, 8), (152, 160)))
     for before in (False, True):
+        monkeypatch.setattr(engine_openvino, "_WORTH", np.inf)
         engine = open_engine(zoo.find(tiny_model), Processor("openvino", "fp32", 1))
-        for planes in (first, small, small, small, small):
+        for planes in (small, large):
             engine.step(planes, planes)
-        assert (first.shape in engine._of_shape) is before
-        assert small.shape not in engine._of_shape
-        with monkeypatch.context() as patch:
-            patch.setattr(engine_openvino, "_SHARE", 0.0)
-            patch.setattr(engine_openvino, "_WORTH", 0.0)
-            engine.step(first, first)
-            assert list(engine._of_shape) == [first.shape]
-            patch.setattr(engine_openvino, "_SHARE", 0.9)
-            for _ in range(99):
-                engine.step(second, second)
-        # Of large ones only those are kept that come often.
-        assert list(engine._of_shape) == [second.shape]
+        assert (large.shape in engine._of_shape) is before
+        monkeypatch.setattr(engine_openvino, "_WORTH", 0.0)
+        engine.step(large, large)
+        engine.step(other, other)
+        assert list(engine._of_shape) == [large.shape]
 
 
 def test_the_librarys_converter_is_there_for_others():

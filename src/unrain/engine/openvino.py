@@ -59,10 +59,10 @@ _CORE = _openvino.Core()
 _HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
 # Compiling for one shape pays once a shape has taken so many times what compiling takes.
 _WORTH = 2.0
-# One of more values also has to have a share in those that came lately, as frames and tiles of one size do:
-# beside a network for the others it takes half as much memory again. One that was compiled before pays at once.
+# One of more values also has to be most of what came lately, as frames and tiles of one size are, or a third
+# of the last so many: beside a network for the others it takes half as much memory again.
 _LARGE = 3 * 640 * 640
-_SHARE = 1 / 6
+_MOST = 0.6
 _LATELY = 24
 # For so many shapes at once: each keeps the network's weights anew.
 _SHAPES = 4
@@ -239,17 +239,18 @@ class OpenVinoEngine(NetworkEngine):
         return requests[compiled]
 
     def _pays(self, shape: tuple[int, ...]) -> bool:
-        """Whether a shape has come so much that a network of its own pays, or there is one already."""
+        """Whether a network of its own pays for a shape: it has come much, or is most and has one on disk."""
         if _is_large(shape):
-            if self._name == "CPU" and is_kept("openvino", self._key(shape)):
-                return True
-            if not self._comes_often(shape):
+            values = sum(math.prod(one) for one in self._lately) + math.prod(shape)
+            if (self._lately.count(shape) + 1) * math.prod(shape) >= _MOST * values:
+                if self._name == "CPU" and is_kept("openvino", self._key(shape)):
+                    return True
+            elif not self._comes_often(shape):
                 return False
         return self._spent.get(shape, 0.0) > _WORTH * self._compiling
 
     def _comes_often(self, shape: tuple[int, ...]) -> bool:
-        values = [math.prod(one) for one in self._lately]
-        return self._lately.count(shape) * math.prod(shape) >= _SHARE * sum(values)
+        return 3 * self._lately.count(shape) >= _LATELY
 
 
 def _is_large(shape: tuple[int, ...]) -> bool:
