@@ -47,8 +47,8 @@ def keep(key: str, value: dict[str, object]) -> None:
 
 
 def is_kept(name: str, key: str) -> bool:
-    """Whether a compiled network was kept for a key; it may still be damaged."""
-    return (there := folder(name)) is not None and (there / f"{key}.blob").exists()
+    """Whether a compiled network was kept for a key, where nobody else may write; it may still be damaged."""
+    return _kept(name, key) is not None
 
 
 def recall_network(name: str, key: str) -> bytes | None:
@@ -58,10 +58,7 @@ def recall_network(name: str, key: str) -> bytes | None:
         name: The library's folder.
         key: What the network was kept for.
     """
-    if (there := folder(name)) is None or not _is_ours(there):
-        return None
-    path = there / f"{key}.blob"
-    if not path.exists():
+    if (path := _kept(name, key)) is None:
         return None
     try:
         data = files.read(path, _LARGEST_NETWORK, "remove it")
@@ -89,6 +86,13 @@ def keep_network(name: str, key: str, data: bytes) -> None:
             total += found.st_size
             if total > _MOST_BYTES:
                 path.unlink(missing_ok=True)
+
+
+def _kept(name: str, key: str) -> Path | None:
+    if (there := folder(name)) is None or not _is_ours(there):
+        return None
+    path = there / f"{key}.blob"
+    return path if path.exists() else None
 
 
 def _is_ours(path: Path) -> bool:
