@@ -12,11 +12,13 @@ pytest.importorskip("skimage")
 pytest.importorskip("pytorch_lightning")
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
 from safetensors.torch import save_file
 
 from unrain import cli, zoo
 from unrain.devices import Processor
 from unrain.errors import UnrainError
+from unrain.lab.bench import candidates
 from unrain.lab.bench.candidates import Candidate, find, find_peer
 from unrain.lab.bench.cost import Given, count_parameters, macs_per_pixel, measure_cost
 from unrain.lab.bench.memory import peak_memory
@@ -103,7 +105,35 @@ def test_candidates_are_timed_in_turn_and_compared_with_the_peer(tiny_model, tmp
         assert (row["times_faster"] == 1) == (row["model"] == "theirs")
     assert cli.main(arguments) == 0
     out = capsys.readouterr().out.splitlines()
-    assert "1 thread;" in out[0] and "times faster than theirs" in out[1] and len(out) == 2 + 6
+    assert (
+        "1 thread;" in out[0]
+        and "runs on noise;" in out[0]
+        and "times faster than theirs" in out[1]
+        and len(out) == 2 + 6
+    )
+
+
+def test_each_size_is_timed_on_the_photographs_with_freshly_opened_networks(
+    tiny_model, tmp_path, monkeypatch
+):
+    Image.fromarray(np.full((30, 60, 3), 200, np.uint8)).save(tmp_path / "bright.png")
+    Image.fromarray(np.full((40, 20), 10, np.uint8)).save(tmp_path / "dark.png")
+    seen = []
+
+    class Watched(candidates.Derainer):
+        def __call__(self, picture):
+            seen.append((self, picture.shape, picture.mean()))
+            return super().__call__(picture)
+
+    monkeypatch.setattr(candidates, "Derainer", Watched)
+    photos = [tmp_path / "bright.png", tmp_path / "dark.png"]
+    table = measure_speed([find(str(tiny_model))], sizes=("16x8", "24x24"), photos=photos)
+    assert table.photos == ["bright.png", "dark.png"]
+    assert [(shape, mean) for _, shape, mean in seen] == [
+        *6 * [((8, 16, 3), 200), ((8, 16, 3), 10)],
+        *6 * [((24, 24, 3), 200), ((24, 24, 3), 10)],
+    ]
+    assert len({id(one) for one, _, _ in seen[:12]}) == 1 and seen[0][0] is not seen[12][0]
 
 
 def test_weights_and_memory_stand_beside_the_times(tiny_model, capsys):
@@ -158,6 +188,9 @@ def test_what_cannot_be_timed_is_refused(tiny_model, tmp_path, capsys):
     for size in ("12", "0x3", "axb", "1x2x3"):
         with pytest.raises(UnrainError, match="WIDTHxHEIGHT"):
             measure_speed([tiny], sizes=(size,))
+    (tmp_path / "broken.png").write_bytes(b"none")
+    with pytest.raises(UnrainError, match=r"broken\.png"):
+        measure_speed([tiny], photos=[tmp_path / "broken.png"])
     with pytest.raises(UnrainError, match="NETWORK:FILE"):
         find_peer("prenet:")
     assert cli.main(["bench", str(tiny_model)]) == cli.EXIT_USAGE

@@ -161,6 +161,7 @@ def time_models(models: Sequence[str], options: SpeedOptions, *, say: Say, progr
         found,
         peer=peer,
         sizes=options.size,
+        photos=options.photo,
         recursions=options.recursions,
         processors=options.processors(),
         levels=None if options.levels == "auto" else options.levels,
@@ -317,9 +318,10 @@ def _speed_lines(report: SpeedTable, peer: str | None, *, cost: bool) -> list[st
     references = ["the first device"] * several + ([peer] if peer else [])
     faster = f"  times faster than {' and '.join(references)}" if references else ""
     costs = f" {'weights':>10} {'MB':>6}" if cost else ""
+    on = f"{len(report.photos)} photograph{'s' * (len(report.photos) != 1)}" if report.photos else "noise"
     lines = [
         f"{report.machine}; {report.threads} thread{'s' * (report.threads != 1)}; median of {report.rounds} "
-        f"interleaved runs; fp32 matrix product {report.ceiling:.0f} GFLOP/s in the same rounds",
+        f"interleaved runs on {on}; fp32 matrix product {report.ceiling:.0f} GFLOP/s in the same rounds",
         f"{'model':20} {'T':>2} {'device':13} {'size':>9} {'seconds':>8} {'(from - to)':>17} "
         f"{'kMAC/pixel':>10} {'of ceiling':>10}{costs}{faster}",
     ]

@@ -154,6 +154,8 @@ class SpeedOptions(DeviceOptions):
         levels: How many sizes of a picture are looked at, each half of the one before: 1 for full size only,
             or auto.
         size: Picture size as WIDTHxHEIGHT; may be given several times.
+        photo: Picture to derain, cut and scaled to each size; may be given several times, the mean counts. By
+            default one of noise, on which a model does everywhere all that it can.
         rounds: How often each model is timed; the median counts.
         cost: Also print weights, and the peak memory of a process that runs the model once.
         json: Print the times as JSON.
@@ -161,6 +163,7 @@ class SpeedOptions(DeviceOptions):
 
     levels: Levels = 1
     size: tuple[str, ...] = SIZES
+    photo: tuple[Path, ...] = ()
     rounds: Annotated[int, Parameter(validator=validators.Number(gte=MIN_ROUNDS))] = MIN_ROUNDS
     cost: bool = False
     json: bool = False

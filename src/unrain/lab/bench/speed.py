@@ -1,7 +1,8 @@
 """`unrain bench speed`: how long a picture takes, beside a peer and beside what the machine could do.
 
 Every round runs every candidate once, one after the other, and a matrix product: whatever else the machine is
-doing meets them all alike. Medians over the rounds are given.
+doing meets them all alike. Medians over the rounds are given. Each size starts with freshly opened networks,
+since an engine prepares for the sizes that come often.
 """
 
 from __future__ import annotations
@@ -11,17 +12,21 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image, ImageOps
 
 from unrain import zoo
-from unrain.derainer import Derainer
 from unrain.devices import Processor
 from unrain.errors import UnrainError
 from unrain.lab.bench.candidates import Candidate, open_derainer
 from unrain.lab.bench.cost import Given, macs_per_pixel, measure_cost, parse_size
 from unrain.lab.bench.options import CPU, MIN_ROUNDS, SIZES
+from unrain.lab.data.pairs import read
+from unrain.lab.data.rain import RGB8
 from unrain.lab.hardware import hardware
 from unrain.lab.nets.layers import RecursiveNet
 
@@ -77,6 +82,7 @@ class SpeedTable:
         machine: Cores and name.
         threads: How many threads everything ran on.
         rounds: How many times each was run.
+        photos: Names of the picture files that were derained; empty for noise.
         ceiling: Median of the machine's fp32 matrix product in the same rounds, in GFLOP/s; a
             multiplication and an addition count as two.
         speeds: One for each candidate, number of recursions and size.
@@ -85,6 +91,7 @@ class SpeedTable:
     machine: str
     threads: int
     rounds: int
+    photos: list[str]
     ceiling: float
     speeds: list[Speed]
 
@@ -95,13 +102,17 @@ class _Runner:
 
     Attributes:
         candidate: What runs.
-        derainer: What runs it.
-        recursions: How many.
+        source: Its model or network.
+        wanted: How many recursions; None for its own number.
+        processor: What it runs on.
+        recursions: How many these are.
         macs: Multiplications for each pixel at full size.
     """
 
     candidate: Candidate
-    derainer: Derainer
+    source: zoo.Model | RecursiveNet
+    wanted: int | None
+    processor: Processor
     recursions: int
     macs: float
 
@@ -111,6 +122,7 @@ def measure_speed(
     *,
     peer: Candidate | None = None,
     sizes: tuple[str, ...] = SIZES,
+    photos: Sequence[Path] = (),
     recursions: tuple[int, ...] = (),
     processors: Sequence[Processor] = (CPU,),
     levels: int | None = 1,
@@ -124,6 +136,8 @@ def measure_speed(
         candidates: What to time; the peer among them, if there is one.
         peer: Who the others are compared with.
         sizes: WIDTHxHEIGHT of the pictures.
+        photos: Picture files, each cut and scaled to every size; one of noise, on which a model does
+            everywhere all that it can, if empty.
         recursions: Numbers of recursions to time; the model's own when empty. A peer always makes its own.
         processors: What each exported model runs on in turn, all with the same threads, 0 for as many as
             PyTorch would take; a network runs on the first one's threads.
@@ -134,13 +148,14 @@ def measure_speed(
         progress: Called with (size, rounds done, rounds in all).
 
     Raises:
-        UnrainError: A number or a candidate is not right.
+        UnrainError: A number, a photo or a candidate is not right.
     """
     if rounds < MIN_ROUNDS:
         raise UnrainError(f"rounds is {rounds}: a median needs {MIN_ROUNDS} or more")
     threads = processors[0].threads or torch.get_num_threads()
     torch.set_num_threads(threads)
-    pictures = [parse_size(size) for size in sizes]
+    shapes = [parse_size(size) for size in sizes]
+    originals = [read(photo) for photo in photos]
     runners = []
     costs = {}
     for i, candidate in enumerate(candidates):
@@ -151,35 +166,24 @@ def measure_speed(
         counts = (None,) if candidate is peer or not recursions else recursions
         for wanted, place in itertools.product(counts, places):
             on = replace(place, threads=threads)
-            derainer, count = open_derainer(source, wanted, on, levels=levels)
-            runners.append(_Runner(candidate, derainer, count, macs_per_pixel(source, count)))
+            _, count = open_derainer(source, wanted, on, levels=levels)
+            runners.append(_Runner(candidate, source, wanted, on, count, macs_per_pixel(source, count)))
             for size in sizes if given else ():
                 costs[runners[-1], parse_size(size)] = measure_cost(
                     candidate, given[i], count, size=size, processor=on
                 )
-    random = np.random.default_rng(0)
-    matrix = torch.rand(_MATRIX, _MATRIX)
     products: list[float] = []
     rows = []
-    for size, (width, height) in zip(sizes, pictures, strict=True):
-        picture = random.integers(0, 256, (height, width, 3), np.uint8)
-        times: list[list[float]] = [[] for _ in runners]
-        for done in range(rounds + 1):
-            product = _timed(torch.mm, matrix, matrix)
-            for runner, taken in zip(runners, times, strict=True):
-                taken.append(_timed(runner.derainer, picture))
-            if done:
-                products.append(product)
-            if progress:
-                progress(size, done, rounds)
-        rows += [
-            (runner, width, height, taken[1:])  # the first of each only warms up
-            for runner, taken in zip(runners, times, strict=True)
-        ]
+    for size, (width, height) in zip(sizes, shapes, strict=True):
+        pictures = _pictures(originals, width, height)
+        tell = None if progress is None else partial(progress, size)
+        timed, its_products = _run(runners, pictures, levels, rounds, tell)
+        rows += [(runner, width, height, *what) for runner, what in zip(runners, timed, strict=True)]
+        products += its_products
     ceiling = 2 * _MATRIX**3 / statistics.median(products)
-    medians = {(runner, width, height): statistics.median(taken) for runner, width, height, taken in rows}
+    medians = {(runner, width, height): statistics.median(taken) for runner, width, height, _, taken in rows}
     speeds = []
-    for runner, width, height, taken in rows:
+    for runner, width, height, ran_on, taken in rows:
         seconds = medians[runner, width, height]
         reference = next((one for one in runners if one.candidate is peer), None)
         first = next(
@@ -190,8 +194,8 @@ def measure_speed(
             Speed(
                 model=runner.candidate.name,
                 recursions=runner.recursions,
-                device=getattr(runner.derainer.engine, "device", "cpu"),
-                precision=getattr(runner.derainer.engine, "precision", "fp32"),
+                device=ran_on[0],
+                precision=ran_on[1],
                 width=width,
                 height=height,
                 seconds=round(seconds, 4),
@@ -207,7 +211,50 @@ def measure_speed(
                 peak_memory_mb=cost.peak_memory_mb if cost else None,
             )
         )
-    return SpeedTable(hardware(torch.device("cpu")), threads, rounds, round(ceiling / 1e9, 1), speeds)
+    names = [photo.name for photo in photos]
+    return SpeedTable(hardware(torch.device("cpu")), threads, rounds, names, round(ceiling / 1e9, 1), speeds)
+
+
+def _run(
+    runners: Sequence[_Runner],
+    pictures: Sequence[RGB8],
+    levels: int | None,
+    rounds: int,
+    progress: Callable[[int, int], None] | None,
+) -> tuple[list[tuple[tuple[str, str], list[float]]], list[float]]:
+    """Run everything on pictures of one size, round by round.
+
+    Returns:
+        Of each runner the device and precision, and the mean time of a picture in each round; the times of
+        the matrix product. The first round only warms up and is left out.
+    """
+    derainers = [
+        open_derainer(runner.source, runner.wanted, runner.processor, levels=levels)[0] for runner in runners
+    ]
+    matrix = torch.rand(_MATRIX, _MATRIX)
+    products: list[float] = []
+    times: list[list[float]] = [[] for _ in runners]
+    for done in range(rounds + 1):
+        products.append(_timed(torch.mm, matrix, matrix))
+        for derainer, taken in zip(derainers, times, strict=True):
+            taken.append(statistics.fmean(_timed(derainer, picture) for picture in pictures))
+        if progress:
+            progress(done, rounds)
+    places = [
+        (getattr(derainer.engine, "device", "cpu"), getattr(derainer.engine, "precision", "fp32"))
+        for derainer in derainers
+    ]
+    return [(place, taken[1:]) for place, taken in zip(places, times, strict=True)], products[1:]
+
+
+def _pictures(originals: Sequence[RGB8], width: int, height: int) -> list[RGB8]:
+    """Cut and scale photographs to a size; without any, give noise."""
+    if not originals:
+        return [np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)]
+    fitted = (
+        ImageOps.fit(Image.fromarray(photo), (width, height), Image.Resampling.LANCZOS) for photo in originals
+    )
+    return [np.asarray(picture) for picture in fitted]
 
 
 def _timed(run: Callable[..., object], *arguments: object) -> float:
