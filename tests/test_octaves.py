@@ -54,6 +54,12 @@ def rained_on(width, height=1600, side=3200, value=60):
     return (clean + stripes[None, :, None]).astype(np.uint8), clean
 
 
+def even(image, multiple):
+    """Repeat the last row and column until both sides are multiples."""
+    short = [(0, -side % multiple) for side in image.shape[:2]]
+    return np.pad(image, short + [(0, 0)] * (image.ndim - 2), mode="edge")
+
+
 @pytest.mark.parametrize(
     ("size", "octave"),
     [((321, 481), 0), ((1100, 800), 0), ((1080, 1920), 1), ((3000, 4000), 2), ((8000, 8000), 3), ((1, 1), 0)],
@@ -84,6 +90,32 @@ def test_shrinking_is_close_to_a_lanczos_filter_over_all_octaves():
     small = shrink(image, 2, 255)
     expected = np.asarray(Image.fromarray(image).resize((80, 64), Image.Resampling.LANCZOS)) / 255
     assert np.abs(small - expected).mean() < 0.01
+
+
+@given(
+    height=st.integers(1, 300),
+    width=st.integers(1, 70),
+    octave=st.integers(2, 6),
+    kind=st.sampled_from([np.uint8, np.uint16, np.float32, np.float64]),
+    grey=st.booleans(),
+)
+@settings(max_examples=60, deadline=None)
+def test_means_of_blocks_come_before_the_last_octave(height, width, octave, kind, grey):
+    scale = 1.0 if kind in (np.float32, np.float64) else float(np.iinfo(kind).max)
+    values = np.random.default_rng(height).random((height, width) if grey else (height, width, 3))
+    image = (values * scale).astype(kind)
+    block = 2 ** (octave - 1)
+    filled = even(image / scale, block)
+    rows, columns = (side // block for side in filled.shape[:2])
+    values = even(filled.reshape(rows, block, columns, block, *filled.shape[2:]).mean(axis=(1, 3)), 2)
+    size = (values.shape[1] // 2, values.shape[0] // 2)
+    expected = [
+        np.asarray(Image.fromarray(plane.astype(np.float32)).resize(size, Image.Resampling.LANCZOS))
+        for plane in (values[None] if grey else values.transpose(2, 0, 1))
+    ]
+    planes = shrink(image, octave, scale)
+    planes = planes[None] if grey else planes.transpose(2, 0, 1)
+    assert np.abs(planes - np.clip(expected, 0, 1)).max() < 1e-5
 
 
 @given(start=st.integers(0, 90), rows=st.integers(1, 40), width=st.integers(1, 130), octave=st.integers(0, 4))

@@ -630,12 +630,26 @@ def _check(image: Array) -> None:
 
 def _subtract(image: Array, layer: Planes, octave: int) -> Array:
     """Subtract a layer of an octave from the picture, rounded once, in strips of rows."""
-    scale = np.float32(_full_scale(image.dtype))
+    scale = _full_scale(image.dtype)
+    layer = layer * np.float32(scale)
     result = np.empty_like(image, order="C", subok=False)
     for rows in strips(image.shape[0]):
-        values = image[rows] - lift(layer, octave, rows, slice(0, image.shape[1])) * scale
-        result[rows] = np.clip(values if image.dtype.kind == "f" else np.rint(values), 0, scale)
+        lifted = lift(layer, octave, rows, slice(0, image.shape[1]))
+        # Colour by colour, since a layer has planes in memory and a picture has not.
+        for before, taken_away, after in zip(
+            *map(_planes_of, (image[rows], lifted, result[rows])), strict=True
+        ):
+            values = np.subtract(before, taken_away, out=taken_away if before.dtype != np.float64 else None)
+            if image.dtype.kind != "f":
+                np.rint(values, out=values)
+            np.clip(values, 0, scale, out=values)
+            after[...] = values
     return result
+
+
+def _planes_of(pixels: NDArray[Any]) -> NDArray[Any]:
+    """View pixels, h x w or h x w x 3, by colour: 1 or 3 planes."""
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
 def _full_scale(dtype: np.dtype[Any]) -> int:

@@ -42,7 +42,9 @@ BLOCK = 512
 CHEAP_SIDE = 1300
 """A finer octave whose long side is no longer, in pixels, is always computed whole: it costs little."""
 
-_STRIP = 256
+_STRIP = 64
+# A bicubic interpolation looks no farther, in pixels of the layer.
+_SUPPORT = 3
 # Blocks end in a ramp, drawn in cells of so many pixels.
 _CELL = 32
 
@@ -66,11 +68,7 @@ def shrink(image: NDArray[np.generic], octave: int, scale: float = 1.0) -> Float
     if octave == 0:
         return np.asarray(image, np.float32) / np.float32(scale)
     # Means of blocks first, a Lanczos filter for the last octave only: a fraction of the time and memory.
-    block = 2 ** (octave - 1)
-    if block > 1:
-        means = np.concatenate([_means(rows, block) for rows in _strips(image, block)])
-    else:
-        means = _planar(image)
+    means = _means(image, 2 ** (octave - 1))
     if means.shape[0] % 2 or means.shape[1] % 2:
         grow = [(0, side % 2) for side in means.shape[:2]] + [(0, 0)] * (means.ndim - 2)
         means = np.pad(means, grow, mode="edge")
@@ -94,7 +92,12 @@ def lift(layer: Floats, octave: int, rows: slice, columns: slice) -> Floats:
     """
     if octave == 0:
         return layer[rows, columns]
-    return _each(layer, lambda one: _enlarged(one, 2**octave, rows, columns, Image.Resampling.BICUBIC))
+    factor = 2**octave
+    (near_rows, rows), (near_columns, columns) = (
+        _near(side, factor, extent) for side, extent in zip((rows, columns), layer.shape, strict=False)
+    )
+    near = layer[near_rows, near_columns]
+    return _each(near, lambda one: _enlarged(one, factor, rows, columns, Image.Resampling.BICUBIC))
 
 
 @dataclass(frozen=True, eq=False)
@@ -229,6 +232,13 @@ def _around(index: NDArray[np.intp]) -> slice:
     return slice(int(index.min()), int(index.max()) + 1)
 
 
+def _near(side: slice, factor: int, extent: int) -> tuple[slice, slice]:
+    """Return what an interpolation needs of a layer for some full-size rows or columns, and these in it."""
+    first = max(0, side.start // factor - _SUPPORT)
+    stop = min(extent, -(-side.stop // factor) + _SUPPORT)
+    return slice(first, stop), slice(side.start - first * factor, side.stop - first * factor)
+
+
 def _enlarged(
     one: Image.Image, factor: int, rows: slice, columns: slice, kind: Image.Resampling
 ) -> Image.Image:
@@ -284,33 +294,43 @@ def rms(layer: Floats) -> float:
     return math.sqrt(float(np.square(layer, dtype=np.float64).mean()))
 
 
-def _strips(image: NDArray[np.generic], block: int) -> Iterator[NDArray[np.generic]]:
-    rows = max(1, _STRIP // block) * block
-    for start in range(0, image.shape[0], rows):
-        yield image[start : start + rows]
+def _means(image: NDArray[np.generic], block: int) -> Floats:
+    """Average blocks of block x block pixels; the last row and column are repeated to fill theirs.
 
-
-def _means(rows: NDArray[np.generic], block: int) -> Floats:
-    """Average blocks of block x block pixels; the last row and column are repeated to fill theirs."""
-    height, width = (-(-side // block) for side in rows.shape[:2])
-    grow = [(0, height * block - rows.shape[0]), (0, width * block - rows.shape[1])]
-    padded = np.pad(rows, grow + [(0, 0)] * (rows.ndim - 2), mode="edge")
-    blocks = padded.reshape(height, block, width, block, *rows.shape[2:])
-    return np.asarray(blocks.mean(axis=(1, 3), dtype=np.float32))
-
-
-def _planar(image: NDArray[np.generic]) -> Floats:
-    """Copy a picture, H x W x 3 or H x W, so that each colour is a plane in memory, as Pillow has its own."""
-    if image.ndim == 2:
-        return image.astype(np.float32)
-    planes = np.empty((image.shape[2], *image.shape[:2]), np.float32)
-    planes[:] = image.transpose(2, 0, 1)
-    return planes.transpose(1, 2, 0)
+    Each colour is a plane in memory, as Pillow has its own.
+    """
+    height, width = (-(-side // block) for side in image.shape[:2])
+    colours = 1 if image.ndim == 2 else image.shape[2]
+    planes = np.empty((colours, height, width), np.float32)
+    # Sums of whole numbers are exact in these.
+    kind: type[np.generic] = np.float32
+    if image.dtype.kind != "f":
+        kind = np.uint16 if image.dtype == np.uint8 and block <= 16 else np.uint32
+    for rows in strips(height):
+        part = image[rows.start * block : rows.stop * block]
+        short = [-side % block for side in part.shape[:2]]
+        if any(short):
+            part = np.pad(part, [(0, side) for side in short] + [(0, 0)] * (part.ndim - 2), mode="edge")
+        # Rows first, which follow each other in memory: a fraction of the time of a mean over two axes.
+        sums = part[::block].astype(kind)
+        for row in range(1, block):
+            sums += part[row::block]
+        values = sums.reshape(len(sums), -1)
+        for colour, plane in enumerate(planes):
+            total = values[:, colour :: block * colours]
+            for column in range(1, block):
+                total = total + values[:, colour + column * colours :: block * colours]
+            plane[rows] = total
+    planes /= np.float32(block**2)
+    return planes[0] if image.ndim == 2 else planes.transpose(1, 2, 0)
 
 
 def _each(image: Floats, change: Callable[[Image.Image], Image.Image]) -> Floats:
     """Apply a change of Pillow's to each channel in single precision; the result has planes in memory."""
     if image.ndim == 2:
         return np.array(change(Image.fromarray(np.ascontiguousarray(image))), np.float32)
-    planes = np.stack([_each(image[..., channel], change) for channel in range(image.shape[2])])
+    changed = [change(Image.fromarray(np.ascontiguousarray(plane))) for plane in image.transpose(2, 0, 1)]
+    planes = np.empty((len(changed), changed[0].height, changed[0].width), np.float32)
+    for plane, one in zip(planes, changed, strict=True):
+        plane[:] = np.asarray(one)
     return planes.transpose(1, 2, 0)

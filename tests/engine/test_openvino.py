@@ -225,6 +225,16 @@ def test_a_large_size_that_is_most_of_what_came_is_compiled_and_then_taken_at_on
         assert list(engine._of_shape) == [large.shape]
 
 
+def test_a_large_size_keeps_its_own_network_beside_samples_of_a_small_one(tiny_model, kept, monkeypatch):
+    monkeypatch.setattr(engine_openvino, "_LARGE", 3 * 16 * 16)
+    monkeypatch.setattr(engine_openvino, "_WORTH", 0.0)
+    engine = open_engine(zoo.find(tiny_model), Processor("openvino", "fp32", 1))
+    large, small = (np.zeros((1, 3, *size), np.float32) for size in ((160, 160), (16, 16)))
+    for planes in (large, large, *[small] * 8):
+        engine.step(planes, planes)
+    assert list(engine._of_shape) == [large.shape, small.shape]
+
+
 def test_the_librarys_converter_is_there_for_others():
     code = """
 import sys

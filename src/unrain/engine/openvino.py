@@ -222,7 +222,7 @@ class OpenVinoEngine(NetworkEngine):
                 self._any_shape = None
                 requests.clear()
                 for old in list(self._of_shape):
-                    if len(self._of_shape) >= _SHAPES or (_is_large(old) and not self._comes_often(old)):
+                    if len(self._of_shape) >= _SHAPES or (_is_large(old) and not self._stays(old)):
                         del self._of_shape[old]
                 # In which it runs at up to half as much speed again.
                 compiled, _ = self._compiled(shape)
@@ -241,13 +241,20 @@ class OpenVinoEngine(NetworkEngine):
     def _pays(self, shape: tuple[int, ...]) -> bool:
         """Whether a network of its own pays for a shape: it has come much, or is most and has one on disk."""
         if _is_large(shape):
-            values = sum(math.prod(one) for one in self._lately) + math.prod(shape)
-            if (self._lately.count(shape) + 1) * math.prod(shape) >= _MOST * values:
+            if self._is_most(shape, more=1):
                 if self._name == "CPU" and is_kept("openvino", self._key(shape)):
                     return True
             elif not self._comes_often(shape):
                 return False
         return self._spent.get(shape, 0.0) > _WORTH * self._compiling
+
+    def _stays(self, shape: tuple[int, ...]) -> bool:
+        return self._is_most(shape) or self._comes_often(shape)
+
+    def _is_most(self, shape: tuple[int, ...], more: int = 0) -> bool:
+        """Whether a shape is most of the values that came lately, or would be if it came more often."""
+        values = sum(math.prod(one) for one in self._lately) + more * math.prod(shape)
+        return (self._lately.count(shape) + more) * math.prod(shape) >= _MOST * values
 
     def _comes_often(self, shape: tuple[int, ...]) -> bool:
         return 3 * self._lately.count(shape) >= _LATELY
