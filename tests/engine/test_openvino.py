@@ -235,6 +235,26 @@ def test_a_large_size_keeps_its_own_network_beside_samples_of_a_small_one(tiny_m
     assert list(engine._of_shape) == [large.shape, small.shape]
 
 
+def test_the_network_of_any_size_is_opened_anew_only_where_it_holds_memory(tiny_model, kept, monkeypatch):
+    monkeypatch.setattr(engine_openvino, "_LARGE", 3 * 64 * 64)
+    large, small = (np.zeros((1, 3, *size), np.float32) for size in ((160, 160), (16, 16)))
+    opened = []
+    compiled = engine_openvino.OpenVinoEngine._compiled
+    monkeypatch.setattr(
+        engine_openvino.OpenVinoEngine,
+        "_compiled",
+        lambda engine, shape=None: opened.append(shape) or compiled(engine, shape),
+    )
+    for expected in ([None, large.shape, None], [None, large.shape]):
+        monkeypatch.setattr(engine_openvino, "_WORTH", 0.0)
+        engine = open_engine(zoo.find(tiny_model), Processor("openvino", "fp32", 1))
+        for planes in (large, large, small):
+            # The second time it is on disk, and taken for the first picture.
+            engine.step(planes, planes)
+        assert opened == expected
+        opened.clear()
+
+
 def test_the_librarys_converter_is_there_for_others():
     code = """
 import sys

@@ -144,6 +144,7 @@ class OpenVinoEngine(NetworkEngine):
             self._settings["CACHE_DIR"] = str(compiled)
         self._network: ov.Model | None = None
         self._any_shape, self._compiling = self._compiled()
+        self._seen_large = False
         inputs = _ports(self._any_shape.inputs)
         self._used = tuple(inputs)
         # OpenVINO leaves out what nothing uses.
@@ -218,8 +219,9 @@ class OpenVinoEngine(NetworkEngine):
         with self._lock:
             compiled = self._of_shape.get(shape)
             if compiled is None and self._pays(shape):
-                # It holds memory for the largest picture that it has seen, and is had again from the cache.
-                self._any_shape = None
+                if self._seen_large:
+                    # It holds memory for the largest picture that it saw, and is had again from the cache.
+                    self._any_shape, self._seen_large = None, False
                 requests.clear()
                 for old in list(self._of_shape):
                     if len(self._of_shape) >= _SHAPES or (_is_large(old) and not self._stays(old)):
@@ -231,6 +233,7 @@ class OpenVinoEngine(NetworkEngine):
                 if self._any_shape is None:
                     self._any_shape, _ = self._compiled()
                 compiled = self._any_shape
+                self._seen_large = self._seen_large or _is_large(shape)
             there = {self._any_shape, *self._of_shape.values()}
         if compiled not in requests:
             for old in set(requests) - there:
