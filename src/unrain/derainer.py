@@ -11,7 +11,9 @@ whole, after all tiles of a recursion.
 """
 
 import math
+import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -250,6 +252,7 @@ class Derainer:
         if isinstance(model, zoo.Model):
             model = open_engine(model, self._processor)
         self.engine: Engine = model
+        self._threads = getattr(model, "threads", threads) or os.cpu_count() or 1
         if recursions is not None and recursions < 1:
             raise UsageError(f"recursions is {recursions}: give 1 or more")
         if recursions is not None and recursions > 1 and not self.engine.recursive:
@@ -388,7 +391,7 @@ class Derainer:
             ran.append(octave)
             shares.append(1.0 if start.wanted is None else float(start.wanted.mean()))
             recursions = max(recursions, derained.recursions)
-        result = derained.image if at == 0 else _subtract(image, layer, at)
+        result = derained.image if at == 0 else _subtract(image, layer, at, self._threads)
         progress(1, 1)
         return Derained(result, image, recursions, tuple(ran), tuple(shares))
 
@@ -427,7 +430,7 @@ class Derainer:
         chosen = choose([*energies, rms(found)])
         start = Derained(image, image, 0, (), ())
         if chosen == last:
-            lifted = _subtract(image, found, last)
+            lifted = _subtract(image, found, last, self._threads)
             derained = Derained(lifted, image, small.recursions, (last,))
         else:
             derained = self._at(
@@ -435,7 +438,7 @@ class Derainer:
             )
             _, left = self._found(derained.image, last)
             if rms(left) > LEFT_OVER * max(energies[chosen], rms(found)):
-                cleaner = _subtract(derained.image, left, last)
+                cleaner = _subtract(derained.image, left, last, self._threads)
                 derained = replace(derained, image=cleaner, octaves=(chosen, last), shares=(1.0, 1.0))
         progress(100, 100)
         return derained
@@ -447,7 +450,7 @@ class Derainer:
             image = derained.image
         else:
             derained, found = self._found(before.image, octave, progress)
-            image = _subtract(before.image, found, octave)
+            image = _subtract(before.image, found, octave, self._threads)
         recursions = max(before.recursions, derained.recursions)
         return Derained(image, before.rainy, recursions, (*before.octaves, octave), (*before.shares, 1.0))
 
@@ -628,22 +631,27 @@ def _check(image: Array) -> None:
         raise UsageError(f"the array holds floats from {low} to {high}: scale them to [0, 1]")
 
 
-def _subtract(image: Array, layer: Planes, octave: int) -> Array:
+def _subtract(image: Array, layer: Planes, octave: int, threads: int) -> Array:
     """Subtract a layer of an octave from the picture, rounded once, in strips of rows."""
     scale = _full_scale(image.dtype)
     layer = layer * np.float32(scale)
     result = np.empty_like(image, order="C", subok=False)
-    for rows in strips(image.shape[0]):
+
+    def subtract(rows: slice) -> None:
         lifted = lift(layer, octave, rows, slice(0, image.shape[1]))
         # Colour by colour, since a layer has planes in memory and a picture has not.
         for before, taken_away, after in zip(
             *map(_planes_of, (image[rows], lifted, result[rows])), strict=True
         ):
-            values = np.subtract(before, taken_away, out=taken_away if before.dtype != np.float64 else None)
+            values = before - taken_away
             if image.dtype.kind != "f":
                 np.rint(values, out=values)
             np.clip(values, 0, scale, out=values)
             after[...] = values
+
+    with ThreadPoolExecutor(threads, "unrain-strips") as pool:
+        for _ in pool.map(subtract, strips(image.shape[0])):
+            pass
     return result
 
 
