@@ -87,8 +87,8 @@ def mean_change(rainy: Array, derained: Array) -> float:
     """
     total = 0.0
     for rows in _strips(rainy):
-        change = np.subtract(rainy[rows], derained[rows], dtype=np.float32)
-        total += float(np.abs(change, out=change).sum(dtype=np.float64))
+        before, after = rainy[rows], derained[rows]
+        total += float((np.maximum(before, after) - np.minimum(before, after)).sum(dtype=np.float64))
     most = np.iinfo(rainy.dtype).max if rainy.dtype.kind == "u" else 1
     return total / rainy.size / float(most)
 

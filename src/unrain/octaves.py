@@ -291,7 +291,8 @@ def choose(energies: list[float]) -> int:
 
 def rms(layer: Floats) -> float:
     """Return the root of the mean square."""
-    return math.sqrt(float(np.square(layer, dtype=np.float64).mean()))
+    values = layer.ravel(order="K")
+    return math.sqrt(float(values @ values) / values.size)
 
 
 def _means(image: NDArray[np.generic], block: int) -> Floats:
