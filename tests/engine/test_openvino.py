@@ -235,6 +235,18 @@ def test_a_large_size_keeps_its_own_network_beside_samples_of_a_small_one(tiny_m
     assert list(engine._of_shape) == [large.shape, small.shape]
 
 
+def test_a_large_size_that_stays_away_gives_its_memory_back(tiny_model, kept, monkeypatch):
+    monkeypatch.setattr(engine_openvino, "_LARGE", 3 * 16 * 16)
+    monkeypatch.setattr(engine_openvino, "_WORTH", 0.0)
+    engine = open_engine(zoo.find(tiny_model), Processor("openvino", "fp32", 1))
+    large, *others = (np.zeros((1, 3, 160, 160 + more), np.float32) for more in (0, 8, 16, 24))
+    for planes in (large, large, *others[:2]):
+        engine.step(planes, planes)
+    assert list(engine._of_shape) == [large.shape]
+    engine.step(others[2], others[2])
+    assert not engine._of_shape and len(engine._own.requests) == 1
+
+
 def test_the_network_of_any_size_is_opened_anew_only_where_it_holds_memory(tiny_model, kept, monkeypatch):
     monkeypatch.setattr(engine_openvino, "_LARGE", 3 * 64 * 64)
     large, small = (np.zeros((1, 3, *size), np.float32) for size in ((160, 160), (16, 16)))

@@ -218,28 +218,35 @@ class OpenVinoEngine(NetworkEngine):
         requests: dict[Any, Any] = self._own.__dict__.setdefault("requests", {})
         with self._lock:
             compiled = self._of_shape.get(shape)
-            if compiled is None and self._pays(shape):
-                if self._seen_large:
-                    # It holds memory for the largest picture that it saw, and is had again from the cache.
-                    self._any_shape, self._seen_large = None, False
-                requests.clear()
-                for old in list(self._of_shape):
-                    if len(self._of_shape) >= _SHAPES or (_is_large(old) and not self._stays(old)):
-                        del self._of_shape[old]
-                # In which it runs at up to half as much speed again.
-                compiled, _ = self._compiled(shape)
-                self._of_shape[shape] = compiled
             if compiled is None:
-                if self._any_shape is None:
-                    self._any_shape, _ = self._compiled()
-                compiled = self._any_shape
-                self._seen_large = self._seen_large or _is_large(shape)
-            there = {self._any_shape, *self._of_shape.values()}
+                pays = self._pays(shape)
+                self._make_room(shape, pays=pays)
+                for old in set(requests) - {self._any_shape, *self._of_shape.values()}:
+                    del requests[old]
+                if pays:
+                    # In which it runs at up to half as much speed again.
+                    compiled, _ = self._compiled(shape)
+                    self._of_shape[shape] = compiled
+                else:
+                    if self._any_shape is None:
+                        self._any_shape, _ = self._compiled()
+                    compiled = self._any_shape
+                    self._seen_large = self._seen_large or _is_large(shape)
         if compiled not in requests:
-            for old in set(requests) - there:
-                del requests[old]
             requests[compiled] = compiled.create_infer_request()
         return requests[compiled]
+
+    def _make_room(self, shape: tuple[int, ...], *, pays: bool) -> None:
+        """Let go of networks before another runs a shape; they are had again from the cache.
+
+        The one of any shape holds memory for the largest picture that it saw, one of a large shape for that.
+        """
+        if pays and self._seen_large:
+            self._any_shape, self._seen_large = None, False
+        for old in list(self._of_shape):
+            full = pays and len(self._of_shape) >= _SHAPES
+            if full or ((pays or _is_large(shape)) and _is_large(old) and not self._stays(old)):
+                del self._of_shape[old]
 
     def _pays(self, shape: tuple[int, ...]) -> bool:
         """Whether a network of its own pays for a shape: it has come much, or is most and has one on disk."""
