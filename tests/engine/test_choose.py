@@ -147,6 +147,47 @@ def test_a_broken_device_is_left_out_and_that_is_said(tiny_model, fresh, monkeyp
         assert line.startswith("cuda is left out: ") and words in line and line.endswith("see unrain devices")
 
 
+def test_a_device_that_broke_since_it_was_tested_is_left_out(tiny_model, fresh, monkeypatch):
+    fast = Fake(zoo.find(zoo.DEFAULT))
+    openings(monkeypatch, cuda=fast)
+    times = iter([1.0, 0.5])
+    monkeypatch.setattr(choose, "_timed", lambda engine, rainy: (next(times), engine.step(rainy, rainy)))
+    assert open_engine(zoo.find(tiny_model)) is fast
+    openings(monkeypatch, cuda=UnrainError("cuda: the driver is gone"))
+    times = iter([1.0])
+    with pytest.warns(DeviceWarning, match="cuda is left out: the driver is gone"):
+        assert open_engine(zoo.find(tiny_model)).device == "cpu"
+
+
+def test_a_file_that_the_fastest_device_refuses_is_an_error(tiny_model, fresh, monkeypatch):
+    openings(monkeypatch, cuda=Fake(zoo.find(zoo.DEFAULT)))
+    monkeypatch.setattr(
+        choose, "_timed", lambda engine, rainy: (1.0 - isinstance(engine, Fake), engine.step(rainy, rainy))
+    )
+    opening = choose._open
+
+    def refusing(model, device, processor):
+        if device.kind == "cuda" and model.name == "tiny":
+            raise UnrainError("tiny.onnx: no model")
+        return opening(model, device, processor)
+
+    monkeypatch.setattr(choose, "_open", refusing)
+    with pytest.raises(UnrainError, match=r"^tiny\.onnx: no model$"):
+        open_engine(zoo.find(tiny_model))
+
+
+def test_a_library_that_does_not_load_is_one_line(tiny_model, monkeypatch):
+    def broken(name):
+        raise RuntimeError(f"{name} is too old\nfor this")
+
+    monkeypatch.setattr(choose, "missing", lambda kind: "")
+    monkeypatch.setattr(choose.importlib, "import_module", broken)
+    for name, module in (("openvino", "unrain.engine.openvino"), ("torch:cpu", "unrain.lab.torch_graph")):
+        with pytest.raises(UnrainError) as caught:
+            open_engine(zoo.find(tiny_model), Processor(name))
+        assert str(caught.value).startswith(f"{name}: cannot be loaded (RuntimeError: {module} is too old); ")
+
+
 def test_a_device_with_wrong_results_is_left_out(tiny_model, fresh, monkeypatch):
     openings(monkeypatch, directml=Fake(zoo.find(zoo.DEFAULT), shift=0.02))
     with pytest.warns(

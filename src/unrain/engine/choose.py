@@ -27,12 +27,13 @@ from unrain.devices import (
 )
 from unrain.engine.cache import keep, recall
 from unrain.engine.interface import Planes
-from unrain.engine.network import NetworkEngine
+from unrain.engine.network import NetworkEngine, first_line
 from unrain.errors import UnrainError
 from unrain.version import __version__
 from unrain.zoo import DEFAULT, Model, find
 
 # The lab is known by name only.
+_OPENVINO = "unrain.engine.openvino"
 _TORCH = "unrain.lab.torch_graph"
 # What a self-test may differ by from the CPU's result: the mean of what rounding to 8 bits does is 59 dB.
 _LEAST_FIDELITY = 45.0
@@ -85,24 +86,38 @@ def open_engine(model: Model, processor: Processor | None = None) -> NetworkEngi
     check_precision(processor.precision)
     device = parse(processor.device)
     if device is None:
-        return _open(model, _fastest(processor), processor)
+        return _open_fastest(model, processor)
     if why := missing(device.kind):
         remedy = "give another device" if why.startswith("only on") else INSTALL[device.kind]
         raise UnrainError(f"{device}: {why}: {remedy}")
     return _open(model, device, processor)
 
 
+def _open_fastest(model: Model, processor: Processor) -> NetworkEngine:
+    """Open a model on the fastest device; one that worked earlier may be broken by now."""
+    device = _fastest(processor)
+    try:
+        return _open(model, device, processor)
+    except UnrainError:
+        # If the device works, the file is what is wrong.
+        if device.kind == "cpu" or device.kind in _times(tested(processor, anew=True)):
+            raise
+    return _open(model, _fastest(processor), processor)
+
+
 def _open(model: Model, device: Device, processor: Processor) -> NetworkEngine:
     precision, threads = processor.precision, processor.threads
+    opened: NetworkEngine
     if device.kind == "torch":
-        opened: NetworkEngine = importlib.import_module(_TORCH).TorchGraphEngine(
+        opened = _loaded(device, _TORCH).TorchGraphEngine(
             model, threads, device=device.which, precision=precision
         )
         return opened
     if device.kind == "openvino":
-        from unrain.engine.openvino import OpenVinoEngine
-
-        return OpenVinoEngine(model, threads, device=device.which or "CPU", precision=precision)
+        opened = _loaded(device, _OPENVINO).OpenVinoEngine(
+            model, threads, device=device.which or "CPU", precision=precision
+        )
+        return opened
     from unrain.engine.onnx_runtime import OnnxRuntimeEngine, provider_of
 
     known = provider_of(device.kind).precisions
@@ -115,10 +130,25 @@ def _open(model: Model, device: Device, processor: Processor) -> NetworkEngine:
     return OnnxRuntimeEngine(model, threads, device=device.kind, number=number, precision=wanted)
 
 
+def _loaded(device: Device, module: str) -> Any:  # noqa: ANN401
+    """Import what runs a device's networks.
+
+    Raises:
+        UnrainError: Its library is broken.
+    """
+    try:
+        return importlib.import_module(module)
+    except Exception as error:  # a library may raise anything
+        raise UnrainError(
+            f"{device}: cannot be loaded ({type(error).__name__}: {first_line(error)}); "
+            f"uninstall {device.kind} and install it anew, or give --device cpu"
+        ) from error
+
+
 def _fastest(processor: Processor) -> Device:
     """Choose the fastest device that is installed and gives what the CPU gives."""
     results = tested(processor)
-    times = {kind: result for kind, result in results.items() if isinstance(result, int | float)}
+    times = _times(results)
     for kind in results:
         # That the CPU knows fp32 only is no news.
         if kind not in times and (kind != "cpu" or not times):
@@ -128,20 +158,26 @@ def _fastest(processor: Processor) -> Device:
         raise UnrainError(
             f"no device here computes in {processor.precision}: give --precision auto, see unrain devices"
         )
-    return Device(min(times, key=lambda kind: float(times[kind])))
+    return Device(min(times, key=lambda kind: times[kind]))
 
 
-def tested(processor: Processor, *, alone: bool = False) -> dict[str, Any]:
+def _times(results: dict[str, Any]) -> dict[str, float]:
+    """Return the seconds of those that work."""
+    return {kind: float(result) for kind, result in results.items() if isinstance(result, int | float)}
+
+
+def tested(processor: Processor, *, alone: bool = False, anew: bool = False) -> dict[str, Any]:
     """Return what `self_test` found of the devices that are installed, now or earlier with the same packages.
 
     Args:
         processor: What is wanted of them.
         alone: Test the CPU even where there is nothing to compare it with. Otherwise its time is 0 there, and
             it says itself which precisions it knows.
+        anew: Whatever was found earlier.
     """
     key = _key(processor)
     # What was tested once needs no library to be looked for.
-    results = recall(key)
+    results = None if anew else recall(key)
     if not results or not set(results) <= set(AUTO):
         found = [kind for kind in AUTO if not missing(kind)]
         if found == ["cpu"] and not alone:
