@@ -380,6 +380,22 @@ def test_a_device_that_does_not_start_is_listed_with_the_reason(capsys, monkeypa
     assert f"no card: {INSTALL['cuda']}" in out and "buy" not in out
 
 
+def test_looking_at_the_devices_tests_what_was_left_out_anew(tiny_model, capsys, monkeypatch, fresh):
+    openings(monkeypatch, cuda=UnrainError("cuda: no card"))
+    with pytest.warns(DeviceWarning, match="cuda is left out"):
+        open_engine(zoo.find(tiny_model), Processor(threads=1))
+    mended = Fake(zoo.find(zoo.DEFAULT))
+    openings(monkeypatch, cuda=mended)
+    monkeypatch.setattr(
+        choose, "_timed", lambda engine, rainy: (1.0 - isinstance(engine, Fake), engine.step(rainy, rainy))
+    )
+    with pytest.warns(DeviceWarning, match="cuda is left out"):
+        assert open_engine(zoo.find(tiny_model), Processor(threads=1)).device == "cpu"
+    monkeypatch.setattr("unrain.cli.devices.AUTO", ("cuda", "cpu"))
+    assert cli.main(["devices"]) == 0
+    assert open_engine(zoo.find(tiny_model), Processor(threads=1)) is mended
+
+
 def test_the_packages_that_bring_devices_are_found_with_their_versions(monkeypatch, tmp_path):
     (own,) = [name for name in choose._installed() if name.startswith("onnxruntime-")]
     assert own == f"onnxruntime-{metadata.version('onnxruntime')}.dist-info"

@@ -61,7 +61,8 @@ def _look() -> list[Found]:
     from unrain.engine.choose import missing, names, tested
 
     missed = {kind: missing(kind) for kind in (*AUTO, "torch")}
-    results = tested(Processor(), alone=True)
+    # Anew: who looks here may have mended what a run left out.
+    results = tested(Processor(), alone=True, anew=True)
     found = []
     for kind, why in missed.items():
         result = results.get(kind)

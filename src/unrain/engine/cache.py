@@ -46,6 +46,14 @@ def keep(key: str, value: dict[str, object]) -> None:
             files.write(json.dumps(value).encode(), there / f"{key}.json")
 
 
+def forget() -> None:
+    """Remove all results of self-tests, as far as that is possible."""
+    if (there := folder("devices")) is not None:
+        for path in there.glob("*.json"):
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
 def is_kept(name: str, key: str) -> bool:
     """Whether a compiled network was kept for a key, where nobody else may write; it may still be damaged."""
     return _kept(name, key) is not None

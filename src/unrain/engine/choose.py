@@ -25,7 +25,7 @@ from unrain.devices import (
     check_precision,
     parse,
 )
-from unrain.engine.cache import keep, recall
+from unrain.engine.cache import forget, keep, recall
 from unrain.engine.interface import Planes
 from unrain.engine.network import NetworkEngine, first_line
 from unrain.errors import UnrainError
@@ -173,11 +173,13 @@ def tested(processor: Processor, *, alone: bool = False, anew: bool = False) -> 
         processor: What is wanted of them.
         alone: Test the CPU even where there is nothing to compare it with. Otherwise its time is 0 there, and
             it says itself which precisions it knows.
-        anew: Whatever was found earlier.
+        anew: Forget what was found earlier, for every processor.
     """
     key = _key(processor)
     # What was tested once needs no library to be looked for.
-    results = None if anew else recall(key)
+    if anew:
+        forget()
+    results = recall(key)
     if not results or not set(results) <= set(AUTO):
         found = [kind for kind in AUTO if not missing(kind)]
         if found == ["cpu"] and not alone:
