@@ -35,6 +35,7 @@ from unrain.octaves import (
     Sample,
     Start,
     blocks,
+    by_colour,
     choose,
     coarsest,
     effect,
@@ -641,7 +642,7 @@ def _subtract(image: Array, layer: Planes, octave: int, threads: int) -> Array:
         lifted = lift(layer, octave, rows, slice(0, image.shape[1]))
         # Colour by colour, since a layer has planes in memory and a picture has not.
         for before, taken_away, after in zip(
-            *map(_planes_of, (image[rows], lifted, result[rows])), strict=True
+            *map(by_colour, (image[rows], lifted, result[rows])), strict=True
         ):
             values = before - taken_away
             if image.dtype.kind != "f":
@@ -655,11 +656,6 @@ def _subtract(image: Array, layer: Planes, octave: int, threads: int) -> Array:
     return result
 
 
-def _planes_of(pixels: NDArray[Any]) -> NDArray[Any]:
-    """View pixels, h x w or h x w x 3, by colour: 1 or 3 planes."""
-    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-
-
 def _full_scale(dtype: np.dtype[Any]) -> int:
     return 1 if dtype.kind == "f" else int(np.iinfo(dtype).max)
 
@@ -668,7 +664,7 @@ def _planes(image: Array, y: NDArray[np.intp], x: NDArray[np.intp]) -> Planes:
     """Cut out the given rows and columns as 3 x h x w in [0, 1]; grey is repeated."""
     crop = take(image, y, x)
     planes = np.empty((3, *crop.shape[:2]), np.float32)
-    planes[:] = crop if crop.ndim == 2 else crop.transpose(2, 0, 1)
+    planes[:] = by_colour(crop)
     planes /= np.float32(_full_scale(image.dtype))
     return planes
 

@@ -132,8 +132,7 @@ class Start:
         rows, columns = _around(y + self.top), _around(x + self.left)
         lifted = lift(self.layer, self.octave, rows, columns)
         lifted = take(lifted, y + self.top - rows.start, x + self.left - columns.start)
-        planes = lifted[None] if lifted.ndim == 2 else lifted.transpose(2, 0, 1)
-        estimate: Floats = rainy - planes
+        estimate: Floats = rainy - by_colour(lifted)
         return np.clip(estimate, 0, 1, out=estimate)
 
     def share(self, y: NDArray[np.intp], x: NDArray[np.intp]) -> Floats | None:
@@ -226,6 +225,11 @@ def take(image: NDArray[Any], y: NDArray[np.intp], x: NDArray[np.intp]) -> NDArr
     if isinstance(rows, slice) or isinstance(columns, slice):
         return image[rows, columns]
     return image[rows[:, None], columns]
+
+
+def by_colour(pixels: NDArray[Any]) -> NDArray[Any]:
+    """View pixels, h x w x 3 or h x w when grey, as 3 planes or 1."""
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
 def _around(index: NDArray[np.intp]) -> slice:
@@ -328,10 +332,8 @@ def _means(image: NDArray[np.generic], block: int) -> Floats:
 
 def _each(image: Floats, change: Callable[[Image.Image], Image.Image]) -> Floats:
     """Apply a change of Pillow's to each channel in single precision; the result has planes in memory."""
-    if image.ndim == 2:
-        return np.array(change(Image.fromarray(np.ascontiguousarray(image))), np.float32)
-    changed = [change(Image.fromarray(np.ascontiguousarray(plane))) for plane in image.transpose(2, 0, 1)]
+    changed = [change(Image.fromarray(np.ascontiguousarray(plane))) for plane in by_colour(image)]
     planes = np.empty((len(changed), changed[0].height, changed[0].width), np.float32)
     for plane, one in zip(planes, changed, strict=True):
         plane[:] = np.asarray(one)
-    return planes.transpose(1, 2, 0)
+    return planes[0] if image.ndim == 2 else planes.transpose(1, 2, 0)

@@ -257,8 +257,8 @@ def test_the_network_of_any_size_is_opened_anew_only_where_it_holds_memory(tiny_
         "_compiled",
         lambda engine, shape=None: opened.append(shape) or compiled(engine, shape),
     )
+    monkeypatch.setattr(engine_openvino, "_WORTH", 0.0)
     for expected in ([None, large.shape, None], [None, large.shape]):
-        monkeypatch.setattr(engine_openvino, "_WORTH", 0.0)
         engine = open_engine(zoo.find(tiny_model), Processor("openvino", "fp32", 1))
         for planes in (large, large, small):
             # The second time it is on disk, and taken for the first picture.

@@ -166,7 +166,8 @@ def measure_speed(
         counts = (None,) if candidate is peer or not recursions else recursions
         for wanted, place in itertools.product(counts, places):
             on = replace(place, threads=threads)
-            _, count = open_derainer(source, wanted, on, levels=levels)
+            # Opened for its number of recursions, and so that an error comes before anything is timed.
+            count = open_derainer(source, wanted, on, levels=levels)[1]
             runners.append(_Runner(candidate, source, wanted, on, count, macs_per_pixel(source, count)))
             for size in sizes if given else ():
                 costs[runners[-1], parse_size(size)] = measure_cost(
