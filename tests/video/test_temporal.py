@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from toys import natural
-from unrain.video.temporal import TemporalMedian, _means, _median_of_five
+from unrain.video.temporal import TemporalMedian, _differences, _median_of_five
 
 
 def steadied(rainy, derained):
@@ -76,12 +76,31 @@ def test_a_moving_thing_stays():
         )
 
 
-@pytest.mark.parametrize("shape", [(48, 64), (49, 70), (7, 5), (16, 100), (33, 16)])
-def test_means_of_blocks(shape):
-    plane = np.random.default_rng(0).random(shape, np.float32)
-    means = _means(plane)
+@pytest.mark.parametrize(
+    ("shape", "shift"),
+    [
+        ((48, 64), (0, 0)),
+        ((48, 64), (17, -5)),
+        ((49, 70), (-20, 33)),
+        ((49, 70), (3, 0)),
+        ((7, 5), (0, 0)),
+        ((7, 5), (-6, 4)),
+        ((16, 100), (0, -40)),
+        ((33, 16), (32, 1)),
+    ],
+)
+def test_differences_of_blocks(shape, shift):
+    here, there = np.random.default_rng(0).random((2, *shape), np.float32)
+    means = _differences(here, there, shift)
+    moved = np.roll(there, shift, (0, 1))
+    difference = np.abs(here - moved)
+    rows, columns = np.indices(shape)
+    beyond = (rows - shift[0] < 0) | (rows - shift[0] >= shape[0])
+    beyond |= (columns - shift[1] < 0) | (columns - shift[1] >= shape[1])
+    difference[beyond] = 1e3
     for (row, column), mean in np.ndenumerate(means):
-        assert mean == pytest.approx(plane[16 * row : 16 * row + 16, 16 * column : 16 * column + 16].mean())
+        block = difference[16 * row : 16 * row + 16, 16 * column : 16 * column + 16]
+        assert mean == pytest.approx(block.mean(dtype=np.float64), rel=1e-5)
     assert means.shape == tuple(-(-side // 16) for side in shape)
 
 
@@ -101,5 +120,5 @@ def test_short_clips_come_back_whole(count):
 
 
 def test_median_of_five():
-    values = np.random.default_rng(0).integers(0, 256, (5, 1000), np.uint8)
+    values = np.random.default_rng(0).integers(0, 256, (5, 37, 27, 3), np.uint8)
     assert np.array_equal(_median_of_five(*values), np.median(values, axis=0))
