@@ -190,6 +190,33 @@ def test_a_run_starts_from_another_and_its_card_says_so(toy):
         trainer.train(toy / "none.toml", toy / "data", out=toy / "none")
 
 
+def test_a_run_starts_from_the_coarser_levels_of_another_network(toy):
+    trainer.train(toy / "toy.toml", toy / "data", out=toy / "first")
+    more = 'initial = { weights = "first/weights.safetensors", refold = true }'
+    folded = (
+        TOY.format(more=more)
+        .replace("width = 24", "width = 48\nfold = 4")
+        .replace("encoder = [1, 1]", "encoder = [2]")
+        .replace("decoder = [1]", "decoder = []")
+    )
+    (toy / "more.toml").write_text(folded)
+    trainer.train(toy / "more.toml", toy / "data", out=toy / "more")
+    with safe_open(toy / "more" / "weights.safetensors", "pt") as file:
+        assert json.loads(file.metadata()["card"])["went_on_from"]["recipe"] == "toy.toml"
+    start, end = (load_file(toy / name / "weights.safetensors") for name in ("first", "more"))
+    name = "1.expand1.weight"
+    torch.testing.assert_close(end[f"encoders.0.{name}"], start[f"encoders.1.{name}"], rtol=0, atol=0.1)
+    (toy / "wrong.toml").write_text(folded.replace("fold = 4", "fold = 2"))
+    with pytest.raises(UnrainError, match=r"weights\.safetensors: cannot be refolded .* does not go on"):
+        trainer.train(toy / "wrong.toml", toy / "data", out=toy / "wrong")
+    other = (
+        TOY.format(more=more).replace("rdmc_lite", "rdmc").replace("encoder = [1, 1]\ndecoder = [1]\n", "")
+    )
+    (toy / "other.toml").write_text(other.replace("width = 24", "width = 8"))
+    with pytest.raises(UnrainError, match=r"weights\.safetensors: refold is for training rdmc_lite"):
+        trainer.train(toy / "other.toml", toy / "data", out=toy / "other")
+
+
 def test_a_run_resumes_with_its_own_recipe_alone_and_says_what_differs(toy, dies_at):
     recipe, text = toy / "toy.toml", (toy / "toy.toml").read_text()
     with dies_at(Deraining, 5):

@@ -22,6 +22,7 @@ from unrain.lab.hardware import hardware
 from unrain.lab.metrics import psnr_ssim
 from unrain.lab.nets import build, package_of
 from unrain.lab.nets.layers import RecursiveNet
+from unrain.lab.nets.rdmc_lite import RDMCLite
 from unrain.lab.training.averaging import Averaging
 from unrain.lab.training.batch_norm import frozen_statistics, recalibrate_batchnorm
 from unrain.lab.training.data import resized, to_unit
@@ -31,7 +32,11 @@ from unrain.lab.training.octaves import coarse_to_fine
 from unrain.lab.training.optimiser import build_optimiser
 from unrain.lab.training.real_rain import RealBatch, RealRain, contrast_share, darkest_view, predict
 from unrain.lab.training.recipe import Distillation, Initial, Recipe, differences, fingerprint
+from unrain.lab.training.refold import refold
 from unrain.lab.training.stage import Stage, stage_at
+
+# Batches whose patches `refold` fits on.
+_REFOLD_BATCHES = 64
 
 
 class DistillationTeacher:
@@ -278,12 +283,17 @@ class Deraining(pl.LightningModule):
         self.seconds = float(ours["seconds"])
 
 
-def start_from(module: Deraining, initial: Initial) -> None:
+def start_from(module: Deraining, initial: Initial, batches: Batches | None = None) -> None:
     """Load the weights that a recipe starts from, and note in the card where they come from.
+
+    Args:
+        module: Its network gets the weights.
+        initial: Where they are.
+        batches: The training patches, which `refold` fits the entrance and the exit on.
 
     Raises:
         UnrainError: The file is missing or damaged, is not the one that the recipe names by its SHA-256, or
-            holds another network.
+            holds another network, or one that cannot be refolded to the recipe's.
     """
     path = Path(initial.weights)
     if not path.is_file():
@@ -292,13 +302,27 @@ def start_from(module: Deraining, initial: Initial) -> None:
     if initial.sha256 and (found := sha256(path)) != initial.sha256:
         raise UnrainError(f"{path}: its SHA-256 is {found}, but the recipe starts from {initial.sha256}")
     start = load_checkpoint(path)
-    try:
-        module.net.load_state_dict(start.net.state_dict())
-    except RuntimeError as error:
-        reason = str(error).partition("\n")[2].strip().partition("\n")[0]
-        raise UnrainError(f"{path}: weights of another network than the recipe's ({reason})") from error
+    if initial.refold:
+        _refold(module, start.net, path, batches)
+    else:
+        try:
+            module.net.load_state_dict(start.net.state_dict())
+        except RuntimeError as error:
+            reason = str(error).partition("\n")[2].strip().partition("\n")[0]
+            raise UnrainError(f"{path}: weights of another network than the recipe's ({reason})") from error
     earlier = ("recipe", "steps", "wall_time", "mean_with", "went_on_from")
     module.initial_card = {key: start.card[key] for key in earlier if key in start.card}
+
+
+def _refold(module: Deraining, source: RecursiveNet, path: Path, batches: Batches | None) -> None:
+    net = module.net
+    if batches is None or not isinstance(net, RDMCLite) or not isinstance(source, RDMCLite):
+        raise UnrainError(f"{path}: refold is for training rdmc_lite from rdmc_lite; leave it out")
+    pictures = [to_unit(batches.batch(step)[0]) for step in range(min(_REFOLD_BATCHES, module.recipe.steps))]
+    try:
+        refold(net, source.eval(), pictures, module.recipe.seed)
+    except ValueError as error:
+        raise UnrainError(f"{path}: cannot be refolded to the recipe's network: {error}") from error
 
 
 def _network(recipe: Recipe, name: str) -> RecursiveNet:

@@ -256,11 +256,14 @@ class Initial:
         weights: The file (.safetensors).
         sha256: Its SHA-256; another file of that name is refused. Without it any file is taken.
         source: The command that brings the file, named where it is missing.
+        refold: Whether the file holds an rdmc_lite that folds fewer pixels and has finer levels: the network
+            then takes over its coarser ones, see `refold`.
     """
 
     weights: str
     sha256: str = ""
     source: str = ""
+    refold: bool = False
 
 
 @dataclass(frozen=True)

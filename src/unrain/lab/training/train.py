@@ -70,9 +70,10 @@ def train(
     prior = plan.contrastive.load() if plan.loss.contrastive else None
     teacher = DistillationTeacher(plan.distillation) if plan.distillation else None
     module = Deraining(plan, recipe.stem, prior, teacher)
+    patches = RecipeData(plan, data)
     if plan.initial:
-        start_from(module, plan.initial)
-    writes = fit(module, RecipeData(plan, data), out, devices=devices, nodes=nodes)
+        start_from(module, plan.initial, patches.batches())
+    writes = fit(module, patches, out, devices=devices, nodes=nodes)
     return result if writes else None
 
 
