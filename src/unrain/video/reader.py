@@ -90,8 +90,12 @@ class Reader:
     def __init__(
         self, container: "InputContainer", source: Path, options: VideoOptions, max_pixels: int
     ) -> None:
+        from av.video.reformatter import VideoReformatter
+
         self.container = container
         self.stream = _main_stream(container, source)
+        # One for all frames: its tables are made once.
+        self._reformatter = VideoReformatter()
         self.stream.thread_type = "AUTO"
         self.warnings: list[str] = []
         if options.hwaccel is not None and not self.stream.codec_context.is_hwaccel:
@@ -282,7 +286,8 @@ class Reader:
         if not self._first_seen:
             self._first_seen = True
             self._inspect(frame)
-        converted = frame.reformat(
+        converted = self._reformatter.reformat(
+            frame,
             width=self.width,
             height=self.height,
             format="rgb48le" if self.deep else "rgb24",

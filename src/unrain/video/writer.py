@@ -119,9 +119,13 @@ class Writer:
     """
 
     def __init__(self, file: BinaryIO, target: Path, reader: Reader, options: VideoOptions) -> None:
+        from av.video.reformatter import VideoReformatter
+
         self.frames = 0
         self.until = 0
         self.warnings: list[str] = []
+        # One for all frames: its tables are made once.
+        self._reformatter = VideoReformatter()
         self._file = file
         self._output = Output(file)
         self._target = target
@@ -332,7 +336,8 @@ class Writer:
         from av import VideoFrame
 
         layout = "rgb24" if frame.pixels.dtype == np.uint8 else "rgb48le"
-        encoded = VideoFrame.from_ndarray(frame.pixels, layout).reformat(
+        encoded = self._reformatter.reformat(
+            VideoFrame.from_ndarray(frame.pixels, layout),
             format=self._video.codec_context.pix_fmt,
             dst_colorspace=self._reader.matrix,
             src_color_range=FULL,
