@@ -85,6 +85,12 @@ def _largest(planes: Tensor) -> Tensor:
     return torch.maximum(torch.maximum(red, green), blue)
 
 
+def _scaled(features: Tensor, conv: nn.Conv2d, scale: Tensor) -> Tensor:
+    """Convolve 1 x 1 and multiply each channel, by way of the weights: they are fewer than the pixels."""
+    assert conv.bias is not None
+    return F.conv2d(features, conv.weight * scale.view(-1, 1, 1, 1), conv.bias * scale.flatten())
+
+
 class MultiScale(nn.Module):
     """Multi-scale extraction: one group of channels for each dilation, gated, added to the input.
 
@@ -147,10 +153,9 @@ class GatedBlock(nn.Module):
             )
         else:
             value, gate = self.depthwise(self.expand1(self.norm1(features))).chunk(2, 1)
-        features = features + self.project1(value * gate) * self.scale1
+        features = features + _scaled(value * gate, self.project1, self.scale1)
         value, gate = _in_parts(features, self.expand2, 2, self.norm2)
-        scaled: Tensor = self.project2(value * gate) * self.scale2
-        return features + scaled
+        return features + _scaled(value * gate, self.project2, self.scale2)
 
 
 class RDMCLite(RecursiveNet):
