@@ -210,3 +210,15 @@ def test_a_way_to_the_lab_is_found(house, text):
 
 def test_the_lab_in_a_string_is_no_way_to_it(house):
     assert to_the_lab(house(cli="app.command('unrain.lab.nets:build')", lab__nets="")) == []
+
+
+def test_the_ground_floor_calls_no_blas():
+    """Threads of BLAS, once woken, spin for a while, on cores that the network needs."""
+    products = {"dot", "vdot", "inner", "matmul", "tensordot", "linalg"}
+    package = ROOT / "src" / "unrain"
+    for path in sorted(package.rglob("*.py")):
+        if package / "lab" in path.parents:
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            assert not isinstance(node, ast.MatMult), path
+            assert not (isinstance(node, ast.Attribute) and node.attr in products), f"{path}: {node.attr}"

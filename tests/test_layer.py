@@ -112,3 +112,12 @@ def test_a_difference_gives_the_result_back(kind):
     difference = layer.difference(rainy, derained)
     assert difference.dtype == rainy.dtype
     np.testing.assert_array_equal(rainy - difference, derained)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.float32])
+def test_luma_is_that_of_bt601(kind):
+    picture = pair(kind, (301, 203, 3))[0]
+    expected = picture.astype(np.float64) @ [0.299, 0.587, 0.114] * 0.25
+    found = layer.luma(picture, 0.25)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)

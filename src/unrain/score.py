@@ -16,6 +16,7 @@ from unrain import zoo
 from unrain.devices import Processor
 from unrain.engine import open_engine
 from unrain.image import Array
+from unrain.layer import luma
 from unrain.octaves import coarsest, shrink
 
 Verdict = Literal["clear", "light", "heavy"]
@@ -31,7 +32,6 @@ CERTAIN = 16.0
 # Layers with less light, in the same unit, or with less agreement of their gradients have no direction.
 _FAINT, _AGREED = 0.05, 0.15
 _SMALLEST = 16
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class Scorer:
         padded = np.pad(small, (rows, columns, (0, 0)), mode="symmetric")
         derained, evidence = self._engine.detect(np.ascontiguousarray(padded.transpose(2, 0, 1)[None]))
         after = derained[0, :, :height, :width].transpose(1, 2, 0)
-        return np.asarray(evidence[0], np.float32), np.asarray((small - after) @ _LUMA, np.float32)
+        return np.asarray(evidence[0], np.float32), luma(small - after)
 
 
 @functools.lru_cache(maxsize=1)

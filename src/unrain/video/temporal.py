@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unrain.image import Array
+from unrain.layer import luma
 
 Plane = NDArray[np.float32]
 
@@ -32,7 +33,6 @@ _MOST = 16.0
 _FAR = np.float32(1e3)
 # Keeps a frame of one colour from a division by nothing.
 _LEAST = np.float32(1e-12)
-_WEIGHTS = np.array([0.299, 0.587, 0.114], np.float32)
 
 Key = TypeVar("Key")
 
@@ -77,9 +77,10 @@ class TemporalMedian(Generic[Key]):
             Keys and pixels of the frames that now have all their neighbours.
         """
         derained = np.ascontiguousarray(derained)
-        luma = _luma(derained)
-        removed = _around(_differences(_luma(rainy), luma, (0, 0)))
-        self._window.append(_Entry(key, derained, luma, _spectrum(luma), removed))
+        scale = 255 / np.iinfo(rainy.dtype).max
+        after = luma(derained, scale)
+        removed = _around(_differences(luma(rainy, scale), after, (0, 0)))
+        self._window.append(_Entry(key, derained, after, _spectrum(after), removed))
         self._count += 1
         return [self._next()] if self._count - self._given > REACH else []
 
@@ -111,12 +112,6 @@ class TemporalMedian(Generic[Key]):
             return -back[0], -back[1]
         self._shifts[ours, theirs] = _shift(here, there)
         return self._shifts[ours, theirs]
-
-
-def _luma(pixels: Array) -> Plane:
-    scale = np.float32(255 / np.iinfo(pixels.dtype).max)
-    luma: Plane = pixels.reshape(-1, 3).astype(np.float32) @ (_WEIGHTS * scale)
-    return luma.reshape(pixels.shape[:2])
 
 
 def _spectrum(luma: Plane) -> NDArray[np.complex64]:
