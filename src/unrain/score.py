@@ -138,7 +138,8 @@ def _direction(layer: NDArray[np.float32]) -> float | None:
         layer = np.asarray(sum(parts), np.float32) / np.float32(3)
     across, down = layer[2:-2, 4:] - layer[2:-2, :-4], layer[4:, 2:-2] - layer[:-4, 2:-2]
     xx, yy, xy = (
-        float(np.vdot(one, other)) for one, other in ((across, across), (down, down), (across, down))
+        float((one * other).sum(dtype=np.float64))
+        for one, other in ((across, across), (down, down), (across, down))
     )
     if xx + yy <= 0 or math.hypot(xx - yy, 2 * xy) < _AGREED * (xx + yy):
         return None
