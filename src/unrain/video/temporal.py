@@ -45,14 +45,14 @@ class _Entry(Generic[Key]):
         key: The caller's key.
         pixels: H x W x 3 RGB.
         luma: H x W, 0 to 255.
-        spectrum: The Fourier transform of the windowed luma.
+        phases: The Fourier transform of the windowed luma, each number of about the size 1.
         removed: For each block, the mean absolute change that deraining made to the luma.
     """
 
     key: Key
     pixels: Array
     luma: Plane
-    spectrum: NDArray[np.complex64]
+    phases: NDArray[np.complex64]
     removed: Plane
 
 
@@ -80,7 +80,7 @@ class TemporalMedian(Generic[Key]):
         scale = 255 / np.iinfo(rainy.dtype).max
         after = luma(derained, scale)
         removed = _around(_differences(luma(rainy, scale), after, (0, 0)))
-        self._window.append(_Entry(key, derained, after, _spectrum(after), removed))
+        self._window.append(_Entry(key, derained, after, _phases(after), removed))
         self._count += 1
         return [self._next()] if self._count - self._given > REACH else []
 
@@ -114,10 +114,12 @@ class TemporalMedian(Generic[Key]):
         return self._shifts[ours, theirs]
 
 
-def _spectrum(luma: Plane) -> NDArray[np.complex64]:
+def _phases(luma: Plane) -> NDArray[np.complex64]:
     # Without a scale NumPy computes in double precision, which takes more than twice as long.
     spectrum = np.fft.rfft2((luma - luma.mean()) * _window(*luma.shape), norm="ortho")
-    return spectrum.astype(np.complex64, copy=False)
+    size = np.abs(spectrum)
+    phases: NDArray[np.complex64] = spectrum / (size + np.float32(1e-3) * size.mean() + _LEAST)
+    return phases.astype(np.complex64, copy=False)
 
 
 @lru_cache(maxsize=1)
@@ -127,9 +129,7 @@ def _window(height: int, width: int) -> Plane:
 
 def _shift(here: "_Entry[Any]", there: "_Entry[Any]") -> tuple[int, int]:
     """Rows and columns by which the other frame must be shifted to match this one (phase correlation)."""
-    product = here.spectrum * there.spectrum.conj()
-    size = np.abs(product)
-    correlation = np.fft.irfft2(product / (size + np.float32(1e-3) * size.mean() + _LEAST), s=here.luma.shape)
+    correlation = np.fft.irfft2(here.phases * there.phases.conj(), s=here.luma.shape)
     peak = np.unravel_index(int(correlation.argmax()), correlation.shape)
     down, right = (
         int(at) - length * (at > length // 2) for at, length in zip(peak, here.luma.shape, strict=True)
