@@ -114,9 +114,9 @@ class TemporalMedian(Generic[Key]):
         return self._shifts[ours, theirs]
 
 
-def _phases(luma: Plane) -> NDArray[np.complex64]:
+def _phases(plane: Plane) -> NDArray[np.complex64]:
     # Without a scale NumPy computes in double precision, which takes more than twice as long.
-    spectrum = np.fft.rfft2((luma - luma.mean()) * _window(*luma.shape), norm="ortho")
+    spectrum = np.fft.rfft2((plane - plane.mean()) * _window(*plane.shape), norm="ortho")
     size = np.abs(spectrum)
     phases: NDArray[np.complex64] = spectrum / (size + np.float32(1e-3) * size.mean() + _LEAST)
     return phases.astype(np.complex64, copy=False)

@@ -52,7 +52,7 @@ class _Channels:
 
 
 @torch.no_grad()
-def refold(net: RDMCLite, source: RDMCLite, pictures: Iterable[Tensor], seed: int = 0) -> None:
+def refold(net: RDMCLite, source: RDMCLite, pictures: Sequence[Tensor], seed: int = 0) -> None:
     """Set a network's weights from those of one with the same blocks and finer levels above.
 
     Args:
@@ -60,13 +60,12 @@ def refold(net: RDMCLite, source: RDMCLite, pictures: Iterable[Tensor], seed: in
             blocks at a level; its dilations are those of the source, repeated where it is wider.
         source: The network that is there already.
         pictures: Rainy pictures that entrance and exit are fitted on, N x 3 x H x W in [0, 1], H and W
-            multiples of both networks'. They are looked at three times.
+            multiples of both networks'.
         seed: Of the noise that tells copies of channels apart.
 
     Raises:
         ValueError: The networks do not fit.
     """
-    pictures = list(pictures)
     skipped = len(source.encoders) - len(net.encoders)
     if skipped < 1 or net.fold != source.fold * 2**skipped:
         raise ValueError(
