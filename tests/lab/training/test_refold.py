@@ -87,6 +87,32 @@ def test_wider_copies_differ_from_each_other(pictures):
     assert not torch.allclose(kernel[:16], kernel[48:], atol=1e-4)
 
 
+def test_the_same_levels_are_taken_over_exactly_but_for_blocks_that_begin_near_the_identity(pictures):
+    before = source()
+    same, longer = source(), RDMCLite(width=24, encoder=(1, 2, 2), decoder=(1, 1), recursions=1)
+    for parameter in same.parameters():
+        nn.init.zeros_(parameter)
+    for net in (same, longer):
+        refold(net, before, pictures)
+    estimate = pictures[1].roll(3, -1)
+    with torch.no_grad():
+        change, found, near = (
+            net.step(pictures[0], estimate) - pictures[0] for net in (before, same, longer)
+        )
+    assert (found - change).abs().max() < 1e-3 * change.abs().max()
+    assert 0 < (near - change).square().mean() < 0.01 * change.square().mean()
+
+
+def test_blocks_that_the_source_has_more_of_are_left_out(pictures):
+    before = source(linear=True)
+    now = RDMCLite(width=24, encoder=(0, 1, 1), decoder=(0, 1), recursions=1)
+    refold(now, before, pictures)
+    # A finest level that only convolves has blocks without effect.
+    with torch.no_grad():
+        expected, found = (net.step(pictures[0], pictures[1]) for net in (before, now))
+    assert torch.allclose(found, expected, atol=1e-3 * (expected - pictures[0]).abs().max())
+
+
 def test_what_a_network_with_a_finest_level_takes_away_is_found_in_part(pictures):
     before, now = source(), folded()
     refold(now, before, pictures)
@@ -110,7 +136,7 @@ def test_the_seed_decides(pictures):
     [
         (folded(encoder=(1, 1, 1), decoder=(1, 1)), "does not go on where"),
         (RDMCLite(width=48, encoder=(1, 1), decoder=(1,), fold=2), "does not go on where"),
-        (folded(encoder=(0, 1)), "cannot take over"),
+        (RDMCLite(width=24, encoder=(1, 1, 1, 1), decoder=(1, 1, 1), fold=1), "does not go on where"),
         (folded(dilations=(1, 2)), "dilations do not fit"),
         (folded(64, dilations=(1, 2, 2, 1)), "dilations do not fit"),
     ],

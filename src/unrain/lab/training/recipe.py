@@ -256,8 +256,8 @@ class Initial:
         weights: The file (.safetensors).
         sha256: Its SHA-256; another file of that name is refused. Without it any file is taken.
         source: The command that brings the file, named where it is missing.
-        refold: Whether the file holds an rdmc_lite that folds fewer pixels and has finer levels: the network
-            then takes over its coarser ones, see `refold`.
+        refold: Whether the file holds an rdmc_lite with other numbers of blocks, or one that folds fewer
+            pixels and has finer levels: the network then takes over what both have, see `refold`.
     """
 
     weights: str

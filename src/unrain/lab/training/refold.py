@@ -1,9 +1,10 @@
-"""Starts a network that folds more pixels at its entrance from the coarser levels of one that folds fewer.
+"""Starts a network from one with other levels, other widths or other numbers of blocks.
 
 RDMC-lite's levels work at a half, a quarter and an eighth of the size; folded 4 x 4, it begins at a quarter.
 It takes over the levels that work at the same sizes, wider by copies of channels where it is wider (Chen et
-al., "Net2Net", ICLR 2016, https://arxiv.org/abs/1511.05641). The finest level is left out: the entrance is
-fitted by least squares to what that level gave to the next, and the exit to what came out in the end.
+al., "Net2Net", ICLR 2016, https://arxiv.org/abs/1511.05641). Blocks that the source lacks begin near the
+identity, and those that it has more of are left out. If the finest level is left out, the entrance is fitted
+by least squares to what that level gave to the next; the exit is always fitted to what came out in the end.
 """
 
 from __future__ import annotations
@@ -53,11 +54,12 @@ class _Channels:
 
 @torch.no_grad()
 def refold(net: RDMCLite, source: RDMCLite, pictures: Sequence[Tensor], seed: int = 0) -> None:
-    """Set a network's weights from those of one with the same blocks and finer levels above.
+    """Set a network's weights from those of one with other blocks, or with finer levels above.
 
     Args:
-        net: Folds 2^k times as many pixels a side and has k levels fewer. It may be wider and have more
-            blocks at a level; its dilations are those of the source, repeated where it is wider.
+        net: Folds 2^k times as many pixels a side and has k levels fewer, with k from 0. It may be wider and
+            have more blocks at a level, or fewer; its dilations are those of the source, repeated where it is
+            wider.
         source: The network that is there already.
         pictures: Rainy pictures that entrance and exit are fitted on, N x 3 x H x W in [0, 1], H and W
             multiples of both networks'.
@@ -67,18 +69,19 @@ def refold(net: RDMCLite, source: RDMCLite, pictures: Sequence[Tensor], seed: in
         ValueError: The networks do not fit.
     """
     skipped = len(source.encoders) - len(net.encoders)
-    if skipped < 1 or net.fold != source.fold * 2**skipped:
+    if skipped < 0 or net.fold != source.fold * 2**skipped:
         raise ValueError(
             f"a network that folds {net.fold} x {net.fold} at {len(net.encoders)} levels does not go on "
             f"where one that folds {source.fold} x {source.fold} at {len(source.encoders)} does"
         )
     _Copy(net, source, skipped, seed).run()
-    entering = _entering(source, source.encoders[skipped])
-    weight, bias = _fitted((F.pixel_unshuffle(rainy, net.fold), entering(rainy)) for rainy in pictures)
-    channels = _Channels.of(len(weight), len(net.entrance.weight)).index
-    # The picture and its first estimate are the same.
-    net.entrance.weight.copy_(weight[channels].repeat(1, 2, 1, 1) / 2)
-    _set_bias(net.entrance, bias[channels])
+    if skipped:
+        entering = _entering(source, source.encoders[skipped])
+        weight, bias = _fitted((F.pixel_unshuffle(rainy, net.fold), entering(rainy)) for rainy in pictures)
+        channels = _Channels.of(len(weight), len(net.entrance.weight)).index
+        # The picture and its first estimate are the same.
+        net.entrance.weight.copy_(weight[channels].repeat(1, 2, 1, 1) / 2)
+        _set_bias(net.entrance, bias[channels])
     leaving = _entering(net, net.exit)
     weight, bias = _fitted(
         (leaving(rainy), F.pixel_unshuffle(source.step(rainy, rainy) - rainy, net.fold)) for rainy in pictures
@@ -98,6 +101,8 @@ class _Copy:
 
     def run(self) -> None:
         net, source, skipped, levels = self._net, self._source, self._skipped, self._levels
+        if not skipped:
+            self._conv(net.entrance, source.entrance, None, levels[0])
         for level, channels in enumerate(levels):
             now, before = (
                 _inside(encoder) for encoder in (net.encoders[level], source.encoders[skipped + level])
@@ -133,8 +138,6 @@ class _Copy:
         now.scale.copy_(before.scale[:, channels.index])
 
     def _blocks(self, now: Sequence[nn.Module], before: Sequence[nn.Module], channels: _Channels) -> None:
-        if len(now) < len(before):
-            raise ValueError(f"{len(now)} blocks at a level cannot take over {len(before)}: give as many")
         for number, block in enumerate(now):
             assert isinstance(block, GatedBlock)
             if number >= len(before):
