@@ -911,6 +911,23 @@ def hardware(encoder, kind="nv12", **options):
     return context
 
 
+def shows_the_same(path, other):
+    """Compare frames: x264 on several threads does not always write the same bytes."""
+    found, expected = shown(path), shown(other)
+    assert [frame[:3] for frame in found] == [frame[:3] for frame in expected]
+    for (*_, ours), (*_, theirs) in zip(found, expected, strict=True):
+        assert np.abs(ours.astype(int) - theirs).mean() < 1
+
+
+def shown(path):
+    """Return each frame's time, format, key and pixels."""
+    with av.open(str(path)) as file:
+        return [
+            (frame.pts, frame.format.name, frame.key_frame, frame.to_ndarray())
+            for frame in file.decode(video=0)
+        ]
+
+
 @pytest.mark.parametrize(
     ("family", "codec"), [("nvenc", "h264"), ("qsv", "hevc"), ("amf", "av1"), ("videotoolbox", "h264")]
 )
@@ -923,7 +940,7 @@ def test_hardware_that_cannot_encode_is_said_and_the_processor_does_it(tmp_path,
     plain, _ = run(source, target=tmp_path / "plain.mp4", codec=codec)
     report, target = run(source, target=tmp_path / "hard.mp4", codec=codec, encoder=family)
     assert report.warnings == (f"{family} cannot encode it here: the processor does", *plain.warnings)
-    assert target.read_bytes() == (tmp_path / "plain.mp4").read_bytes()
+    shows_the_same(target, tmp_path / "plain.mp4")
     assert capfd.readouterr() == ("", "")
 
 
@@ -1018,15 +1035,6 @@ def test_hardware_that_can_encode_does(tmp_path, monkeypatch):
     assert psnr(before.frames, after.frames) > 30
 
 
-def shown(path):
-    """Return each frame's time, format, key and pixels."""
-    with av.open(str(path)) as file:
-        return [
-            (frame.pts, frame.format.name, frame.key_frame, frame.to_ndarray())
-            for frame in file.decode(video=0)
-        ]
-
-
 @pytest.mark.parametrize(
     ("how", "size"),
     [({"fails": 1}, (64, 48)), ({"refused": 1}, (64, 48)), ({"kinds": ()}, (64, 48)), ({}, (65, 48))],
@@ -1038,11 +1046,7 @@ def test_hardware_that_gives_up_before_the_first_frame_loses_nothing(tmp_path, m
     StandIn(monkeypatch, **how)
     report, target = run(source, target=tmp_path / "hard.mp4", encoder="nvenc")
     assert report.warnings == ("nvenc cannot encode it here: the processor does", *plain.warnings)
-    # x264 on several threads does not always write the same bytes, so what is shown is compared.
-    found, expected = shown(target), shown(tmp_path / "plain.mp4")
-    assert [frame[:3] for frame in found] == [frame[:3] for frame in expected]
-    for (*_, ours), (*_, theirs) in zip(found, expected, strict=True):
-        assert np.abs(ours.astype(int) - theirs).mean() < 1
+    shows_the_same(target, tmp_path / "plain.mp4")
 
 
 def test_hardware_that_gives_up_midway_leaves_nothing_and_says_what_to_do(tmp_path, monkeypatch):
