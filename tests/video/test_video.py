@@ -911,21 +911,12 @@ def hardware(encoder, kind="nv12", **options):
     return context
 
 
-def shows_the_same(path, other):
-    """Compare frames: x264 on several threads does not always write the same bytes."""
-    found, expected = shown(path), shown(other)
-    assert [frame[:3] for frame in found] == [frame[:3] for frame in expected]
-    for (*_, ours), (*_, theirs) in zip(found, expected, strict=True):
-        assert np.abs(ours.astype(int) - theirs).mean() < 1
+def once_the_same(one, other):
+    """Tell whether two ways write the same bytes, in one of four tries.
 
-
-def shown(path):
-    """Return each frame's time, format, key and pixels."""
-    with av.open(str(path)) as file:
-        return [
-            (frame.pts, frame.format.name, frame.key_frame, frame.to_ndarray())
-            for frame in file.decode(video=0)
-        ]
+    From the same frames x264 wrote other bytes in two of a hundred files, with one thread, too.
+    """
+    return any(one().read_bytes() == other().read_bytes() for _ in range(4))
 
 
 @pytest.mark.parametrize(
@@ -937,10 +928,18 @@ def test_hardware_that_cannot_encode_is_said_and_the_processor_does_it(tmp_path,
         hardware(f"{codec}_{family}").open()
         pytest.skip("this machine has the hardware")
     source = clip(tmp_path / "a.mp4", kind="yuv420p10le", frames=4)
-    plain, _ = run(source, target=tmp_path / "plain.mp4", codec=codec)
-    report, target = run(source, target=tmp_path / "hard.mp4", codec=codec, encoder=family)
-    assert report.warnings == (f"{family} cannot encode it here: the processor does", *plain.warnings)
-    shows_the_same(target, tmp_path / "plain.mp4")
+
+    def plain():
+        plain.report, target = run(source, target=tmp_path / "plain.mp4", codec=codec)
+        return target
+
+    def hard():
+        report, target = run(source, target=tmp_path / "hard.mp4", codec=codec, encoder=family)
+        said = f"{family} cannot encode it here: the processor does"
+        assert report.warnings == (said, *plain.report.warnings)
+        return target
+
+    assert once_the_same(plain, hard)
     assert capfd.readouterr() == ("", "")
 
 
@@ -1042,11 +1041,20 @@ def test_hardware_that_can_encode_does(tmp_path, monkeypatch):
 def test_hardware_that_gives_up_before_the_first_frame_loses_nothing(tmp_path, monkeypatch, how, size):
     """At its first frame, when the stream is opened, for want of a pixel format, or at an odd size."""
     source = clip(tmp_path / "a.mkv", size=size, kind="yuv444p", sound=False)
-    plain, _ = run(source, target=tmp_path / "plain.mp4")
-    StandIn(monkeypatch, **how)
-    report, target = run(source, target=tmp_path / "hard.mp4", encoder="nvenc")
-    assert report.warnings == ("nvenc cannot encode it here: the processor does", *plain.warnings)
-    shows_the_same(target, tmp_path / "plain.mp4")
+
+    def plain():
+        plain.report, target = run(source, target=tmp_path / "plain.mp4")
+        return target
+
+    def hard():
+        with monkeypatch.context() as patch:
+            StandIn(patch, **how)
+            report, target = run(source, target=tmp_path / "hard.mp4", encoder="nvenc")
+        said = "nvenc cannot encode it here: the processor does"
+        assert report.warnings == (said, *plain.report.warnings)
+        return target
+
+    assert once_the_same(plain, hard)
 
 
 def test_hardware_that_gives_up_midway_leaves_nothing_and_says_what_to_do(tmp_path, monkeypatch):
